@@ -1,0 +1,158 @@
+"""`rllib train`: from options to a trained, saved, or clearly failed run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rllib_ppg.experiment import Experiment
+
+if TYPE_CHECKING:
+    from ray.tune import Result, ResultGrid
+
+
+def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Trains.
+
+    Args:
+        args: The parsed options; those not given are missing.
+        argv: The command line as it was given, to say how to go on.
+
+    Returns:
+        The exit code: 0, 1 if a trial failed, 130 if interrupted.
+
+    Raises:
+        ValueError: For bad input.
+    """
+    options = vars(args)
+    verbose = options.get("verbose", 0)
+    _keep_quiet(verbose)
+    experiment = experiment_from(options)
+    experiment.validate()
+
+    import ray
+
+    from rllib_ppg.cli.progress import AuxiliaryProgress, Progress
+
+    address = options.get("ray_address")
+    ray.init(
+        address=address,
+        num_cpus=options.get("ray_num_cpus"),
+        object_store_memory=options.get("ray_object_store_memory"),
+        include_dashboard=None if address else False,
+        log_to_driver=verbose > 0,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+    )
+    try:
+        experiment.validate_resources(may_grow=bool(address or os.environ.get("RAY_ADDRESS")))
+        is_ppg = experiment.run == "PPG"
+        tuner = experiment.to_tuner(
+            callbacks=[Progress(auxiliary=is_ppg)],
+            rllib_callbacks=[AuxiliaryProgress] if is_ppg else [],
+        )
+        if not experiment.stop:
+            print("training until Ctrl-C, for want of --stop", flush=True)
+        results = tuner.fit()
+    finally:
+        ray.shutdown()
+    return _report(results, experiment, argv)
+
+
+def experiment_from(options: dict[str, Any]) -> Experiment:
+    """Returns the experiment that the command line describes.
+
+    Args:
+        options: The options given, by their long names with underscores.
+
+    Raises:
+        ValueError: If the file cannot be used, or neither file nor algorithm is given.
+    """
+    if "file" in options:
+        experiment = Experiment.from_file(options["file"])
+    elif "algo" in options:
+        experiment = Experiment(run=options["algo"])
+    else:
+        raise ValueError(
+            "give an algorithm, as in `rllib train --algo PPG --env procgen-coinrun-v0`, "
+            "or an experiment, as in `rllib train file procgen_small`"
+        )
+    in_config: dict[str, Any] = {key: options[key] for key in ("env", "seed") if key in options}
+    checkpoint = {
+        "checkpoint_frequency": options.get("checkpoint_freq"),
+        "checkpoint_at_end": options.get("checkpoint_at_end"),
+    }
+    return experiment.override(
+        run=options.get("algo"),
+        name=options.get("experiment_name"),
+        config={**options.get("config", {}), **in_config},
+        stop=options.get("stop"),
+        num_samples=options.get("num_samples"),
+        checkpoint_config={k: v for k, v in checkpoint.items() if v is not None},
+        storage_path=options.get("storage_path"),
+        restore=options.get("restore"),
+    )
+
+
+def _keep_quiet(verbose: int) -> None:
+    """Leaves the terminal to this command's own lines, and with -v to everybody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Tune's newer output prints its banner at every verbosity, the older one keeps to verbose=0.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    if verbose:
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune logs the traceback of a failed trial; it is in the error file that we name.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # Nothing that a user of this command could act on.
+    warnings.filterwarnings("ignore", module=r"(ray|gym|gymnasium|gym3|torch|procgen)(\.|$)")
+
+
+def _report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
+    """Prints what came of the run and returns the exit code."""
+    print(f"results: {results.experiment_path if len(results) > 1 else results[0].path}")
+    for result in results:
+        if result.checkpoint:
+            print(f"checkpoint: {result.checkpoint.path}")
+    if len(results) == 1:
+        print(_how_to_go_on(results[0], experiment, argv))
+    for result in results:
+        if result.error:
+            reason = str(result.error).strip().splitlines()[-1]
+            print(
+                f"rllib: error: the run failed: {reason} (all of it is in {result.path}/error.txt)",
+                file=sys.stderr,
+            )
+    if results.num_errors:
+        return 1
+    return 0 if results.num_terminated == len(results) else 130
+
+
+def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
+    if result.checkpoint is None:
+        return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
+    command = ["rllib", *_without(argv, ("--restore", "--stop", "-s"))]
+    command += ["--restore", result.checkpoint.path]
+    if experiment.stop:
+        # A return to reach stays, a budget grows by as much again.
+        budgets = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
+        stop = {k: 2 * v if k in budgets else v for k, v in experiment.stop.items()}
+        command += ["--stop", json.dumps(stop)]
+    return f"to go on: {shlex.join(command)}"
+
+
+def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns a command line without some options and their values."""
+    kept: list[str] = []
+    skip_value = False
+    for word in argv:
+        if not skip_value and word.split("=")[0] not in options:
+            kept.append(word)
+        skip_value = not skip_value and word in options
+    return kept

@@ -1,0 +1,400 @@
+"""`PPGConfig`: the paper's symbols, RLlib's nouns, and every check that needs no cluster."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+import gymnasium as gym
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils import force_list
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.tune.result import TRIAL_INFO
+from ray.util import log_once
+
+from rllib_ppg.rl_module import ARCHITECTURES, check_model_config
+from rllib_ppg.vector_env import check_env_id, probe_spaces
+
+# RLlib settings that would contradict PPG's own, and what to set in their place.
+_REPLACED = {
+    "num_epochs": (1, "e_pi and e_v"),
+    "minibatch_size": (None, "num_minibatches (of the whole batch, per policy epoch)"),
+    "shuffle_batch_per_epoch": (False, "nothing: PPG always shuffles"),
+    "batch_mode": ("truncate_episodes", "rollout_fragment_length"),
+}
+# Settings that need RLlib's own env runner, with their defaults.
+_UNSUPPORTED = {
+    "_env_to_module_connector": (None, "custom env-to-module connectors"),
+    "_module_to_env_connector": (None, "custom module-to-env connectors"),
+    "_learner_connector": (None, "custom learner connectors"),
+    "num_aggregator_actors_per_learner": (0, "aggregator actors"),
+    "output": (None, "recording with .offline_data(output=...)"),
+    "torch_compile_learner": (False, "torch_compile_learner"),
+    "_torch_grad_scaler_class": (None, "gradient scalers"),
+    "_torch_lr_scheduler_classes": (None, "torch's learning-rate schedulers: give `lr` a schedule"),
+    "use_env_runner_state_server": (False, "the env runner state server"),
+}
+_EPISODE_CALLBACKS = (
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+)
+
+
+class PPGConfig(AlgorithmConfig):
+    """Configures `PPG`. The defaults are those of the paper's Procgen experiments (appendix A).
+
+    Example:
+        >>> from rllib_ppg import PPGConfig
+        >>> config = (
+        ...     PPGConfig()
+        ...     .environment("procgen-coinrun-v0", env_config={"distribution_mode": "easy"})
+        ...     .env_runners(num_env_runners=1)
+        ...     .training(n_pi=8, e_aux=6)
+        ... )
+        >>> algo = config.build_algo()  # doctest: +SKIP
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        if algo_class is None:
+            from rllib_ppg.ppg import PPG
+
+            algo_class = PPG
+        super().__init__(algo_class=algo_class)
+
+        # Sampling: 4 x 64 envs x 256 steps = 65,536 env steps an iteration.
+        self.num_env_runners = 4
+        self.num_envs_per_env_runner = 64
+        self.rollout_fragment_length = 256
+        self.gym_env_vectorize_mode = "vector_entry_point"
+        # A fragment of 256 steps can take minutes; a dead runner is noticed at once all the same.
+        self.sample_timeout_s = 600.0
+
+        # Policy phase.
+        self.n_pi = 32
+        self.e_pi = 1
+        self.e_v = 1
+        self.num_minibatches = 8
+        self.segment_length: int | None = None
+        self.lr = 5e-4
+        self.gamma = 0.999
+        self.lambda_ = 0.95
+        self.clip_param = 0.2
+        self.kl_penalty = 0.0
+        self.entropy_coeff = 0.01
+        self.vf_loss_coeff = 1.0
+        self.normalize_rewards = True
+
+        # Auxiliary phase.
+        self.e_aux = 6
+        self.beta_clone = 1.0
+        self.vf_true_weight = 1.0
+        self.aux_lr = 5e-4
+        self.num_aux_minibatches = 16
+        self.replay_may_spill = False
+
+        # Networks.
+        self.arch = "dual"
+        self.detach_vf_in_aux_phase = True
+        self.micro_batch_size: int | str = "auto"
+
+        # `training_step` broadcasts the weights; there are no connector states to go with them.
+        self._dont_auto_sync_env_runner_states = True
+
+    @override(AlgorithmConfig)
+    def training(  # type: ignore[override]
+        self,
+        *,
+        n_pi: int = NotProvided,
+        e_pi: int = NotProvided,
+        e_v: int = NotProvided,
+        e_aux: int = NotProvided,
+        beta_clone: float = NotProvided,
+        vf_true_weight: float = NotProvided,
+        aux_lr: float = NotProvided,
+        num_minibatches: int = NotProvided,
+        num_aux_minibatches: int = NotProvided,
+        segment_length: int | None = NotProvided,
+        arch: str = NotProvided,
+        detach_vf_in_aux_phase: bool = NotProvided,
+        lambda_: float = NotProvided,
+        clip_param: float = NotProvided,
+        kl_penalty: float = NotProvided,
+        entropy_coeff: float | list = NotProvided,
+        vf_loss_coeff: float = NotProvided,
+        normalize_rewards: bool = NotProvided,
+        replay_may_spill: bool = NotProvided,
+        micro_batch_size: int | str = NotProvided,
+        **kwargs: Any,
+    ) -> PPGConfig:
+        """Sets the algorithm's own settings; `**kwargs` are RLlib's (`lr`, `gamma`, ...).
+
+        All counts are of the whole batch, over all env runners and learners.
+
+        Args:
+            n_pi: N_pi, iterations of a policy phase; then comes an auxiliary phase. 0: plain PPO.
+            e_pi: E_pi, policy epochs an iteration.
+            e_v: E_V, value epochs an iteration. If it differs from `e_pi`, the value epochs come
+                first and have an Adam of their own; otherwise both losses share each pass.
+            e_aux: E_aux, epochs of an auxiliary phase. 0: plain PPO.
+            beta_clone: weight of KL[pi_old, pi] in L_joint.
+            vf_true_weight: weight of L_value in the auxiliary phase.
+            aux_lr: learning rate of the auxiliary phase's Adam.
+            num_minibatches: minibatches of a policy (or value) epoch.
+            num_aux_minibatches: minibatches of an auxiliary epoch, per stored iteration.
+            segment_length: steps of one env that stay together in a minibatch; None: whole rows
+                of `rollout_fragment_length` steps, as in the original. 1: i.i.d. transitions,
+                which small vector tasks want.
+            arch: "dual" (two encoders), "detach" (one encoder; the value function's gradient stops
+                at its features) or "shared" (one encoder, all gradients, as in PPO).
+            detach_vf_in_aux_phase: for arch="detach": stop that gradient in the auxiliary phase,
+                too, as OpenAI's code does; False: let it in, as the paper's section 3.6 says.
+            lambda_: lambda of GAE.
+            clip_param: epsilon of L_clip.
+            kl_penalty: beta of the KL penalty that takes the place of clipping (section 3.5);
+                0: clip.
+            entropy_coeff: weight of the entropy bonus, or a schedule [[env steps, value], ...].
+            vf_loss_coeff: weight of L_value = 1/2 (V - V_targ)^2 where it shares passes with the
+                policy loss.
+            normalize_rewards: divide rewards by the running standard deviation of the discounted
+                return and clip them to +-10 (metrics report raw returns).
+            replay_may_spill: allow a replay list that is larger than the object store, of which
+                Ray then keeps a part on disk.
+            micro_batch_size: states that go through the network at once; gradients add up to the
+                same. "auto": 128 images on a CPU, 4,096 on a GPU, vectors all at once.
+
+        Raises:
+            ValueError: There is no such setting.
+        """
+        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        for key in kwargs:
+            if key not in _training_keys():
+                raise ValueError(_unknown(key, {*given, *_training_keys()}))
+        super().training(**kwargs)
+        for key, value in given.items():
+            if value is not NotProvided:
+                setattr(self, key, value)
+        return self
+
+    @property
+    def has_aux_phase(self) -> bool:
+        """Whether there are auxiliary phases at all; without them PPG is PPO."""
+        return self.n_pi > 0 and self.e_aux > 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of an iteration: envs over all env runners."""
+        return max(self.num_env_runners, 1) * self.num_envs_per_env_runner
+
+    @property
+    def batch_size(self) -> int:
+        """Env steps of an iteration."""
+        return self.rows * self.rollout_fragment_length
+
+    def replay_bytes(self, observation_space: gym.Space) -> int:
+        """Bytes of observations that a full replay list holds."""
+        shape, dtype = observation_space.shape, observation_space.dtype
+        state = gym.spaces.Box(0, 1, shape, dtype).sample().nbytes if shape is not None else 0
+        return self.batch_size * self.n_pi * state if self.has_aux_phase else 0
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict: dict) -> PPGConfig:
+        """RLlib's `update_from_dict`, which takes misspelt keys for new ones; this one does not.
+
+        Raises:
+            ValueError: There is no such setting; the sentence names the nearest one.
+        """
+        known = {k for k in vars(PPGConfig(algo_class=self.algo_class)) if k != "algo_class"}
+        known |= {"model_config", "rl_module_spec", "train_batch_size_per_learner", "learner_class"}
+        for key in config_dict.keys():  # noqa: SIM118 (an AlgorithmConfig has keys, but no iter)
+            name = self._translate_special_keys(key, warn_deprecated=False)
+            if name not in known and key not in (TRIAL_INFO, "class", "multiagent"):
+                raise ValueError(_unknown(key, {k for k in known if not k.startswith("_")}))
+        return super().update_from_dict(config_dict)
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from rllib_ppg.rl_module import PPGTorchRLModule
+
+        return RLModuleSpec(module_class=PPGTorchRLModule)
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> type:
+        from rllib_ppg.learner import PPGTorchLearner
+
+        return PPGTorchLearner
+
+    @property
+    @override(AlgorithmConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        own = {"arch": self.arch, "detach_vf_in_aux_phase": self.detach_vf_in_aux_phase}
+        # RLlib's PPO catalog reads `vf_share_layers`; PPG's module goes by `arch` alone.
+        return super()._model_config_auto_includes | own | {"vf_share_layers": False}
+
+    @override(AlgorithmConfig)
+    def get_evaluation_config_object(self) -> AlgorithmConfig | None:
+        """The evaluation's settings; episodes are sampled by RLlib's own env runner."""
+        config = super().get_evaluation_config_object()
+        if config is not None and config.env_runner_cls is self.env_runner_cls:
+            config.env_runner_cls = SingleAgentEnvRunner
+            if config.gym_env_vectorize_mode == "vector_entry_point":
+                config.gym_env_vectorize_mode = "sync"
+        return config
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks all settings.
+
+        Raises:
+            ValueError: In one sentence, what is wrong and what would be right.
+        """
+        if self.env_runner_cls is None:
+            from rllib_ppg.env_runner import BatchedEnvRunner
+
+            self.env_runner_cls = BatchedEnvRunner
+        if not self._validate_config or self.in_evaluation:
+            super().validate()
+            return
+        self._check_what_ppg_replaces()
+        self._check_numbers()
+        self._check_batches()
+        if isinstance(self._model_config, dict):
+            check_model_config(self._model_config)
+        # RLlib would warn that PPG is on the new API stack, as if there were another choice.
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
+        super().validate()
+        check_env_id(self.env)
+        if not self.disable_env_checking:
+            check_spaces(*probe_spaces(self))
+
+    def _check_what_ppg_replaces(self) -> None:
+        if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
+            raise ValueError("PPG runs on RLlib's new API stack only")
+        if self.framework_str != "torch":
+            raise ValueError(f"PPG runs on torch only, not on {self.framework_str!r}")
+        if self.is_multi_agent:
+            raise ValueError("PPG trains single-agent envs only, and .multi_agent() is set")
+        for key, (default, instead) in _REPLACED.items():
+            if getattr(self, key) != default:
+                raise ValueError(f"PPG does not use {key}={getattr(self, key)!r}: set {instead}")
+        for key, (default, what) in _UNSUPPORTED.items():
+            if getattr(self, key) != default:
+                raise ValueError(f"PPG does not support {what}")
+        overridden = {
+            hook
+            for cls in force_list(self.callbacks_class)
+            for hook in _EPISODE_CALLBACKS
+            if getattr(cls, hook, None) is not getattr(RLlibCallback, hook)
+            and hasattr(cls, hook)
+        } | {hook for hook in _EPISODE_CALLBACKS if getattr(self, f"callbacks_{hook}", None)}
+        if overridden:
+            raise ValueError(
+                f"PPG's env runner builds no episode objects and can't call {min(overridden)}; "
+                "use on_sample_end, on_train_result or on_evaluate_end"
+            )
+
+    def _check_numbers(self) -> None:
+        at_least = {
+            "n_pi": 0, "e_pi": 1, "e_v": 1, "e_aux": 0, "num_minibatches": 1,
+            "num_aux_minibatches": 1, "num_env_runners": 0, "num_envs_per_env_runner": 1,
+            "rollout_fragment_length": 1, "num_learners": 0,
+        }  # fmt: skip
+        for key, minimum in at_least.items():
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ValueError(f"{key} is a whole number of at least {minimum}, not {value!r}")
+        for key in ("segment_length", "micro_batch_size"):
+            value = getattr(self, key)
+            unset = None if key == "segment_length" else "auto"
+            if value != unset and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{key} is {unset!r} or a whole number of at least 1, not {value}")
+        not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
+        for key in (*not_negative, "aux_lr", "clip_param"):
+            value, strictly = getattr(self, key), key not in not_negative
+            if not isinstance(value, int | float) or value < 0 or (strictly and value == 0):
+                word = "positive" if strictly else "non-negative"
+                raise ValueError(f"{key} is a {word} number, not {value!r}")
+        for key in ("gamma", "lambda_"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key} is between 0 and 1, not {getattr(self, key)!r}")
+        for key in ("lr", "entropy_coeff"):
+            Scheduler.validate(
+                fixed_value_or_schedule=getattr(self, key), setting_name=key, description=key
+            )
+        if self.arch not in ARCHITECTURES:
+            raise ValueError(_unknown_value("arch", self.arch, ARCHITECTURES))
+
+    def _check_batches(self) -> None:
+        T, L = self.rollout_fragment_length, self.segment_length or self.rollout_fragment_length
+        if T % L:
+            raise ValueError(
+                f"segment_length={L} does not divide rollout_fragment_length={T}"
+            )
+        segments = self.rows * (T // L)
+        what = f"{self.rows} rows" if L == T else f"{segments} segments"
+        shape = f"{max(self.num_env_runners, 1)} env runners x {self.num_envs_per_env_runner} envs"
+        counts = ["num_minibatches"] + ["num_aux_minibatches"] * self.has_aux_phase
+        for key in counts:
+            if segments % getattr(self, key):
+                raise ValueError(
+                    f"{what} ({shape}, {T} steps each) can't be cut into {key}="
+                    f"{getattr(self, key)} equal minibatches: set {key} to one of "
+                    f"{_divisors(segments)}, or a smaller segment_length"
+                )
+        if self._train_batch_size_per_learner is not None:
+            per_learner = self.batch_size / max(self.num_learners, 1)
+            if self._train_batch_size_per_learner != per_learner:
+                raise ValueError(
+                    f"train_batch_size_per_learner={self._train_batch_size_per_learner} "
+                    f"contradicts {shape} x {T} steps = {self.batch_size} env steps an iteration "
+                    f"over {max(self.num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
+                )
+
+
+def check_spaces(observation_space: gym.Space, action_space: gym.Space) -> None:
+    """Raises ValueError for spaces that PPG can't train on; the sentence names the space."""
+    if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) not in (
+        1, 3,
+    ):  # fmt: skip
+        raise ValueError(
+            "PPG takes observations that are vectors or H x W x C images, and this env's are "
+            f"{observation_space}; wrap it, for example with gymnasium's FlattenObservation"
+        )
+    discrete = isinstance(action_space, gym.spaces.Discrete)
+    continuous = (
+        isinstance(action_space, gym.spaces.Box)
+        and action_space.dtype.kind == "f"
+        and len(action_space.shape) == 1
+    )
+    if not (discrete or continuous):
+        raise ValueError(
+            "PPG takes Discrete actions and vectors of real numbers, whose distributions have an "
+            f"exact KL, and this env's are {action_space}"
+        )
+
+
+def _unknown(key: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"PPGConfig has no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _unknown_value(key: str, value: Any, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{key} is one of {', '.join(known)}, not {value!r}{hint}"
+
+
+def _divisors(n: int) -> str:
+    found = [str(d) for d in range(1, min(n, 4096) + 1) if n % d == 0]
+    return ", ".join(found if len(found) <= 12 else [*found[:12], "..."])
+
+
+def _training_keys() -> set[str]:
+    code = AlgorithmConfig.training.__code__
+    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"self"}

@@ -1,0 +1,301 @@
+"""The env runner: steps a whole vector env at once and writes into preallocated arrays.
+
+RLlib's `SingleAgentEnvRunner` builds an episode object a sub-env, which costs more Python time a
+step than most envs cost in C. This runner keeps its contract (spaces, state, metrics, callbacks,
+fault tolerance) and replaces the sampling loop.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
+from ray.rllib.utils.numpy import convert_to_numpy
+from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
+from ray.rllib.utils.typing import ResultDict
+
+from rllib_ppg.reward_norm import Moments, discounted_returns_step
+from rllib_ppg.rollout import Rollout
+from rllib_ppg.vector_env import autoreset_mode, make_vector_env
+
+
+@dataclass
+class RolloutSummary:
+    """What the driver itself reads of a rollout; the states stay out of its memory.
+
+    Attributes:
+        metrics: the env runner's reduced metrics.
+        rows: number of rows (envs) of the rollout.
+        returns: moments of the discounted returns, for the reward normaliser.
+    """
+
+    metrics: ResultDict
+    rows: int
+    returns: Moments
+
+
+class BatchedEnvRunner(SingleAgentEnvRunner):
+    """Samples `Rollout`s of `rollout_fragment_length` steps from one gymnasium vector env."""
+
+    _num_episodes = 0  # finished since the runner was made
+
+    @override(SingleAgentEnvRunner)
+    def make_env(self) -> None:
+        """Makes the vector env anew from the config (see `vector_env.make_vector_env`)."""
+        if self.env is not None:
+            self.env.close()
+        self.env = make_vector_env(self.config, self.worker_index or 0)
+        self.num_envs = self.env.num_envs
+        self._same_step = autoreset_mode(self.env) == AutoresetMode.SAME_STEP
+        self._needs_initial_reset = True
+        make_callback(
+            "on_environment_created",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_environment_created,
+            kwargs={
+                "env_runner": self,
+                "metrics_logger": self.metrics,
+                "env": self.env.unwrapped,
+                "env_context": EnvContext(
+                    self.config.env_config, self.worker_index or 0, num_workers=self.num_workers
+                ),
+            },
+        )
+
+    def sample_rollout(self, num_shards: int) -> tuple[Any, ...]:
+        """One fragment for training.
+
+        Args:
+            num_shards: number of learners the rows are for.
+
+        Returns:
+            The `RolloutSummary` and `num_shards` `Rollout`s. Call it with
+            `.options(num_returns=num_shards + 1)`, so that each is an object of its own.
+        """
+        T = self.config.get_rollout_fragment_length(self.worker_index or 0)
+        rollout, returns = self._rollout(T, explore=self.config.explore)
+        self._on_sample_end([rollout])
+        summary = RolloutSummary(self.get_metrics(), len(rollout), Moments.of(returns))
+        return summary, *rollout.split(num_shards)
+
+    @override(SingleAgentEnvRunner)
+    def sample(  # type: ignore[override]
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[Rollout]:
+        """RLlib's sampling call: at least so many steps, or episodes, over all sub-envs.
+
+        Args:
+            num_timesteps: env steps wanted; with neither this nor `num_episodes`, one fragment.
+            num_episodes: finished episodes wanted; all envs start anew.
+            explore: whether to sample actions (None: the config's `explore`) or take the mode.
+            random_actions: draw from the action space and leave the policy alone.
+            force_reset: start new episodes in all envs first.
+        """
+        if self.env is None:
+            raise ValueError(f"{self} has no env to sample from")
+        explore = self.config.explore if explore is None else explore
+        if force_reset or num_episodes is not None:
+            self._needs_initial_reset = True
+        T = self.config.get_rollout_fragment_length(self.worker_index or 0)
+        if num_timesteps is not None:
+            T = -(-num_timesteps // self.num_envs)
+        elif num_episodes is not None:
+            T = 1
+        rollouts = []
+        episodes_before = self._num_episodes
+        while True:
+            rollouts.append(self._rollout(T, explore=explore, random_actions=random_actions)[0])
+            if num_episodes is None or self._num_episodes - episodes_before >= num_episodes:
+                break
+        self._on_sample_end(rollouts)
+        return rollouts
+
+    @override(SingleAgentEnvRunner)
+    def get_metrics(self) -> ResultDict:
+        """Metrics since the last call, reduced; episodes are logged as they end."""
+        return self.metrics.reduce()
+
+    def _rollout(
+        self, T: int, *, explore: bool, random_actions: bool = False
+    ) -> tuple[Rollout, np.ndarray]:
+        """Steps all envs T times: the rollout, and the discounted returns of its valid steps."""
+        with self.metrics.log_time(SAMPLE_TIMER):
+            try:
+                return self._step_envs(T, explore, random_actions)
+            except EnvStepError:
+                if not self.config.restart_failed_sub_environments:
+                    raise
+            self.make_env()
+            return self._step_envs(T, explore, random_actions)
+
+    def _step_envs(
+        self, T: int, explore: bool, random_actions: bool
+    ) -> tuple[Rollout, np.ndarray]:
+        if self._needs_initial_reset:
+            self._reset()
+        N, obs = self.num_envs, self._obs
+        space, action_space = self.env.single_observation_space, self.env.single_action_space
+        rollout = Rollout(
+            obs=np.empty((N, T, *space.shape), space.dtype),
+            actions=np.empty((N, T, *action_space.shape), action_space.dtype),
+            logp=np.zeros((N, T), np.float32),
+            rewards=np.empty((N, T), np.float32),
+            terminated=np.empty((N, T), bool),
+            truncated=np.empty((N, T), bool),
+            valid=np.empty((N, T), bool),
+            last_obs=obs,
+            final_obs=np.empty((0, *space.shape), space.dtype),
+            final_index=np.empty((0, 2), np.int64),
+        )
+        returns = np.empty((N, T), np.float32)
+        final: list[tuple[np.ndarray, tuple[int, int]]] = []
+        episodes = 0
+        for t in range(T):
+            if random_actions:
+                actions = to_env = self.env.action_space.sample()
+            else:
+                actions, rollout.logp[:, t] = self._act(obs, explore)
+                to_env = self._to_env(actions)
+            rollout.obs[:, t], rollout.actions[:, t] = obs, actions
+            valid = rollout.valid[:, t] = ~self._resetting
+            try:
+                obs, rewards, terminated, truncated, infos = self.env.step(to_env)
+            except Exception as e:
+                raise EnvStepError(
+                    f"env.step of env runner {self.worker_index} ({self.config.env}) failed: "
+                    f"{type(e).__name__}: {e}"
+                ) from e
+            self._check_finite(obs, rewards, t)
+            # A step that a NEXT_STEP env spent on its reset ends nothing and earns nothing.
+            rollout.rewards[:, t] = rewards = np.where(valid, rewards, 0.0)
+            rollout.terminated[:, t] = terminated = terminated & valid
+            rollout.truncated[:, t] = truncated = truncated & valid & ~terminated
+            self._returns = np.where(
+                valid, discounted_returns_step(self._returns, rewards, self._first), self._returns
+            )
+            returns[:, t] = self._returns
+            if self._same_step and truncated.any():
+                final += [(self._final_obs(infos, n), (n, t)) for n in np.flatnonzero(truncated)]
+            episodes += self._end_step(rewards, terminated | truncated)
+        self._obs = rollout.last_obs = obs
+        if final:
+            rollout.final_obs = np.stack([o for o, _ in final]).astype(space.dtype)
+            rollout.final_index = np.array([i for _, i in final])
+        self._num_episodes += episodes
+        self._increase_sampled_metrics(rollout.env_steps(), episodes)
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        return rollout, returns[rollout.valid]
+
+    def _reset(self) -> None:
+        # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
+        seed = None
+        if self.config.seed is not None:
+            sequence = np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
+            seed = int(sequence.generate_state(1)[0] >> 1)
+        self._obs, _ = self.env.reset(seed=seed)
+        self._check_finite(self._obs, np.zeros(self.num_envs), -1)
+        N = self.num_envs
+        self._resetting = np.zeros(N, bool)
+        self._first = np.ones(N, bool)
+        self._returns = np.zeros(N, np.float32)
+        self._episode_return = np.zeros(N)
+        self._episode_len = np.zeros(N, np.int64)
+        self._episode_start = np.full(N, time.perf_counter())
+        self._needs_initial_reset = False
+
+    @torch.no_grad()
+    def _act(self, obs: np.ndarray, explore: bool) -> tuple[np.ndarray, np.ndarray | float]:
+        """Actions as the policy draws them, `[N, ...]`, and their log-probability, `[N]`."""
+        module = self.module
+        batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
+        if not explore:
+            out = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+            dist = module.get_inference_action_dist_cls().from_logits(out)
+            return convert_to_numpy(dist.to_deterministic().sample()), 0.0
+        out = module.forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
+        dist = module.get_exploration_action_dist_cls().from_logits(out)
+        actions = dist.sample()
+        return convert_to_numpy(actions), convert_to_numpy(dist.logp(actions))
+
+    def _to_env(self, actions: np.ndarray) -> np.ndarray:
+        """The policy's actions as the env wants them: unsquashed or clipped as configured."""
+        space = self.env.single_action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return actions + space.start if space.start else actions
+        if self.config.normalize_actions:
+            return unsquash_action(actions, space)
+        return clip_action(actions, space) if self.config.clip_actions else actions
+
+    def _final_obs(self, infos: dict[str, Any], n: int) -> np.ndarray:
+        final_obs = infos.get("final_obs")
+        if final_obs is None:
+            raise ValueError(
+                f"{self.env} truncates episodes in SAME_STEP autoreset mode without infos"
+                "['final_obs'], which the value of the truncated episode is bootstrapped from"
+            )
+        return final_obs[n]
+
+    def _end_step(self, rewards: np.ndarray, done: np.ndarray) -> int:
+        """Book-keeping of episodes after a step; returns how many ended."""
+        self._episode_return += rewards
+        self._episode_len += ~self._resetting
+        self._first = done if self._same_step else self._resetting
+        self._resetting = np.zeros_like(done) if self._same_step else done
+        if not done.any():
+            return 0
+        now = time.perf_counter()
+        for n in np.flatnonzero(done):
+            self._log_episode_metrics(
+                int(self._episode_len[n]),
+                float(self._episode_return[n]),
+                now - self._episode_start[n],
+            )
+        self._episode_return[done] = 0.0
+        self._episode_len[done] = 0
+        self._episode_start[done] = now
+        return int(done.sum())
+
+    def _check_finite(self, obs: np.ndarray, rewards: np.ndarray, t: int) -> None:
+        for name, x in (("reward", rewards), ("observation", obs)):
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                n = int(np.argwhere(~np.isfinite(x))[0][0])
+                raise ValueError(
+                    f"NaN or infinite {name} from env {n} of env runner {self.worker_index} "
+                    f"({self.config.env}), step {t} of the rollout; the weights are as they were"
+                )
+
+    def _on_sample_end(self, rollouts: list[Rollout]) -> None:
+        make_callback(
+            "on_sample_end",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_sample_end,
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, "samples": rollouts},
+        )
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        """Closes the envs."""
+        if self.env is not None:
+            self.env.close()
+
+
+class EnvStepError(RuntimeError):
+    """The env itself raised; with `restart_failed_sub_environments` it is made anew once."""

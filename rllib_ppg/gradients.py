@@ -1,0 +1,67 @@
+"""One flat gradient buffer for the parameters that a loss trains, reduced in one collective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of `parameters` that `loss` has a gradient for, in their order."""
+    trainable = [p for p in parameters if p.requires_grad]
+    grads = torch.autograd.grad(loss, trainable, allow_unused=True)
+    return [p for p, g in zip(trainable, grads, strict=True) if g is not None]
+
+
+class GradientBuffer:
+    """The gradients of some parameters as views of one flat tensor, and the count of their states.
+
+    `backward()` of a summed loss adds to the views; `reduce` makes them the gradient of the mean
+    over all learners. All other parameters keep `grad=None`, so that no optimiser touches them.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = list(parameters)
+        numel = sum(p.numel() for p in self.parameters)
+        self._flat = torch.zeros(numel + 1, device=self.parameters[0].device)
+        self._views, start = [], 0
+        for p in self.parameters:
+            # In the parameter's own layout (channels-last weights): nothing is reordered.
+            view = self._flat[start : start + p.numel()].as_strided(p.shape, p.stride(), start)
+            self._views.append(view)
+            start += p.numel()
+
+    def attach(self) -> None:
+        """Zeroes the buffer and makes it the parameters' `grad`."""
+        self._flat.zero_()
+        for p, view in zip(self.parameters, self._views, strict=True):
+            p.grad = view
+
+    def detach(self) -> None:
+        """Takes the gradients off the parameters again."""
+        for p in self.parameters:
+            p.grad = None
+
+    def reduce(self, count: int, distributed: bool) -> None:
+        """Divides the summed gradients of all learners by the number of their states.
+
+        Args:
+            count: number of states that this learner has summed over; may be 0.
+            distributed: whether there are other learners.
+        """
+        self._flat[-1] = count
+        if distributed:
+            dist.all_reduce(self._flat)
+        self._flat[:-1] /= self._flat[-1]
+
+    def not_finite(self) -> int | None:
+        """The index of the first parameter with a NaN or infinite gradient, if there is one.
+
+        After `reduce`, all learners get the same answer.
+        """
+        if torch.isfinite(self._flat).all():
+            return None
+        return next(i for i, view in enumerate(self._views) if not torch.isfinite(view).all())

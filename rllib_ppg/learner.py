@@ -1,0 +1,494 @@
+"""The learner: PPG's two phases on one shard of the states.
+
+    policy_phase   values, advantages, then E_V and E_pi epochs; returns the replay blocks
+    presleep       pi_old for all states of the phase
+    aux_epoch      one epoch of L_joint + L_value over all states of the phase
+
+Shapes: n rows of T states; B states of a micro-batch. A gradient step sums the losses of its
+micro-batches, adds up gradients and counts of all learners in one collective, and divides: that
+is the gradient of the mean over the whole minibatch, however it was cut and dealt out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+)
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.rllib.utils.typing import ResultDict
+from torch import Tensor
+
+from rllib_ppg.gradients import GradientBuffer, reached
+from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
+from rllib_ppg.minibatches import Segments
+from rllib_ppg.replay import BlockColumn, BlockInfo, BlockReader, ReplayBlock
+from rllib_ppg.reward_norm import normalize
+from rllib_ppg.rl_module import VF_AUX_PREDS
+from rllib_ppg.rollout import Rollout, gae, successor_values
+from rllib_ppg.states import States, flat
+
+VALUE_OPTIMIZER = "value"
+AUX_OPTIMIZER = "aux"
+
+# Frames that go through the CNN at once: on a CPU, more of them fall out of its cache.
+_CPU_FRAMES, _GPU_FRAMES = 128, 4096
+
+Batch = dict[str, Tensor]
+# Terms by name, one number a state, `[B]`.
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class PolicyPhase:
+    """What the driver tells a learner of one iteration.
+
+    Attributes:
+        seed: of the minibatches, the same for all learners.
+        rows: the numbers of each shard's rows among all rows, one array a shard.
+        num_rows: number of rows over all learners.
+        env_steps: env steps sampled in the run so far, which schedules go by.
+        reward_scale: what rewards are divided by (None: they are taken as they are).
+        keep_states: whether to return replay blocks.
+    """
+
+    seed: int
+    rows: list[np.ndarray]
+    num_rows: int
+    env_steps: int
+    reward_scale: float | None
+    keep_states: bool
+
+
+@dataclass
+class AuxPhase:
+    """What the driver tells a learner of one auxiliary phase.
+
+    Attributes:
+        seed: of the minibatches, the same for all learners.
+        blocks: (reference, iteration, info) of each block to train on.
+        rows_per_iteration: number of rows of each stored iteration, over all learners.
+    """
+
+    seed: int
+    blocks: list[tuple[Any, int, BlockInfo]]
+    rows_per_iteration: list[int]
+
+
+class PPGTorchLearner(TorchLearner):
+    """Trains one `PPGTorchRLModule` through PPG's phases, which the driver calls one by one."""
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        """Builds the module, its optimisers and schedules."""
+        if self.config.num_learners == 0:
+            # Ray gives a trial's main process one thread. While it learns, its env runners wait
+            # with their CPUs: the local learner takes these too.
+            cpus = self.config.num_cpus_for_main_process + (
+                self.config.num_env_runners * self.config.num_cpus_per_env_runner
+            )
+            cpus = min(int(cpus), os.cpu_count() or 1)
+            torch.set_num_threads(max(torch.get_num_threads(), cpus))
+        super().build()
+        self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        self._dist_cls = self._ppg_module.get_train_action_dist_cls()
+        self._entropy_schedule = Scheduler(fixed_value_or_schedule=self.config.entropy_coeff)
+        self._buffers: dict[str, GradientBuffer] = {}
+        self._frames = self.config.micro_batch_size
+        if self._frames == "auto":
+            image = len(self._ppg_module.observation_space.shape) == 3
+            per_pass = _CPU_FRAMES if self._device.type == "cpu" else _GPU_FRAMES
+            self._frames = per_pass if image else 2**62
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Adam for the policy phase, another for value epochs if E_V differs, another for aux.
+
+        Each holds all parameters: a step leaves those alone that its loss does not reach, since
+        their gradient is None. The auxiliary Adam's moments are kept from phase to phase.
+        """
+        lrs = {DEFAULT_OPTIMIZER: config.lr}
+        if config.e_v != config.e_pi:
+            lrs[VALUE_OPTIMIZER] = config.lr
+        if config.has_aux_phase:
+            lrs[AUX_OPTIMIZER] = config.aux_lr
+        params = self.get_parameters(self.module[module_id])
+        for name, lr in lrs.items():
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=torch.optim.Adam(params),
+                params=params,
+                lr_or_lr_schedule=lr,
+            )
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        # No DDP: the losses of each phase reach other parameters, which DDP refuses or waits for.
+        # What remains to be done in its place is to start from equal weights.
+        if self.distributed:
+            for p in self.module.parameters():
+                dist.broadcast(p.data, src=0)
+
+    @override(Learner)
+    def update(self, *args: Any, **kwargs: Any) -> ResultDict:
+        """Not for PPG, whose phases are `policy_phase`, `presleep` and `aux_epoch`."""
+        raise TypeError("PPGTorchLearner has no update(): call policy_phase() and aux_epoch()")
+
+    @override(Learner)
+    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
+        """Not for PPG, whose losses are in `losses.py`."""
+        raise TypeError("PPGTorchLearner computes its losses within its phases")
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores the state, also one that is older than what the learner has."""
+        self._weights_seq_no = 0
+        super().set_state(state)
+
+    # -- Policy phase: Algorithm 1, lines 3 to 6 -----------------------------------------------
+
+    def policy_phase(self, phase: PolicyPhase, *shards: Rollout) -> tuple[Any, ...]:
+        """One iteration of the policy phase.
+
+        Args:
+            phase: what to do.
+            *shards: this learner's rows, one `Rollout` an env runner.
+
+        Returns:
+            (metrics, infos of the blocks), followed by one `ReplayBlock` a shard if
+            `phase.keep_states`. Call it with `.options(num_returns=1 + blocks)`.
+
+        Raises:
+            FloatingPointError: A gradient is NaN or infinite.
+        """
+        config = self.config
+        entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
+        V, A, V_targ = self._advantages(shards, phase.reward_scale)
+        states = States(
+            {
+                "obs": [flat(s.obs) for s in shards],
+                "actions": [flat(s.actions) for s in shards],
+                "logp_old": [flat(s.logp) for s in shards],
+                "A": [flat(a) for a in A],
+                "V_targ": [flat(v) for v in V_targ],
+            },
+            [flat(s.valid) for s in shards],
+            self._device,
+        )
+        T = config.rollout_fragment_length
+        segments = Segments(phase.rows, phase.num_rows, T, config.segment_length or T)
+        weights = {"policy_loss": 1.0, "entropy": -entropy_coeff, "vf_loss": config.vf_loss_coeff}
+
+        if config.e_pi == config.e_v:
+            epochs = [(self.policy_and_value_loss, DEFAULT_OPTIMIZER)] * config.e_pi
+        else:
+            epochs = [(self.value_loss, VALUE_OPTIMIZER)] * config.e_v
+            epochs += [(self.policy_loss, DEFAULT_OPTIMIZER)] * config.e_pi
+        metrics: dict[str, float] = {}
+        for e, (loss, optimizer) in enumerate(epochs):
+            minibatches = segments.epoch((phase.seed, e), config.num_minibatches)
+            place = f"policy phase, epoch {e + 1}"
+            metrics |= self._epoch(place, states, minibatches, loss, weights, optimizer)
+
+        metrics["vf_explained_var"] = self._explained_variance(V, V_targ, shards)
+        metrics["curr_entropy_coeff"] = entropy_coeff
+        self._weights_seq_no += 1
+        self._log_steps(sum(s.env_steps() for s in shards))
+        self.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: phase.env_steps})
+        result = self._log(metrics)
+        if not phase.keep_states:
+            return ((result, []),)
+        blocks = [ReplayBlock(s.obs, v, s.valid) for s, v in zip(shards, V_targ, strict=True)]
+        infos = [b.info(rows) for b, rows in zip(blocks, phase.rows, strict=True)]
+        return (result, infos), *blocks
+
+    def policy_loss(self, batch: Batch) -> Terms:
+        """-L_clip (or -L_KL), the entropy, and what tells how far the policy has moved."""
+        return self._policy_terms(batch, self._forward(batch, Columns.ACTION_DIST_INPUTS))
+
+    def value_loss(self, batch: Batch) -> Terms:
+        """L_value."""
+        V = self._forward(batch, Columns.VF_PREDS)[Columns.VF_PREDS]
+        return {"vf_loss": L_value(V, batch["V_targ"])}
+
+    def policy_and_value_loss(self, batch: Batch) -> Terms:
+        """Both in one pass, for E_pi = E_V."""
+        out = self._forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
+        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"])
+        return self._policy_terms(batch, out) | {"vf_loss": vf_loss}
+
+    def _policy_terms(self, batch: Batch, out: Batch) -> Terms:
+        pi = self._dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
+        logp, logp_old, A = pi.logp(batch["actions"]), batch["logp_old"], batch["A"]
+        if self.config.kl_penalty > 0:
+            objective = L_KL(logp, logp_old, A, self.config.kl_penalty)
+        else:
+            objective = L_clip(logp, logp_old, A, self.config.clip_param)
+        log_r = (logp - logp_old).detach()
+        return {
+            "policy_loss": -objective,
+            "entropy": pi.entropy(),
+            "clip_fraction": ((log_r.exp() - 1.0).abs() > self.config.clip_param).float(),
+            "approx_kl": 0.5 * log_r**2,
+        }
+
+    def _advantages(
+        self, shards: Sequence[Rollout], reward_scale: float | None
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """V, A and V_targ of each shard, `[n, T]`; A normalised over the rows of all learners."""
+        Vs, As, V_targs = [], [], []
+        for s in shards:
+            rewards = s.rewards if reward_scale is None else normalize(s.rewards, reward_scale)
+            V = self._values(flat(s.obs)).reshape(s.rewards.shape)
+            V_next = successor_values(s, V, self._values(s.last_obs), self._values(s.final_obs))
+            done = s.terminated | s.truncated
+            A, V_targ = gae(rewards, V, V_next, done, self.config.gamma, self.config.lambda_)
+            Vs.append(V)
+            As.append(A)
+            V_targs.append(V_targ)
+        valid = _valid(As, shards)
+        count, total = self._all_reduce([valid.size, valid.sum()])
+        mean = total / count
+        (squares,) = self._all_reduce([np.square(valid - mean).sum()])
+        std = np.sqrt(squares / count) + 1e-8
+        return Vs, [((A - mean) / std).astype(np.float32) for A in As], V_targs
+
+    def _values(self, obs: np.ndarray) -> np.ndarray:
+        """V of `[S, ...]` observations, `[S]`."""
+        return self._in_chunks(obs, lambda x: self._ppg_module.compute_values({Columns.OBS: x}))
+
+    def _explained_variance(
+        self, V: list[np.ndarray], V_targ: list[np.ndarray], shards: Sequence[Rollout]
+    ) -> float:
+        targ = _valid(V_targ, shards)
+        residual = targ - _valid(V, shards)
+        return _explained_variance(
+            *self._all_reduce(
+                [targ.size, targ.sum(), targ @ targ, residual.sum(), residual @ residual]
+            )
+        )
+
+    # -- Auxiliary phase: Algorithm 1, lines 7 to 11 -------------------------------------------
+
+    def presleep(self, phase: AuxPhase) -> None:
+        """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
+        self._aux = phase
+        self._blocks = BlockReader([ref for ref, _, _ in phase.blocks])
+        inputs = Columns.ACTION_DIST_INPUTS
+        self._pi_old = [
+            self._in_chunks(obs, lambda x: self._forward({"obs": x}, inputs)[inputs])
+            for obs in BlockColumn(self._blocks, "obs")
+        ]
+
+    def aux_epoch(self, epoch: int) -> ResultDict:
+        """One epoch over all states of the phase, mixed over its iterations.
+
+        Args:
+            epoch: 0 to E_aux - 1; the last one closes the phase.
+
+        Returns:
+            Metrics, as means over the epoch.
+
+        Raises:
+            FloatingPointError: A gradient is NaN or infinite.
+        """
+        config, phase = self.config, self._aux
+        first_row = np.cumsum([0, *phase.rows_per_iteration])
+        rows = [first_row[iteration] + info.rows for _, iteration, info in phase.blocks]
+        states = States(
+            {
+                "obs": BlockColumn(self._blocks, "obs"),
+                "V_targ": BlockColumn(self._blocks, "V_targ"),
+                "pi_old": self._pi_old,
+            },
+            list(BlockColumn(self._blocks, "valid")),
+            self._device,
+        )
+        T = config.rollout_fragment_length
+        segments = Segments(rows, int(first_row[-1]), T, config.segment_length or T)
+        num_minibatches = config.num_aux_minibatches * len(phase.rows_per_iteration)
+        metrics = self._epoch(
+            f"auxiliary phase, epoch {epoch + 1}",
+            states,
+            segments.epoch((phase.seed, epoch), num_minibatches),
+            self.aux_loss,
+            {
+                "vf_aux_loss": 1.0,
+                "clone_kl": config.beta_clone,
+                "vf_loss": config.vf_true_weight,
+            },
+            AUX_OPTIMIZER,
+        )
+        metrics["vf_aux_explained_var"] = _explained_variance(
+            1.0, *(metrics.pop(name) for name in ("targ", "targ^2", "residual", "residual^2"))
+        )
+        if epoch == config.e_aux - 1:
+            self._weights_seq_no += 1
+            del self._aux, self._blocks, self._pi_old
+        return self._log({f"aux/{name}": value for name, value in metrics.items()})
+
+    def aux_loss(self, batch: Batch) -> Terms:
+        """The terms of L_joint and L_value, and the sums that explained variance is made of."""
+        out = self._forward(
+            batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS, aux_phase=True
+        )
+        pi_old = self._dist_cls.from_logits(batch["pi_old"])
+        pi = self._dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
+        V_aux, V_targ = out[VF_AUX_PREDS], batch["V_targ"]
+        residual = (V_targ - V_aux).detach()
+        return {
+            "vf_aux_loss": L_aux(V_aux, V_targ),
+            "clone_kl": clone_KL(pi_old, pi),
+            "vf_loss": L_value(out[Columns.VF_PREDS], V_targ),
+            "targ": V_targ,
+            "targ^2": V_targ**2,
+            "residual": residual,
+            "residual^2": residual**2,
+        }
+
+    # -- What both phases are made of ----------------------------------------------------------
+
+    def _epoch(
+        self,
+        place: str,
+        states: States,
+        minibatches: Iterable[np.ndarray],
+        loss_fn: Callable[[Batch], Terms],
+        weights: dict[str, float],
+        optimizer_name: str,
+    ) -> dict[str, float]:
+        """One gradient step a minibatch.
+
+        Args:
+            place: the epoch's name in error messages.
+            states: this learner's states.
+            minibatches: the numbers of its states in each minibatch.
+            loss_fn: the terms of a micro-batch.
+            weights: of the terms that are trained on; all other terms are metrics.
+            optimizer_name: the Adam that steps.
+
+        Returns:
+            The mean of each term over the epoch's states, of all learners.
+        """
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID, optimizer_name)
+
+        def loss_of(terms: Terms) -> Tensor:
+            # A term of weight 0 is left out: a zero gradient would move parameters by momentum.
+            return sum(w * terms[n].sum() for n, w in weights.items() if w and n in terms)
+
+        # A learner without states still has to know names and parameters: a placeholder tells.
+        terms = loss_fn(states.placeholder())
+        names = list(terms)
+        kind = loss_fn.__name__
+        if kind not in self._buffers:
+            parameters = self.get_parameters(self.module[DEFAULT_MODULE_ID])
+            self._buffers[kind] = GradientBuffer(reached(loss_of(terms), parameters))
+        buffer = self._buffers[kind]
+
+        totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._device)
+        optimizer.zero_grad(set_to_none=True)
+        for m, minibatch in enumerate(minibatches):
+            index = states.only_valid(minibatch)
+            buffer.attach()
+            for i in range(0, len(index), self._frames):
+                terms = loss_fn(states.batch(index[i : i + self._frames]))
+                loss_of(terms).backward()
+                totals[:-1] += torch.stack([terms[n].detach().double().sum() for n in names])
+            totals[-1] += len(index)
+            buffer.reduce(len(index), self.distributed)
+            self._check_finite(buffer, f"{place}, minibatch {m + 1}")
+            self._clip_gradients(buffer)
+            optimizer.step()
+        buffer.detach()
+        *sums, count = self._all_reduce(totals)
+        return {name: value / count for name, value in zip(names, sums, strict=True)}
+
+    def _forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
+        return self._ppg_module.forward_train(
+            {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
+        )
+
+    @torch.no_grad()
+    def _in_chunks(self, obs: np.ndarray, fn: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """`fn` of `[S, ...]` observations, a micro-batch at a time and without gradients."""
+        chunks = [obs[i : i + self._frames] for i in range(0, max(len(obs), 1), self._frames)]
+        # The copy makes writable what is a view of the object store, which torch would warn about.
+        out = [fn(torch.from_numpy(chunk.copy()).to(self._device)) for chunk in chunks]
+        return torch.cat(out).cpu().numpy()
+
+    def _all_reduce(self, values: Sequence[float] | Tensor) -> list[float]:
+        """Sums the values over all learners, in float64."""
+        total = torch.as_tensor(values, dtype=torch.float64, device=self._device)
+        if self.distributed:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def _check_finite(self, buffer: GradientBuffer, place: str) -> None:
+        bad = buffer.not_finite()
+        if bad is None:
+            return
+        names = {p: name for name, p in self._ppg_module.named_parameters()}
+        raise FloatingPointError(
+            f"NaN or infinite gradient of {names[buffer.parameters[bad]]} in the {place}; "
+            "the weights are as they were before this step"
+        )
+
+    def _clip_gradients(self, buffer: GradientBuffer) -> None:
+        if self.config.grad_clip is not None:
+            grads = {p: p.grad for p in buffer.parameters}
+            self._get_clip_function()(
+                grads, grad_clip=self.config.grad_clip, grad_clip_by=self.config.grad_clip_by
+            )
+            for p, grad in grads.items():
+                p.grad = grad
+
+    def _log(self, metrics: dict[str, float]) -> ResultDict:
+        for name, value in metrics.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, *name.split("/")), value, window=1)
+        return self.metrics.reduce()
+
+    def _log_steps(self, steps: int) -> None:
+        for key in (
+            (DEFAULT_MODULE_ID, NUM_MODULE_STEPS_TRAINED),
+            (ALL_MODULES, NUM_MODULE_STEPS_TRAINED),
+            (ALL_MODULES, NUM_ENV_STEPS_TRAINED),
+        ):
+            self.metrics.log_value(key, steps, reduce="sum")
+        for key in (
+            (DEFAULT_MODULE_ID, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME),
+        ):
+            self.metrics.log_value(key, steps, reduce="lifetime_sum", with_throughput=True)
+
+
+def _valid(columns: Sequence[np.ndarray], shards: Sequence[Rollout]) -> np.ndarray:
+    """The valid states' numbers of a column, `[S]` float64."""
+    parts = [c[s.valid] for c, s in zip(columns, shards, strict=True)]
+    return np.concatenate(parts, dtype=np.float64)
+
+
+def _explained_variance(
+    count: float, targ: float, targ2: float, residual: float, residual2: float
+) -> float:
+    """1 - Var[residual] / Var[target] from sums over states; 0 for a constant target."""
+    var_targ = targ2 / count - (targ / count) ** 2
+    var_residual = residual2 / count - (residual / count) ** 2
+    return 1.0 - var_residual / var_targ if var_targ > 0 else 0.0

@@ -1,0 +1,393 @@
+"""Phasic Policy Gradient as an RLlib algorithm (Cobbe et al. 2020, arXiv 2009.04416).
+
+The driver's side: it holds references and tells env runners and learners what to do; what they do
+is in `env_runner.py` and `learner.py`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import ray
+from pyarrow import fs
+from ray.exceptions import RayActorError, RayTaskError
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from rllib_ppg.callbacks import PPGCallback
+from rllib_ppg.config import PPGConfig
+from rllib_ppg.env_runner import RolloutSummary
+from rllib_ppg.learner import AuxPhase, PolicyPhase
+from rllib_ppg.replay import ReplayEntry, ReplayList
+from rllib_ppg.resources import check_resources
+from rllib_ppg.reward_norm import Moments, RewardNormalizer
+from rllib_ppg.vector_env import probe_spaces
+
+POLICY_PHASE_TIMER = "policy_phase"
+AUX_PHASE_TIMER = "auxiliary_phase"
+
+# An env runner's summary, and its shards of rows: references, or the rollouts themselves where
+# the env runner is in this process.
+Sampled = tuple[RolloutSummary, list[Any]]
+
+
+class PPG(Algorithm):
+    """Policy phases of PPO on two networks, auxiliary phases that distil the value function."""
+
+    config: PPGConfig
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> PPGConfig:
+        return PPGConfig()
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        """One iteration of Algorithm 1's policy phase; every N_pi-th ends in an auxiliary phase."""
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            rollouts = self._sample()
+        if not rollouts:
+            return
+        with self.metrics.log_time((TIMERS, POLICY_PHASE_TIMER)):
+            self._policy_phase(rollouts)
+        del rollouts  # the replay list has the states now
+        if self._replay.is_full:
+            with self.metrics.log_time((TIMERS, AUX_PHASE_TIMER)):
+                self._auxiliary_phase()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+
+    def _policy_phase(self, rollouts: list[Sampled]) -> None:
+        """E_V epochs of L_value and E_pi epochs of L_clip on this iteration's rollouts."""
+        summaries = [summary for summary, _ in rollouts]
+        if self.config.normalize_rewards:
+            self._reward_norm.update(summary.returns for summary in summaries)
+        first_row = np.cumsum([0, *(summary.rows for summary in summaries)])
+        seed, env_steps = self._next_seed(), self._env_steps()
+        calls = []
+        for k in range(self._num_learners):
+            # The split of `Rollout.split`, in row numbers.
+            rows = [
+                np.arange(s.rows * k // self._num_learners, s.rows * (k + 1) // self._num_learners)
+                for s in summaries
+            ]
+            phase = PolicyPhase(
+                seed=seed,
+                rows=[r + start for r, start in zip(rows, first_row[:-1], strict=True)],
+                num_rows=int(first_row[-1]),
+                env_steps=env_steps,
+                reward_scale=self._reward_norm.scale if self.config.normalize_rewards else None,
+                keep_states=self.config.has_aux_phase,
+            )
+            calls.append((phase, *(shards[k] for _, shards in rollouts)))
+        results = self._call_learners("policy_phase", calls, len(rollouts))
+        self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
+        if not self.config.has_aux_phase:
+            return
+        self._replay.append(
+            [
+                ReplayEntry(ref, info, learner)
+                for learner, ((_, infos), refs) in enumerate(results)
+                for ref, info in zip(refs, infos, strict=True)
+            ]
+        )
+        self._log_ppg(
+            policy_iteration=len(self._replay),
+            replay_states=self._replay.states,
+            replay_bytes=self._replay.nbytes,
+            num_aux_phases_lifetime=self._num_aux_phases,
+        )
+
+    def _auxiliary_phase(self) -> None:
+        """E_aux epochs of L_joint and L_value over all states of the phase, on all learners."""
+        seed, rows = self._next_seed(), self._replay.rows_per_iteration()
+        self._call_learners(
+            "presleep",
+            [
+                (AuxPhase(seed, self._replay.of_learner(k), rows),)
+                for k in range(self._num_learners)
+            ],
+        )
+        self._on_aux_epoch_end(0)
+        for epoch in range(self.config.e_aux):
+            results = self._call_learners("aux_epoch", [(epoch,)] * self._num_learners)
+            self._on_aux_epoch_end(epoch + 1)
+        self.metrics.aggregate([metrics for metrics, _ in results], key=LEARNER_RESULTS)
+        self._replay.clear()
+        self._num_aux_phases += 1
+        self._log_ppg(num_aux_phases_lifetime=self._num_aux_phases)
+
+    def _sync_weights(self) -> None:
+        """The iteration's one broadcast: the policy network, to all env runners."""
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group,
+            policies=[DEFAULT_MODULE_ID],
+            inference_only=True,
+            # Without waiting, a broadcast that follows another too soon is dropped in silence.
+            timeout_seconds=None,
+        )
+
+    # -- Calls to env runners and learners -----------------------------------------------------
+
+    def _sample(self) -> list[Sampled]:
+        """One rollout of every healthy env runner, cut into one shard of rows a learner.
+
+        Raises:
+            Exception: What an env runner raised, which is how NaN observations and env errors
+                show. An env runner that died is restarted, or not, as RLlib's settings say.
+        """
+        group, n = self.env_runner_group, self._num_learners
+        if group.num_remote_env_runners() == 0:
+            summary, *shards = self.env_runner.sample_rollout(n)
+            self.metrics.aggregate([summary.metrics], key=ENV_RUNNER_RESULTS)
+            return [(summary, shards)]
+        manager = group._worker_manager
+        actors = {i: manager.actors()[i] for i in manager.healthy_actor_ids()}
+        # Not through the manager, which makes one object of a call's result: each learner's rows
+        # are to be an object of their own, and what a call returns outlives the env runner.
+        calls = {
+            i: actor.sample_rollout.options(num_returns=n + 1).remote(n)
+            for i, actor in actors.items()
+        }
+        heads = [head for head, *_ in calls.values()]
+        ready, late = ray.wait(
+            heads, num_returns=len(heads), timeout=self.config.sample_timeout_s
+        ) if heads else ([], [])  # fmt: skip
+        sampled: list[Sampled] = []
+        for i, (head, *shards) in calls.items():
+            if head in late:
+                continue
+            try:
+                sampled.append((ray.get(head), shards))
+            except RayActorError:
+                if not group._ignore_ray_errors_on_env_runners:
+                    raise
+                manager.set_actor_state(i, healthy=False)
+            except RayTaskError as e:
+                raise e.cause from e
+        if late and not sampled:
+            raise TimeoutError(
+                f"no env runner returned a rollout within sample_timeout_s="
+                f"{self.config.sample_timeout_s:g} s"
+            )
+        self.metrics.aggregate([s.metrics for s, _ in sampled], key=ENV_RUNNER_RESULTS)
+        return sampled
+
+    def _call_learners(
+        self, method: str, calls: list[tuple], num_objects: int = 0
+    ) -> list[tuple[Any, list[ray.ObjectRef]]]:
+        """Calls a phase on all learners at once, and waits for it.
+
+        Args:
+            method: the learner's method.
+            calls: its arguments, one tuple a learner.
+            num_objects: number of objects that it returns beside its result, if they are kept.
+
+        Returns:
+            (result, references to the objects) of each learner.
+
+        Raises:
+            Exception: What the first learner to fail has raised.
+        """
+        objects = num_objects if self.config.has_aux_phase else 0
+        if self.learner_group.is_local:
+            (args,) = calls
+            args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args]
+            out = getattr(self.learner_group._learner, method)(*args)
+            head, blocks = (out[0], out[1:]) if objects else (out, ())
+            # In the object store, as a remote learner's are: there Ray may spill them to disk.
+            return [(head, [ray.put(block) for block in blocks])]
+        returned = [
+            getattr(learner, method).options(num_returns=1 + objects).remote(*args)
+            for learner, args in zip(self.learner_group._workers, calls, strict=True)
+        ]
+        refs = [r if objects else [r] for r in returned]
+        pending = [head for head, *_ in refs]
+        try:
+            while pending:  # one at a time, so that the first failure is seen at once
+                done, pending = ray.wait(pending)
+                ray.get(done)
+        except RayTaskError as e:
+            raise e.cause from e
+        return [(ray.get(head), blocks) for head, *blocks in refs]
+
+    def _on_aux_epoch_end(self, epoch: int) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, PPGCallback):
+                callback.on_aux_epoch_end(
+                    algorithm=self,
+                    metrics_logger=self.metrics,
+                    epoch=epoch,
+                    num_epochs=self.config.e_aux,
+                )
+
+    # -- State ---------------------------------------------------------------------------------
+
+    @override(Algorithm)
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Builds env runners and learners.
+
+        Raises:
+            ValueError: The cluster has too little of something to start them.
+        """
+        self._num_learners = max(self.config.num_learners, 1)
+        self._replay = ReplayList(self.config.n_pi)
+        self._reward_norm = RewardNormalizer()
+        self._num_aux_phases = 0
+        self._seed = self.config.seed
+        if self._seed is None:
+            self._seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._num_seeds = 0
+        if ray.util.get_current_placement_group() is None:
+            # Not a Tune trial, whose resources were checked before it was started. The main
+            # process, the first bundle, is this one and runs already.
+            _, *bundles = super().default_resource_request(self.config).bundles
+            self._check_resources(self.config, bundles)
+        super().setup(config)
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: AlgorithmConfig | dict) -> PlacementGroupFactory:
+        """What a trial reserves.
+
+        Raises:
+            ValueError: The cluster has less, or too little memory for the replay list.
+        """
+        request = super().default_resource_request(config)
+        if ray.is_initialized():
+            merged = cls.get_default_config().update_from_dict(config)
+            cls._check_resources(merged, request.bundles)
+        return request
+
+    @staticmethod
+    def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
+        needed = sum(map(Counter, bundles), Counter())
+        check_resources(config, needed, config.replay_bytes(probe_spaces(config)[0]))
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and PPG's own, but for the replay list, which has files of its own."""
+        moments = self._reward_norm.moments
+        return super().get_state(*args, **kwargs) | {
+            "ppg": {
+                "num_aux_phases": self._num_aux_phases,
+                "reward_norm": [moments.count, moments.mean, moments.M2],
+                "seed": self._seed,
+                "num_seeds": self._num_seeds,
+                "replay_blocks": [len(entries) for entries in self._replay.iterations],
+            }
+        }
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores what `get_state` returned."""
+        super().set_state(state)
+        if "ppg" in state:
+            own = state["ppg"]
+            self._num_aux_phases = own["num_aux_phases"]
+            self._reward_norm.moments = Moments(*own["reward_norm"])
+            self._seed, self._num_seeds = own["seed"], own["num_seeds"]
+            self._replay_blocks = own["replay_blocks"]
+
+    @override(Algorithm)
+    def save_to_path(
+        self,
+        path: str | pathlib.Path | None = None,
+        *,
+        filesystem: fs.FileSystem | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Writes a checkpoint; the replay list streams into `path`/replay, a block at a time."""
+        path = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        self._replay.save(*_at(path, filesystem))
+        return path
+
+    @override(Algorithm)
+    def restore_from_path(
+        self, path: str | pathlib.Path, *args: Any, **kwargs: Any
+    ) -> None:
+        """Restores a checkpoint, also an older one into an algorithm that trains already.
+
+        Raises:
+            ValueError: There is no checkpoint at `path`.
+        """
+        component, filesystem = kwargs.get("component"), kwargs.get("filesystem")
+        if component is None:
+            check_checkpoint(path, filesystem)
+        super().restore_from_path(path, *args, **kwargs)
+        if component is None:
+            self._replay.load(*_at(path, filesystem), self._replay_blocks, self._num_learners)
+        self._force_weights()
+
+    def _force_weights(self) -> None:
+        """Moves the env runners to the learners' weights, even if those are older than theirs."""
+        state = self.learner_group.get_state(
+            components=f"learner/{COMPONENT_RL_MODULE}", inference_only=True
+        )["learner"]
+        state = {COMPONENT_RL_MODULE: state[COMPONENT_RL_MODULE], WEIGHTS_SEQ_NO: 0}
+        ref = ray.put(state)
+        self.env_runner_group.foreach_env_runner(lambda r: r.set_state(ray.get(ref)))
+
+    @override(Algorithm)
+    def _compile_iteration_results(self, **kwargs: Any) -> dict[str, Any]:
+        # RLlib repeats a metric that this iteration did not log as NaN. Those of the auxiliary
+        # phase are left out instead, until the next one.
+        results = super()._compile_iteration_results(**kwargs)
+        module = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+        if np.isnan(list(module.get("aux", {}).values())).any():
+            module.pop("aux")
+        return results
+
+    # -- Small things --------------------------------------------------------------------------
+
+    def _next_seed(self) -> int:
+        """A seed for the next phase's minibatches; the same sequence again after a restore."""
+        self._num_seeds += 1
+        sequence = np.random.SeedSequence([self._seed, self._num_seeds])
+        return int(sequence.generate_state(1)[0])
+
+    def _env_steps(self) -> int:
+        key = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+        return int(self.metrics.peek(key, default=0))
+
+    def _log_ppg(self, **values: float) -> None:
+        for key, value in values.items():
+            self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
+
+
+def check_checkpoint(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
+    """Raises ValueError unless there is a checkpoint of an RLlib algorithm at `path`."""
+    filesystem, root = _resolve(path, filesystem)
+    meta = f"{root}/{Algorithm.METADATA_FILE_NAME}"
+    if filesystem.get_file_info(meta).type != fs.FileType.File:
+        raise ValueError(f"{path} is not a checkpoint: it has no {Algorithm.METADATA_FILE_NAME}")
+
+
+def _resolve(
+    path: str | pathlib.Path, filesystem: fs.FileSystem | None
+) -> tuple[fs.FileSystem, str]:
+    if filesystem is not None:
+        return filesystem, str(path)
+    text = str(path)
+    return fs.FileSystem.from_uri(text if "://" in text else str(pathlib.Path(text).absolute()))
+
+
+def _at(path: str | pathlib.Path, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
+    """Where a checkpoint at `path` keeps the replay list."""
+    filesystem, root = _resolve(path, filesystem)
+    return filesystem, f"{root}/replay"

@@ -1,0 +1,61 @@
+"""Says at once, and in one sentence, that a run does not fit the cluster it was started on."""
+
+from __future__ import annotations
+
+import ray
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+_AUTOSCALING_STATUS = ("__autoscaling_status", "__autoscaling_status_legacy")
+
+
+def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_bytes: int) -> None:
+    """Compares what a run needs with what the cluster has in all.
+
+    A cluster with an autoscaler may grow and is not judged by what it has now.
+
+    Args:
+        config: of the run; what can be changed is named from it.
+        needed: resources by name, as placement groups give them (CPU, GPU, ...).
+        replay_bytes: of a full replay list.
+
+    Raises:
+        ValueError: It does not fit; the sentence names settings that would.
+    """
+    if any(_internal_kv_get(key) for key in _AUTOSCALING_STATUS):
+        return
+    have = ray.cluster_resources()
+    for name, amount in needed.items():
+        if amount <= have.get(name, 0):
+            continue
+        runners, learners = config.num_env_runners, config.num_learners
+        raise ValueError(
+            f"this run asks for {amount:g} {name}s ({runners} env runners x "
+            f"{_per(config, 'env_runner', name)}, {learners} remote learners) and the cluster has "
+            f"{have.get(name, 0):g}: {_fitting(config, name, amount - have.get(name, 0))}"
+        )
+    store = have.get("object_store_memory", 0)
+    if replay_bytes > store and not config.replay_may_spill:
+        fits = int(config.n_pi * store // replay_bytes)
+        smaller = f"set n_pi={fits} or less" if fits else "use fewer envs"
+        raise ValueError(
+            f"the replay list takes {replay_bytes / 1e9:.1f} GB (n_pi={config.n_pi} iterations x "
+            f"{config.batch_size:,} states) and the object store has {store / 1e9:.1f} GB: "
+            f"{smaller}, start Ray with object_store_memory={replay_bytes * 5 // 4} or more, or "
+            "set replay_may_spill=True to let Ray keep the rest on disk"
+        )
+
+
+def _per(config: AlgorithmConfig, what: str, name: str) -> str:
+    return f"{getattr(config, f'num_{name.lower()}s_per_{what}', 0):g}"
+
+
+def _fitting(config: AlgorithmConfig, name: str, too_many: float) -> str:
+    """The settings that would fit: fewer env runners if these are CPUs, fewer learners if not."""
+    per_runner = getattr(config, f"num_{name.lower()}s_per_env_runner", 0)
+    if per_runner and config.num_env_runners * per_runner > too_many:
+        runners = config.num_env_runners - int(-(-too_many // per_runner))
+        return f"set num_env_runners={runners} (and num_envs_per_env_runner to keep the batch)"
+    if config.num_learners:
+        return f"set num_learners=0 or num_{name.lower()}s_per_learner to what there is"
+    return "set num_env_runners=0 to sample in the main process"

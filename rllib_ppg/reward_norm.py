@@ -1,0 +1,82 @@
+"""Reward normalisation: one running variance for the whole cluster, kept by the driver.
+
+Rewards are divided by the running standard deviation of the discounted return (discount .99,
+over all env steps so far, the new rollout included) and clipped to +-10; the mean is not
+subtracted. Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729), appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+RETURN_GAMMA = 0.99
+REWARD_CLIP = 10.0
+_EPSILON = 1e-8
+
+
+@dataclass
+class Moments:
+    """Count, mean and summed squared deviation of some numbers: what env runners send."""
+
+    count: float
+    mean: float
+    M2: float
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> Moments:
+        """The moments of `x` (any shape), in float64."""
+        if x.size == 0:
+            return cls(0.0, 0.0, 0.0)
+        x = x.astype(np.float64)
+        return cls(float(x.size), float(x.mean()), float(np.square(x - x.mean()).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets together (Chan et al. 1979)."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * other.count / count,
+            self.M2 + other.M2 + delta**2 * self.count * other.count / count,
+        )
+
+
+class RewardNormalizer:
+    """The running moments of the discounted return over all env runners."""
+
+    def __init__(self) -> None:
+        # OpenAI's prior: a count of 1e-4 with mean 0 and variance 1.
+        self.moments = Moments(count=1e-4, mean=0.0, M2=1e-4)
+
+    def update(self, new: Iterable[Moments]) -> None:
+        """Takes in the discounted returns of a whole rollout, one `Moments` an env runner."""
+        for moments in new:
+            self.moments = self.moments + moments
+
+    @property
+    def scale(self) -> float:
+        """What rewards are divided by: the standard deviation of the discounted return."""
+        return float(np.sqrt(self.moments.M2 / self.moments.count + _EPSILON))
+
+
+def normalize(rewards: np.ndarray, scale: float) -> np.ndarray:
+    """Rewards over `scale`, clipped to +-10; any shape, float32."""
+    return np.clip(rewards / np.float32(scale), -REWARD_CLIP, REWARD_CLIP)
+
+
+def discounted_returns_step(
+    returns: np.ndarray, rewards: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """The discounted sum of past rewards after one more step, `[N]`.
+
+    Args:
+        returns: the sum before the step, `[N]`.
+        rewards: rewards of the step, `[N]`.
+        first: the step was its episode's first: the sum starts anew, `[N]` bool.
+    """
+    return rewards + RETURN_GAMMA * np.where(first, 0.0, returns)

@@ -1,0 +1,128 @@
+"""Any single-agent gymnasium env as a vector env, in an autoreset mode that rollouts understand."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+NATIVE = "vector_entry_point"
+
+
+def is_tune_registered(env: Any) -> bool:
+    """Whether `env` is a name given to `ray.tune.register_env`."""
+    return isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env)
+
+
+def check_env_id(env: Any) -> None:
+    """Checks that `env` names or makes an environment, without making one.
+
+    Raises:
+        ValueError: It is neither a known id nor something to be called.
+    """
+    if env is None:
+        raise ValueError("no environment: set one with .environment('procgen-coinrun-v0') or --env")
+    if isinstance(env, type) and issubclass(env, MultiAgentEnv):
+        raise ValueError(f"{env.__name__} is a multi-agent env; PPG trains single-agent envs only")
+    if isinstance(env, type) and not issubclass(env, gym.Env | VectorEnv):
+        raise ValueError(f"{env.__name__} is not a gymnasium.Env")
+    if is_tune_registered(env) or callable(env):
+        return
+    if not isinstance(env, str):
+        raise ValueError(f"an env is an id, a class or a function that makes one, not {env!r}")
+    try:
+        gym.spec(env)
+    except gym.error.Error as e:
+        near = difflib.get_close_matches(env, gym.registry, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no env {env!r}{hint} ({_sentence(e)})") from None
+    except ImportError as e:
+        raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None
+
+
+def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
+    """Makes `num_envs_per_env_runner` copies of the config's env behind one vector env.
+
+    With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) the env's own vector env is
+    used where it has one, and a `SyncVectorEnv` otherwise; "sync" and "async" are taken literally.
+    Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets.
+
+    Raises:
+        ValueError: The result is not a gymnasium env, a multi-agent one, or one that never resets.
+    """
+    env, mode, num_envs = config.env, config.gym_env_vectorize_mode, config.num_envs_per_env_runner
+    mode = getattr(mode, "value", mode)
+    check_env_id(env)
+    same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    if isinstance(env, str) and not is_tune_registered(env):
+        spec = gym.spec(env)
+        if mode == NATIVE and (not spec.vector_entry_point or spec.additional_wrappers):
+            mode = "sync"
+        vector_env = gym.make_vec(
+            env,
+            num_envs=num_envs,
+            vectorization_mode=mode,
+            vector_kwargs={} if mode == NATIVE else same_step,
+            **config.env_config,
+        )
+    else:
+        creator = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
+        context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
+        if isinstance(creator, type) and issubclass(creator, VectorEnv):
+            vector_env = creator(num_envs=num_envs, **config.env_config)
+        else:
+            fns = [
+                lambda i=i: _checked(creator(context.copy_with_overrides(vector_index=i)))
+                for i in range(num_envs)
+            ]
+            vectorize = AsyncVectorEnv if mode == "async" else SyncVectorEnv
+            vector_env = vectorize(fns, **same_step)
+    if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
+        vector_env.close()
+        raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")
+    return vector_env
+
+
+def autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """The env's autoreset mode; NEXT_STEP, gymnasium's default, if it does not say."""
+    return AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
+def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of one env, made for the purpose and closed again.
+
+    Raises:
+        ValueError: The env can't be made; the sentence says why.
+    """
+    one = copy.copy(config)
+    one.__dict__.update(num_envs_per_env_runner=1, _is_frozen=False)
+    if one.gym_env_vectorize_mode == "async":
+        one.gym_env_vectorize_mode = "sync"
+    try:
+        env = make_vector_env(one)
+    except ValueError:
+        raise
+    except Exception as e:
+        raise ValueError(f"env {config.env!r} can't be made: {_sentence(e)}") from e
+    spaces = env.single_observation_space, env.single_action_space
+    env.close()
+    return spaces
+
+
+def _checked(env: Any) -> gym.Env:
+    if isinstance(env, MultiAgentEnv):
+        raise ValueError(f"{env!r} is a multi-agent env; PPG trains single-agent envs only")
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"the env creator returned {env!r}, which is not a gymnasium.Env")
+    return env
+
+
+def _sentence(e: Exception) -> str:
+    return " ".join(f"{e}".split()) or type(e).__name__
