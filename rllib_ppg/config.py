@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -14,9 +13,9 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.tune.result import TRIAL_INFO
 from ray.util import log_once
 
+from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.rl_module import ARCHITECTURES, check_model_config
 from rllib_ppg.vector_env import check_env_id, probe_spaces
 
@@ -60,6 +59,8 @@ class PPGConfig(AlgorithmConfig):
         ... )
         >>> algo = config.build_algo()  # doctest: +SKIP
     """
+
+    env_runner_cls: type | None
 
     def __init__(self, algo_class: type | None = None):
         if algo_class is None:
@@ -108,7 +109,7 @@ class PPGConfig(AlgorithmConfig):
         self._dont_auto_sync_env_runner_states = True
 
     @override(AlgorithmConfig)
-    def training(  # type: ignore[override]
+    def training(
         self,
         *,
         n_pi: int = NotProvided,
@@ -214,8 +215,9 @@ class PPGConfig(AlgorithmConfig):
         known |= {"model_config", "rl_module_spec", "train_batch_size_per_learner", "learner_class"}
         for key in config_dict.keys():  # noqa: SIM118 (an AlgorithmConfig has keys, but no iter)
             name = self._translate_special_keys(key, warn_deprecated=False)
-            if name not in known and key not in (TRIAL_INFO, "class", "multiagent"):
-                raise ValueError(_unknown(key, {k for k in known if not k.startswith("_")}))
+            # Tune adds keys of its own: __trial_info__, __stdout_file__, ...
+            if name not in known and key not in ("class", "multiagent") and key[:2] != "__":
+                raise ValueError(_unknown(key, known))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
@@ -290,8 +292,7 @@ class PPGConfig(AlgorithmConfig):
             hook
             for cls in force_list(self.callbacks_class)
             for hook in _EPISODE_CALLBACKS
-            if getattr(cls, hook, None) is not getattr(RLlibCallback, hook)
-            and hasattr(cls, hook)
+            if getattr(cls, hook, None) is not getattr(RLlibCallback, hook) and hasattr(cls, hook)
         } | {hook for hook in _EPISODE_CALLBACKS if getattr(self, f"callbacks_{hook}", None)}
         if overridden:
             raise ValueError(
@@ -328,14 +329,13 @@ class PPGConfig(AlgorithmConfig):
                 fixed_value_or_schedule=getattr(self, key), setting_name=key, description=key
             )
         if self.arch not in ARCHITECTURES:
-            raise ValueError(_unknown_value("arch", self.arch, ARCHITECTURES))
+            hint = did_you_mean(str(self.arch), ARCHITECTURES)
+            raise ValueError(f"arch is one of {', '.join(ARCHITECTURES)}, not {self.arch!r}{hint}")
 
     def _check_batches(self) -> None:
         T, L = self.rollout_fragment_length, self.segment_length or self.rollout_fragment_length
         if T % L:
-            raise ValueError(
-                f"segment_length={L} does not divide rollout_fragment_length={T}"
-            )
+            raise ValueError(f"segment_length={L} does not divide rollout_fragment_length={T}")
         segments = self.rows * (T // L)
         what = f"{self.rows} rows" if L == T else f"{segments} segments"
         shape = f"{max(self.num_env_runners, 1)} env runners x {self.num_envs_per_env_runner} envs"
@@ -380,14 +380,7 @@ def check_spaces(observation_space: gym.Space, action_space: gym.Space) -> None:
 
 
 def _unknown(key: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"PPGConfig has no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
-def _unknown_value(key: str, value: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{key} is one of {', '.join(known)}, not {value!r}{hint}"
+    return f"PPGConfig has no setting {key!r}{did_you_mean(key, known)}"
 
 
 def _divisors(n: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
@@ -26,6 +26,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 from ray.rllib.utils.typing import ResultDict
 
+from rllib_ppg.episodes import Episode
 from rllib_ppg.reward_norm import Moments, discounted_returns_step
 from rllib_ppg.rollout import Rollout
 from rllib_ppg.vector_env import autoreset_mode, make_vector_env
@@ -38,18 +39,26 @@ class RolloutSummary:
     Attributes:
         metrics: the env runner's reduced metrics.
         rows: number of rows (envs) of the rollout.
+        episodes: the episodes that ended in it.
         returns: moments of the discounted returns, for the reward normaliser.
     """
 
     metrics: ResultDict
     rows: int
+    episodes: list[Episode]
     returns: Moments
 
 
 class BatchedEnvRunner(SingleAgentEnvRunner):
     """Samples `Rollout`s of `rollout_fragment_length` steps from one gymnasium vector env."""
 
-    _num_episodes = 0  # finished since the runner was made
+    env: VectorEnv
+    # Of each env, `[N, ...]`: the observation to act on; whether the next step is lost to a reset
+    # (NEXT_STEP), and whether it is its episode's first; the discounted sum of rewards.
+    _obs: np.ndarray
+    _resetting: np.ndarray
+    _first: np.ndarray
+    _returns: np.ndarray
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
@@ -59,6 +68,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.env = make_vector_env(self.config, self.worker_index or 0)
         self.num_envs = self.env.num_envs
         self._same_step = autoreset_mode(self.env) == AutoresetMode.SAME_STEP
+        self._ended: list[Episode] = []
         self._needs_initial_reset = True
         make_callback(
             "on_environment_created",
@@ -87,11 +97,14 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         T = self.config.get_rollout_fragment_length(self.worker_index or 0)
         rollout, returns = self._rollout(T, explore=self.config.explore)
         self._on_sample_end([rollout])
-        summary = RolloutSummary(self.get_metrics(), len(rollout), Moments.of(returns))
+        # The driver logs the episodes, over a window that outlasts the iteration.
+        ended, self._ended = self._ended, []
+        metrics = self.get_metrics()
+        summary = RolloutSummary(metrics, len(rollout), ended, Moments.of(returns))
         return summary, *rollout.split(num_shards)
 
     @override(SingleAgentEnvRunner)
-    def sample(  # type: ignore[override]
+    def sample(
         self,
         *,
         num_timesteps: int | None = None,
@@ -119,18 +132,19 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             T = -(-num_timesteps // self.num_envs)
         elif num_episodes is not None:
             T = 1
-        rollouts = []
-        episodes_before = self._num_episodes
-        while True:
+        wanted = len(self._ended) + (num_episodes or 0)
+        rollouts = [self._rollout(T, explore=explore, random_actions=random_actions)[0]]
+        while len(self._ended) < wanted:
             rollouts.append(self._rollout(T, explore=explore, random_actions=random_actions)[0])
-            if num_episodes is None or self._num_episodes - episodes_before >= num_episodes:
-                break
         self._on_sample_end(rollouts)
         return rollouts
 
     @override(SingleAgentEnvRunner)
     def get_metrics(self) -> ResultDict:
-        """Metrics since the last call, reduced; episodes are logged as they end."""
+        """Metrics since the last call, reduced."""
+        for episode in self._ended:
+            self._log_episode_metrics(*episode)
+        self._ended.clear()
         return self.metrics.reduce()
 
     def _rollout(
@@ -146,9 +160,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self.make_env()
             return self._step_envs(T, explore, random_actions)
 
-    def _step_envs(
-        self, T: int, explore: bool, random_actions: bool
-    ) -> tuple[Rollout, np.ndarray]:
+    def _step_envs(self, T: int, explore: bool, random_actions: bool) -> tuple[Rollout, np.ndarray]:
         if self._needs_initial_reset:
             self._reset()
         N, obs = self.num_envs, self._obs
@@ -167,7 +179,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         )
         returns = np.empty((N, T), np.float32)
         final: list[tuple[np.ndarray, tuple[int, int]]] = []
-        episodes = 0
+        ended_before = len(self._ended)
         for t in range(T):
             if random_actions:
                 actions = to_env = self.env.action_space.sample()
@@ -183,7 +195,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                     f"env.step of env runner {self.worker_index} ({self.config.env}) failed: "
                     f"{type(e).__name__}: {e}"
                 ) from e
-            self._check_finite(obs, rewards, t)
+            self._check_finite("observation", obs, t)
+            self._check_finite("reward", rewards, t)
             # A step that a NEXT_STEP env spent on its reset ends nothing and earns nothing.
             rollout.rewards[:, t] = rewards = np.where(valid, rewards, 0.0)
             rollout.terminated[:, t] = terminated = terminated & valid
@@ -193,14 +206,14 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             )
             returns[:, t] = self._returns
             if self._same_step and truncated.any():
-                final += [(self._final_obs(infos, n), (n, t)) for n in np.flatnonzero(truncated)]
-            episodes += self._end_step(rewards, terminated | truncated)
+                for n in np.flatnonzero(truncated):
+                    final.append((self._final_obs(infos, n, t), (n, t)))
+            self._end_step(rewards, terminated | truncated)
         self._obs = rollout.last_obs = obs
         if final:
             rollout.final_obs = np.stack([o for o, _ in final]).astype(space.dtype)
             rollout.final_index = np.array([i for _, i in final])
-        self._num_episodes += episodes
-        self._increase_sampled_metrics(rollout.env_steps(), episodes)
+        self._increase_sampled_metrics(rollout.env_steps(), len(self._ended) - ended_before)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         return rollout, returns[rollout.valid]
 
@@ -211,7 +224,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             sequence = np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
             seed = int(sequence.generate_state(1)[0] >> 1)
         self._obs, _ = self.env.reset(seed=seed)
-        self._check_finite(self._obs, np.zeros(self.num_envs), -1)
+        self._check_finite("observation", self._obs, 0)
         N = self.num_envs
         self._resetting = np.zeros(N, bool)
         self._first = np.ones(N, bool)
@@ -244,43 +257,39 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             return unsquash_action(actions, space)
         return clip_action(actions, space) if self.config.clip_actions else actions
 
-    def _final_obs(self, infos: dict[str, Any], n: int) -> np.ndarray:
-        final_obs = infos.get("final_obs")
-        if final_obs is None:
+    def _final_obs(self, infos: dict[str, Any], n: int, t: int) -> np.ndarray:
+        if "final_obs" not in infos:
             raise ValueError(
                 f"{self.env} truncates episodes in SAME_STEP autoreset mode without infos"
                 "['final_obs'], which the value of the truncated episode is bootstrapped from"
             )
-        return final_obs[n]
+        obs = np.asarray(infos["final_obs"][n])
+        self._check_finite("observation", obs[None], t, first_env=n)
+        return obs
 
-    def _end_step(self, rewards: np.ndarray, done: np.ndarray) -> int:
-        """Book-keeping of episodes after a step; returns how many ended."""
+    def _end_step(self, rewards: np.ndarray, done: np.ndarray) -> None:
+        """Book-keeping of episodes after a step."""
         self._episode_return += rewards
         self._episode_len += ~self._resetting
         self._first = done if self._same_step else self._resetting
         self._resetting = np.zeros_like(done) if self._same_step else done
         if not done.any():
-            return 0
+            return
         now = time.perf_counter()
         for n in np.flatnonzero(done):
-            self._log_episode_metrics(
-                int(self._episode_len[n]),
-                float(self._episode_return[n]),
-                now - self._episode_start[n],
-            )
+            length, ret = int(self._episode_len[n]), float(self._episode_return[n])
+            self._ended.append(Episode(length, ret, now - self._episode_start[n]))
         self._episode_return[done] = 0.0
         self._episode_len[done] = 0
         self._episode_start[done] = now
-        return int(done.sum())
 
-    def _check_finite(self, obs: np.ndarray, rewards: np.ndarray, t: int) -> None:
-        for name, x in (("reward", rewards), ("observation", obs)):
-            if x.dtype.kind == "f" and not np.isfinite(x).all():
-                n = int(np.argwhere(~np.isfinite(x))[0][0])
-                raise ValueError(
-                    f"NaN or infinite {name} from env {n} of env runner {self.worker_index} "
-                    f"({self.config.env}), step {t} of the rollout; the weights are as they were"
-                )
+    def _check_finite(self, name: str, x: np.ndarray, t: int, first_env: int = 0) -> None:
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            n = first_env + int(np.argwhere(~np.isfinite(x))[0][0])
+            raise ValueError(
+                f"NaN or infinite {name} from env {n} of env runner {self.worker_index} "
+                f"({self.config.env}), step {t} of the rollout; the weights are as they were"
+            )
 
     def _on_sample_end(self, rollouts: list[Rollout]) -> None:
         make_callback(

@@ -13,15 +13,13 @@ A file is in RLlib's classic form, one experiment under its name::
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import yaml
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
 
 if TYPE_CHECKING:
     from ray import tune
@@ -85,7 +83,7 @@ class Experiment:
             )
         [(name, body)] = content.items()
         body = _mapping(body, f"experiment {name} in {path}")
-        _reject_unknown(body, _FILE_KEYS, f"key in experiment {name} of {path}")
+        _reject_unknown(body, _FILE_KEYS, f"experiment {name} in {path}")
         if not isinstance(body.get("run"), str):
             raise ValueError(
                 f"experiment {name} in {path} must name its algorithm, as in `run: PPG`"
@@ -145,7 +143,7 @@ class Experiment:
                 )
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise ValueError(f"num_samples must be 1 or more, not {self.num_samples!r}")
-        _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "key in checkpoint_config")
+        _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
         self._checkpoint_config()
         if self.restore and not (Path(_absolute(self.restore)) / _CHECKPOINT_MARKER).is_file():
             raise ValueError(
@@ -242,74 +240,6 @@ class Experiment:
         return tune.CheckpointConfig(**{"checkpoint_at_end": False, **self.checkpoint_config})
 
 
-def find_experiment_file(file: str | Path) -> Path:
-    """Returns the path of an experiment file.
-
-    Args:
-        file: A path, or the name of a shipped example with or without its suffix.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    path = Path(file)
-    if path.is_file():
-        if path.suffix not in (".yaml", ".yml"):
-            raise ValueError(
-                f"{file} is not an experiment file: its name must end in .yaml or .yml"
-            )
-        return path
-    examples = {example.stem: example for example in shipped_examples()}
-    if path.name == str(file) and path.stem in examples and path.suffix in ("", ".yaml", ".yml"):
-        return examples[path.stem]
-    raise ValueError(
-        f"there is no file {file} and no shipped example of that name"
-        f"{_nearest(path.stem, examples)}; the examples are {', '.join(sorted(examples))}"
-    )
-
-
-def shipped_examples() -> list[Path]:
-    """Returns the experiment files that come with this package."""
-    package = Path(__file__).parent
-    # Inside the package where a wheel put them, beside it in a clone.
-    places = [package / "tuned_examples", package.parent / "tuned_examples"]
-    folder = next((place for place in places if place.is_dir()), places[0])
-    return sorted(folder.glob("*.yaml"))
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parses YAML, and JSON with it, safely: no tag in it can run code.
-
-    Args:
-        text: The YAML.
-        source: What to call it in an error.
-
-    Raises:
-        ValueError: If the text is not YAML.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass  # YAML reads most JSON, tabs are the exception
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ValueError(f"{source} is not valid YAML or JSON{where}: {problem}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-4 as a string, for want of a dot; no learning rate is meant as one."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 def _algorithm_class(run: str) -> type[Algorithm]:
     from ray.rllib.algorithms.registry import ALGORITHMS
     from ray.tune.registry import get_trainable_cls
@@ -318,8 +248,8 @@ def _algorithm_class(run: str) -> type[Algorithm]:
 
     if run not in ALGORITHMS:
         raise ValueError(
-            f"unknown algorithm {run!r}{_nearest(run, ALGORITHMS)}; "
-            f"there are {', '.join(sorted(ALGORITHMS))}"
+            f"there is no algorithm {run!r}, there are {', '.join(sorted(ALGORITHMS))}"
+            f"{did_you_mean(run, ALGORITHMS)}"
         )
     return get_trainable_cls(run)
 
@@ -327,21 +257,29 @@ def _algorithm_class(run: str) -> type[Algorithm]:
 def _validate_config(algorithm: type[Algorithm], config: dict[str, Any]) -> None:
     from ray.rllib.algorithms import AlgorithmConfig
 
+    from rllib_ppg.vector_env import check_env_id
+
     merged: AlgorithmConfig = algorithm.get_default_config()
     if type(merged).update_from_dict is AlgorithmConfig.update_from_dict:
         # RLlib's own takes any key, also a mistyped one.
-        known = {*merged.to_dict(), *vars(merged)}
-        _reject_unknown(config, known, f"{algorithm.__name__} config key")
+        known = {*merged.to_dict(), *vars(merged), *_settable_properties(type(merged))}
+        _reject_unknown(config, known, f"{type(merged).__name__}")
     merged.update_from_dict(config)
     merged.validate()
+    if isinstance(merged.env, str):
+        check_env_id(merged.env)
+
+
+def _settable_properties(cls: type) -> set[str]:
+    properties = {name: getattr(cls, name) for name in dir(cls)}
+    return {n for n, p in properties.items() if isinstance(p, property) and p.fset}
 
 
 def _config_callbacks(config: Mapping[str, Any]) -> list[type[RLlibCallback]]:
+    from ray.rllib.utils import force_list
     from ray.rllib.utils.serialization import deserialize_type
 
-    callbacks = config.get("callbacks_class", config.get("callbacks")) or []
-    callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
-    callbacks = [callbacks] if isinstance(callbacks, str) else callbacks
+    callbacks = force_list(config.get("callbacks_class", config.get("callbacks")))
     return [deserialize_type(callback, error=True) for callback in callbacks]
 
 
@@ -365,17 +303,10 @@ def _is_dict(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and "grid_search" not in value
 
 
-def _reject_unknown(keys: Iterable[str], known: Collection[str], kind: str) -> None:
+def _reject_unknown(keys: Iterable[str], known: Collection[str], where: str) -> None:
     for key in keys:
         if key not in known:
-            raise ValueError(f"unknown {kind}: {key!r}{_nearest(str(key), known)}")
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    """Returns a hint at what was meant, or nothing."""
-    by_lower_case = {choice.lower(): choice for choice in choices}
-    matches = get_close_matches(word.lower(), by_lower_case, n=1)
-    return f", did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
+            raise ValueError(f"{where} has no setting {key!r}{did_you_mean(str(key), known)}")
 
 
 def _absolute(path: str) -> str:

@@ -77,14 +77,16 @@ class ImpalaCNN(nn.Module):
             blocks = [_Residual(out, scale) for _ in range(_BLOCKS_PER_STACK)]
             stacks.append(nn.Sequential(first, nn.MaxPool2d(3, stride=2, padding=1), *blocks))
             h, w, c = (h + 1) // 2, (w + 1) // 2, out
-        self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)
+        self.stacks = nn.Sequential(*stacks)
+        self.stacks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dense = nn.Linear(h * w * c, dense)
         norm_init(self.dense, 1.4)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        x = images.permute(0, 3, 1, 2)
-        x = x.float() / 255.0 if images.dtype == torch.uint8 else x.float()
+        x = images.permute(0, 3, 1, 2).to(self.dense.weight.dtype)
+        if images.dtype == torch.uint8:
+            x = x / 255.0
         x = F.relu(self.stacks(x)).flatten(1)
         return F.relu(self.dense(x))
 

@@ -172,8 +172,8 @@ class PPGTorchLearner(TorchLearner):
             *shards: this learner's rows, one `Rollout` an env runner.
 
         Returns:
-            (metrics, infos of the blocks), followed by one `ReplayBlock` a shard if
-            `phase.keep_states`. Call it with `.options(num_returns=1 + blocks)`.
+            (metrics, infos of the blocks); with `phase.keep_states`, that and one `ReplayBlock` a
+            shard. Call it with `.options(num_returns=1 + blocks)`.
 
         Raises:
             FloatingPointError: A gradient is NaN or infinite.
@@ -211,10 +211,12 @@ class PPGTorchLearner(TorchLearner):
         metrics["curr_entropy_coeff"] = entropy_coeff
         self._weights_seq_no += 1
         self._log_steps(sum(s.env_steps() for s in shards))
-        self.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: phase.env_steps})
+        # RLlib's hook; it moves and logs the learning rates.
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: phase.env_steps}
+        self.after_gradient_based_update(timesteps=timesteps)
         result = self._log(metrics)
         if not phase.keep_states:
-            return ((result, []),)
+            return result, []
         blocks = [ReplayBlock(s.obs, v, s.valid) for s, v in zip(shards, V_targ, strict=True)]
         infos = [b.info(rows) for b, rows in zip(blocks, phase.rows, strict=True)]
         return (result, infos), *blocks
@@ -391,7 +393,8 @@ class PPGTorchLearner(TorchLearner):
 
         def loss_of(terms: Terms) -> Tensor:
             # A term of weight 0 is left out: a zero gradient would move parameters by momentum.
-            return sum(w * terms[n].sum() for n, w in weights.items() if w and n in terms)
+            used = [w * terms[n].sum() for n, w in weights.items() if w and n in terms]
+            return torch.stack(used).sum()
 
         # A learner without states still has to know names and parameters: a placeholder tells.
         terms = loss_fn(states.placeholder())

@@ -7,7 +7,7 @@ is in `env_runner.py` and `learner.py`.
 from __future__ import annotations
 
 import pathlib
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,12 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
+from rllib_ppg.episodes import Episode, EpisodeWindow
 from rllib_ppg.learner import AuxPhase, PolicyPhase
 from rllib_ppg.replay import ReplayEntry, ReplayList
 from rllib_ppg.resources import check_resources
 from rllib_ppg.reward_norm import Moments, RewardNormalizer
+from rllib_ppg.rollout import row_ranges
 from rllib_ppg.vector_env import probe_spaces
 
 POLICY_PHASE_TIMER = "policy_phase"
@@ -62,7 +64,8 @@ class PPG(Algorithm):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
         if not rollouts:
-            return
+            return  # all env runners are being restarted
+        self._log_sampling([summary for summary, _ in rollouts])
         with self.metrics.log_time((TIMERS, POLICY_PHASE_TIMER)):
             self._policy_phase(rollouts)
         del rollouts  # the replay list has the states now
@@ -77,24 +80,22 @@ class PPG(Algorithm):
         summaries = [summary for summary, _ in rollouts]
         if self.config.normalize_rewards:
             self._reward_norm.update(summary.returns for summary in summaries)
-        first_row = np.cumsum([0, *(summary.rows for summary in summaries)])
-        seed, env_steps = self._next_seed(), self._env_steps()
+        *first_rows, num_rows = np.cumsum([0, *(summary.rows for summary in summaries)])
+        phase = PolicyPhase(
+            seed=self._next_seed(),
+            rows=[],
+            num_rows=int(num_rows),
+            env_steps=self._env_steps(),
+            reward_scale=self._reward_norm.scale if self.config.normalize_rewards else None,
+            keep_states=self.config.has_aux_phase,
+        )
         calls = []
         for k in range(self._num_learners):
-            # The split of `Rollout.split`, in row numbers.
             rows = [
-                np.arange(s.rows * k // self._num_learners, s.rows * (k + 1) // self._num_learners)
-                for s in summaries
+                first + np.arange(*row_ranges(summary.rows, self._num_learners)[k])
+                for first, summary in zip(first_rows, summaries, strict=True)
             ]
-            phase = PolicyPhase(
-                seed=seed,
-                rows=[r + start for r, start in zip(rows, first_row[:-1], strict=True)],
-                num_rows=int(first_row[-1]),
-                env_steps=env_steps,
-                reward_scale=self._reward_norm.scale if self.config.normalize_rewards else None,
-                keep_states=self.config.has_aux_phase,
-            )
-            calls.append((phase, *(shards[k] for _, shards in rollouts)))
+            calls.append((replace(phase, rows=rows), *(shards[k] for _, shards in rollouts)))
         results = self._call_learners("policy_phase", calls, len(rollouts))
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
         if not self.config.has_aux_phase:
@@ -154,7 +155,6 @@ class PPG(Algorithm):
         group, n = self.env_runner_group, self._num_learners
         if group.num_remote_env_runners() == 0:
             summary, *shards = self.env_runner.sample_rollout(n)
-            self.metrics.aggregate([summary.metrics], key=ENV_RUNNER_RESULTS)
             return [(summary, shards)]
         manager = group._worker_manager
         actors = {i: manager.actors()[i] for i in manager.healthy_actor_ids()}
@@ -165,9 +165,8 @@ class PPG(Algorithm):
             for i, actor in actors.items()
         }
         heads = [head for head, *_ in calls.values()]
-        ready, late = ray.wait(
-            heads, num_returns=len(heads), timeout=self.config.sample_timeout_s
-        ) if heads else ([], [])  # fmt: skip
+        timeout = self.config.sample_timeout_s
+        late = ray.wait(heads, num_returns=len(heads), timeout=timeout)[1] if heads else []
         sampled: list[Sampled] = []
         for i, (head, *shards) in calls.items():
             if head in late:
@@ -181,11 +180,7 @@ class PPG(Algorithm):
             except RayTaskError as e:
                 raise e.cause from e
         if late and not sampled:
-            raise TimeoutError(
-                f"no env runner returned a rollout within sample_timeout_s="
-                f"{self.config.sample_timeout_s:g} s"
-            )
-        self.metrics.aggregate([s.metrics for s, _ in sampled], key=ENV_RUNNER_RESULTS)
+            raise TimeoutError(f"no env runner returned a rollout in sample_timeout_s={timeout:g}")
         return sampled
 
     def _call_learners(
@@ -206,8 +201,7 @@ class PPG(Algorithm):
         """
         objects = num_objects if self.config.has_aux_phase else 0
         if self.learner_group.is_local:
-            (args,) = calls
-            args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args]
+            args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
             out = getattr(self.learner_group._learner, method)(*args)
             head, blocks = (out[0], out[1:]) if objects else (out, ())
             # In the object store, as a remote learner's are: there Ray may spill them to disk.
@@ -248,6 +242,7 @@ class PPG(Algorithm):
         self._num_learners = max(self.config.num_learners, 1)
         self._replay = ReplayList(self.config.n_pi)
         self._reward_norm = RewardNormalizer()
+        self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
         self._num_aux_phases = 0
         self._seed = self.config.seed
         if self._seed is None:
@@ -276,7 +271,7 @@ class PPG(Algorithm):
 
     @staticmethod
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
-        needed = sum(map(Counter, bundles), Counter())
+        needed = {name: sum(b.get(name, 0) for b in bundles) for name in set().union(*bundles)}
         check_resources(config, needed, config.replay_bytes(probe_spaces(config)[0]))
 
     @override(Algorithm)
@@ -287,6 +282,7 @@ class PPG(Algorithm):
             "ppg": {
                 "num_aux_phases": self._num_aux_phases,
                 "reward_norm": [moments.count, moments.mean, moments.M2],
+                "episodes": [list(episode) for episode in self._episodes.episodes],
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
                 "replay_blocks": [len(entries) for entries in self._replay.iterations],
@@ -301,6 +297,7 @@ class PPG(Algorithm):
             own = state["ppg"]
             self._num_aux_phases = own["num_aux_phases"]
             self._reward_norm.moments = Moments(*own["reward_norm"])
+            self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
             self._replay_blocks = own["replay_blocks"]
 
@@ -313,25 +310,33 @@ class PPG(Algorithm):
         **kwargs: Any,
     ) -> str:
         """Writes a checkpoint; the replay list streams into `path`/replay, a block at a time."""
-        path = super().save_to_path(path, filesystem=filesystem, **kwargs)
-        self._replay.save(*_at(path, filesystem))
-        return path
+        if path is not None:
+            filesystem, path = _resolve(path, filesystem)
+        saved: str = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        self._replay.save(*_replay_dir(saved, filesystem))
+        return saved
 
     @override(Algorithm)
     def restore_from_path(
-        self, path: str | pathlib.Path, *args: Any, **kwargs: Any
+        self,
+        path: str | pathlib.Path,
+        *,
+        component: str | None = None,
+        filesystem: fs.FileSystem | None = None,
+        **kwargs: Any,
     ) -> None:
         """Restores a checkpoint, also an older one into an algorithm that trains already.
 
         Raises:
             ValueError: There is no checkpoint at `path`.
         """
-        component, filesystem = kwargs.get("component"), kwargs.get("filesystem")
+        filesystem, path = _resolve(path, filesystem)
         if component is None:
             check_checkpoint(path, filesystem)
-        super().restore_from_path(path, *args, **kwargs)
+        super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
         if component is None:
-            self._replay.load(*_at(path, filesystem), self._replay_blocks, self._num_learners)
+            where = _replay_dir(path, filesystem)
+            self._replay.load(*where, self._replay_blocks, self._num_learners)
         self._force_weights()
 
     def _force_weights(self) -> None:
@@ -353,6 +358,10 @@ class PPG(Algorithm):
             module.pop("aux")
         return results
 
+    def __repr__(self) -> str:
+        # RLlib's fails before the config is set, and with it Ray's report of what went wrong.
+        return type(self).__name__ if self.config is None else super().__repr__()
+
     # -- Small things --------------------------------------------------------------------------
 
     def _next_seed(self) -> int:
@@ -360,6 +369,12 @@ class PPG(Algorithm):
         self._num_seeds += 1
         sequence = np.random.SeedSequence([self._seed, self._num_seeds])
         return int(sequence.generate_state(1)[0])
+
+    def _log_sampling(self, summaries: list[RolloutSummary]) -> None:
+        self.metrics.aggregate([s.metrics for s in summaries], key=ENV_RUNNER_RESULTS)
+        for summary in summaries:
+            self._episodes.add(summary.episodes)
+        self._episodes.log(self.metrics)
 
     def _env_steps(self) -> int:
         key = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
@@ -387,7 +402,9 @@ def _resolve(
     return fs.FileSystem.from_uri(text if "://" in text else str(pathlib.Path(text).absolute()))
 
 
-def _at(path: str | pathlib.Path, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
+def _replay_dir(
+    path: str | pathlib.Path, filesystem: fs.FileSystem | None
+) -> tuple[fs.FileSystem, str]:
     """Where a checkpoint at `path` keeps the replay list."""
     filesystem, root = _resolve(path, filesystem)
     return filesystem, f"{root}/replay"

@@ -8,7 +8,7 @@ the node where they are used.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,9 +184,10 @@ class BlockColumn:
         return len(self._blocks)
 
     def __getitem__(self, k: int) -> np.ndarray:
-        if k >= len(self):
-            raise IndexError(k)
         return flat(getattr(self._blocks[k], self._name))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[k] for k in range(len(self)))
 
 
 def _file(iteration: int, block: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import ray
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-_AUTOSCALING_STATUS = ("__autoscaling_status", "__autoscaling_status_legacy")
+_READONLY_NODE_TYPE = "node_"
 
 
 def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_bytes: int) -> None:
@@ -22,7 +24,7 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
     Raises:
         ValueError: It does not fit; the sentence names settings that would.
     """
-    if any(_internal_kv_get(key) for key in _AUTOSCALING_STATUS):
+    if _has_autoscaler():
         return
     have = ray.cluster_resources()
     for name, amount in needed.items():
@@ -44,6 +46,18 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
             f"{smaller}, start Ray with object_store_memory={replay_bytes * 5 // 4} or more, or "
             "set replay_may_spill=True to let Ray keep the rest on disk"
         )
+
+
+def _has_autoscaler() -> bool:
+    """Whether somebody adds nodes to this cluster.
+
+    Ray's monitor also runs where nobody does; it then calls each node a type of its own.
+    """
+    status = _internal_kv_get("__autoscaling_status")
+    if not status:
+        return False
+    nodes = (json.loads(status).get("autoscaler_report") or {}).get("active_nodes") or {}
+    return not all(name.startswith(_READONLY_NODE_TYPE) for name in nodes)
 
 
 def _per(config: AlgorithmConfig, what: str, name: str) -> str:

@@ -9,7 +9,6 @@ Env runners build the part that acts, pi_encoder and pi, and nothing else.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
@@ -28,7 +27,14 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
-from rllib_ppg.impala_cnn import CHANNELS, DENSE, ImpalaEncoderConfig, norm_init
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.impala_cnn import (
+    CHANNELS,
+    DENSE,
+    ImpalaEncoder,
+    ImpalaEncoderConfig,
+    norm_init,
+)
 
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
@@ -51,9 +57,7 @@ def check_model_config(model_config: dict[str, Any]) -> None:
     known = {*asdict(DefaultModelConfig()), *_OWN_MODEL_KEYS}
     for key in model_config:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"model_config has no entry {key!r}{hint}")
+            raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
     if model_config.get("use_lstm"):
         raise ValueError("PPG does not train recurrent modules: model_config['use_lstm'] is set")
 
@@ -160,7 +164,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
     def _encode(self, encoder: Encoder, batch: dict[str, Any]) -> Tensor:
         obs = batch[Columns.OBS]
-        # RLlib's own encoders want floats; the IMPALA CNN scales bytes by itself.
-        if obs.dtype != torch.float32 and not hasattr(encoder.net, "stacks"):
-            obs = obs.float() / 255.0 if self._image and obs.dtype == torch.uint8 else obs.float()
+        if not isinstance(encoder, ImpalaEncoder):  # which takes images of any dtype
+            scale = 255.0 if self._image and obs.dtype == torch.uint8 else 1.0
+            obs = obs.to(next(encoder.parameters()).dtype) / scale
         return encoder({Columns.OBS: obs})[ENCODER_OUT]

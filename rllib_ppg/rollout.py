@@ -57,8 +57,7 @@ class Rollout:
 
     def split(self, num_shards: int) -> list[Rollout]:
         """Cuts the rows into `num_shards` ranges of equal size, give or take one; views only."""
-        bounds = [len(self) * i // num_shards for i in range(num_shards + 1)]
-        return [self._rows(*b) for b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [self._rows(*range_) for range_ in row_ranges(len(self), num_shards)]
 
     def _rows(self, start: int, stop: int) -> Rollout:
         row = self.final_index[:, 0]
@@ -73,6 +72,11 @@ class Rollout:
             final_obs=self.final_obs[mine],
             final_index=self.final_index[mine] - np.array([start, 0]),
         )
+
+
+def row_ranges(rows: int, num_shards: int) -> list[tuple[int, int]]:
+    """(start, stop) of each shard, when that many rows are dealt out to so many learners."""
+    return [(rows * i // num_shards, rows * (i + 1) // num_shards) for i in range(num_shards)]
 
 
 def successor_values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,9 +45,7 @@ class States:
         """The states with these numbers, ascending; `[len(index), ...]` a column."""
         cuts = np.searchsorted(index, self._starts)
         parts = [
-            (k, index[a:b] - self._starts[k])
-            for k, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))
-            if a < b
+            (k, index[a:b] - self._starts[k]) for k, (a, b) in enumerate(pairwise(cuts)) if a < b
         ]
         return {
             name: self._tensor([arrays[k][local] for k, local in parts])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +11,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from rllib_ppg.did_you_mean import did_you_mean
 
 NATIVE = "vector_entry_point"
 
@@ -40,8 +41,7 @@ def check_env_id(env: Any) -> None:
     try:
         gym.spec(env)
     except gym.error.Error as e:
-        near = difflib.get_close_matches(env, gym.registry, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(env, gym.registry)
         raise ValueError(f"there is no env {env!r}{hint} ({_sentence(e)})") from None
     except ImportError as e:
         raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None

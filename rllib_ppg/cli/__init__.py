@@ -6,9 +6,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.parser import make_parser
-
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None takes the process's own.
 
     Returns:
-        The exit code: 0 after success, 1 after a failed run, 2 for bad input, 130 after Ctrl-C.
+        The exit code, see `exit_code`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -26,12 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.main(args, argv)
     except KeyboardInterrupt:
         print("rllib: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (ValueError, OSError) as error:
-        message, code = str(error), EXIT_BAD_INPUT
+        return exit_code.INTERRUPTED
     except Exception as error:
-        message, code = f"{type(error).__name__}: {error}", EXIT_FAILED
-    if "-vv" in argv:
-        traceback.print_exc()
-    print(f"rllib: error: {message}", file=sys.stderr)
-    return code
+        if "-vv" in argv:
+            traceback.print_exception(error)
+        is_input = isinstance(error, ValueError | OSError)
+        message = str(error) if is_input else f"{type(error).__name__}: {error}"
+        print(f"rllib: error: {message}", file=sys.stderr)
+        return exit_code.BAD_INPUT if is_input else exit_code.FAILED

@@ -171,7 +171,7 @@ def get(result: Mapping[str, Any], path: str) -> float | None:
 
 def duration(seconds: float) -> str:
     """Returns a time span in its two largest units, as in "2m10s"."""
-    minutes, s = divmod(round(seconds), 60)
+    minutes, s = divmod(math.ceil(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)
     if days:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from rllib_ppg.cli import train
-from rllib_ppg.experiment import parse_yaml
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiment_file import parse_yaml
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,8 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = _Parser(prog="rllib", description="Train RLlib's algorithms, PPG among them.")
     parser.add_argument("--version", action="version", version=f"rllib-ppg {version('rllib-ppg')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(main=_no_command)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser)
 
     about = "train an algorithm on an environment, or run an experiment file"
     parser_train = commands.add_parser(
@@ -44,8 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _no_command(args: argparse.Namespace, argv: Sequence[str]) -> NoReturn:
+    raise ValueError("give a command, as in `rllib train file procgen_small`; see rllib --help")
+
+
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, and names the option that was meant."""
+    """Raises instead of exiting."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, allow_abbrev=False, argument_default=argparse.SUPPRESS)
@@ -53,15 +58,19 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
+
+class _CommandParser(_Parser):
+    """Names the option that was meant by a mistyped one."""
+
     def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
+        self, args: Sequence[str], namespace: Any = None
     ) -> Any:
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            matches = get_close_matches(unknown[0], self._option_string_actions, n=1)
-            hint = f", did you mean {matches[0]}?" if matches else f"; see {self.prog} --help"
-            self.error(f"unknown argument {unknown[0]}{hint}")
-        return namespace, unknown
+        options = self._option_string_actions
+        for word in (word.split("=")[0] for word in args if word.startswith("--")):
+            if word not in options:
+                hint = did_you_mean(word, options) or f"; see {self.prog} --help"
+                self.error(f"there is no option {word}{hint}")
+        return super().parse_known_args(args, namespace)
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +112,11 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     )
 
     where = parser.add_argument_group("where")
-    where.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (a new one)")
+    where.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="a Ray cluster (the one that runs here, or a new one)",
+    )
     where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
     where.add_argument(
         "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"

@@ -74,7 +74,8 @@ class Progress(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Is called by Tune when a trial failed."""
-        self._print(trial, ["failed"])
+        if not self._alone:
+            self._print(trial, ["failed"])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Is called by Tune several times a second."""

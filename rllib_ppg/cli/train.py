@@ -9,9 +9,10 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rllib_ppg.cli import exit_code
 from rllib_ppg.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         argv: The command line as it was given, to say how to go on.
 
     Returns:
-        The exit code: 0, 1 if a trial failed, 130 if interrupted.
+        The exit code.
 
     Raises:
         ValueError: For bad input.
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         results = tuner.fit()
     finally:
         ray.shutdown()
-    return _report(results, experiment, argv)
+    return report(results, experiment, argv)
 
 
 def experiment_from(options: dict[str, Any]) -> Experiment:
@@ -107,21 +108,32 @@ def _keep_quiet(verbose: int) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     if verbose:
         return
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.rllib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Tune logs the traceback of a failed trial; it is in the error file that we name.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Nothing that a user of this command could act on.
     warnings.filterwarnings("ignore", module=r"(ray|gym|gymnasium|gym3|torch|procgen)(\.|$)")
 
 
-def _report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
-    """Prints what came of the run and returns the exit code."""
+def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
+    """Prints what came of the run and how to go on.
+
+    Args:
+        results: What the Tuner returned.
+        experiment: What it ran.
+        argv: The command line that asked for it.
+
+    Returns:
+        The exit code.
+    """
+    finished = all(result.metrics and result.metrics["done"] for result in results)
     print(f"results: {results.experiment_path if len(results) > 1 else results[0].path}")
     for result in results:
         if result.checkpoint:
             print(f"checkpoint: {result.checkpoint.path}")
     if len(results) == 1:
-        print(_how_to_go_on(results[0], experiment, argv))
+        print(_how_to_go_on(results[0], experiment.stop if finished else {}, argv))
     for result in results:
         if result.error:
             reason = str(result.error).strip().splitlines()[-1]
@@ -130,20 +142,22 @@ def _report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) ->
                 file=sys.stderr,
             )
     if results.num_errors:
-        return 1
-    return 0 if results.num_terminated == len(results) else 130
+        return exit_code.FAILED
+    if finished:
+        return exit_code.OK
+    print("rllib: interrupted", file=sys.stderr)
+    return exit_code.INTERRUPTED
 
 
-def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
+def _how_to_go_on(result: Result, reached: Mapping[str, float], argv: Sequence[str]) -> str:
     if result.checkpoint is None:
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
-    command = ["rllib", *_without(argv, ("--restore", "--stop", "-s"))]
-    command += ["--restore", result.checkpoint.path]
-    if experiment.stop:
+    command = ["rllib", *_without(argv, ("--restore",)), "--restore", result.checkpoint.path]
+    if reached:
         # A return to reach stays, a budget grows by as much again.
         budgets = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
-        stop = {k: 2 * v if k in budgets else v for k, v in experiment.stop.items()}
-        command += ["--stop", json.dumps(stop)]
+        stop = {key: 2 * n if key in budgets else n for key, n in reached.items()}
+        command = [*_without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
     return f"to go on: {shlex.join(command)}"
 
 

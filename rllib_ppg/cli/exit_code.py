@@ -1,0 +1,6 @@
+"""What the command's exit codes mean."""
+
+OK = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130

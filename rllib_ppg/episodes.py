@@ -1,0 +1,59 @@
+"""Episode metrics over the last episodes of all env runners, whichever iteration they ended in.
+
+RLlib's metrics forget their window with every iteration, and average over env runners rather than
+episodes: with long episodes, a mean of a few, or none. The driver keeps the window instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_DURATION_SEC_MEAN,
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+
+class Episode(NamedTuple):
+    """A finished episode: its length in env steps, undiscounted raw return, and wall time."""
+
+    length: int
+    ret: float
+    seconds: float
+
+
+class EpisodeWindow:
+    """The last `size` episodes (RLlib's `metrics_num_episodes_for_smoothing`)."""
+
+    def __init__(self, size: int):
+        self.episodes: deque[Episode] = deque(maxlen=size)
+
+    def add(self, episodes: Iterable[Episode]) -> None:
+        """Takes in episodes that have ended."""
+        self.episodes.extend(episodes)
+
+    def log(self, metrics: MetricsLogger) -> None:
+        """Logs mean, minimum and maximum under RLlib's names; nothing before the first episode."""
+        if not self.episodes:
+            return
+        length, ret, seconds = np.array(self.episodes, np.float64).T
+        for key, value in {
+            EPISODE_RETURN_MEAN: ret.mean(),
+            EPISODE_RETURN_MIN: ret.min(),
+            EPISODE_RETURN_MAX: ret.max(),
+            EPISODE_LEN_MEAN: length.mean(),
+            EPISODE_LEN_MIN: length.min(),
+            EPISODE_LEN_MAX: length.max(),
+            EPISODE_DURATION_SEC_MEAN: seconds.mean(),
+        }.items():
+            metrics.log_value((ENV_RUNNER_RESULTS, key), float(value), window=1)

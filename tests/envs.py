@@ -1,0 +1,88 @@
+"""Small envs whose every number is known beforehand."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+
+class Counting(gym.Env):
+    """Observation: [seconds into the episode, episode]. Reward 1 a step.
+
+    Config: `length` of an episode, `end` "terminated" or "truncated", `fail_at` a step in the
+    env's life to raise at, `nan_at` one whose observation is NaN.
+    """
+
+    def __init__(self, config=None):
+        config = dict(config or {})
+        self.length = config.get("length", 5)
+        self.end = config.get("end", "terminated")
+        self.fail_at = config.get("fail_at")
+        self.nan_at = config.get("nan_at")
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = config.get("action_space", gym.spaces.Discrete(2))
+        self.t = self.episode = self.life = 0
+        self.actions = []
+
+    def _obs(self):
+        return np.array([self.t, self.episode], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.episode += 1
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        self.life += 1
+        self.actions.append(action)
+        if self.life == self.fail_at:
+            raise RuntimeError("the cable broke")
+        done = self.t >= self.length
+        obs = self._obs() * (np.nan if self.life == self.nan_at else 1.0)
+        return obs, 1.0, done and self.end == "terminated", done and self.end == "truncated", {}
+
+
+class NextStepCounting(VectorEnv):
+    """`Counting` as a native vector env that resets in the step after an episode's end."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (gymnasium's way)
+
+    def __init__(self, num_envs=1, **config):
+        self.envs = [Counting(config) for _ in range(num_envs)]
+        self.num_envs = num_envs
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._done = np.zeros(num_envs, bool)
+
+    def reset(self, *, seed=None, options=None):
+        self._done[:] = False
+        return np.stack([e.reset()[0] for e in self.envs]), {}
+
+    def step(self, actions):
+        rows = [
+            (e.reset()[0], 0.0, False, False) if done else e.step(a)[:4]
+            for e, a, done in zip(self.envs, actions, self._done, strict=True)
+        ]
+        obs, rewards, terminated, truncated = (np.array(x) for x in zip(*rows, strict=True))
+        self._done = terminated | truncated
+        return obs, rewards, terminated, truncated, {}
+
+
+class Target(gym.Env):
+    """One-step episodes; the reward is -(action - 0.5)^2, so that 0.5 is to be learned."""
+
+    def __init__(self, config=None):
+        self.observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Box(-3.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        reward = -float((action[0] - 0.5) ** 2)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), reward, True, False, {}

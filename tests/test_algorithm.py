@@ -1,0 +1,326 @@
+"""PPG on a live Ray: the phase clock, who holds what, checkpoints, Tune, and what stops a run."""
+
+import time
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import tune
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from rllib_ppg import PPG, PPGCallback, PPGConfig
+from tests.envs import Counting, NextStepCounting
+
+
+def small(env="CartPole-v1", runners=1, **training):
+    settings = {"n_pi": 2, "e_aux": 2, "num_minibatches": 2, "num_aux_minibatches": 2}
+    return (
+        PPGConfig()
+        .environment(env)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=4, rollout_fragment_length=16)
+        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
+        .training(**settings | training)
+        .debugging(seed=3)
+    )
+
+
+def learner_metrics(result):
+    return result["learners"][DEFAULT_MODULE_ID]
+
+
+def weights(algo, parts=("pi_encoder", "pi", "vf_encoder", "vf", "vf_aux")):
+    state = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {k: np.array(v) for k, v in state.items() if k.split(".")[0] in parts}
+
+
+def assert_equal(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], err_msg=key, **tolerance)
+
+
+def runner_weights(algo):
+    def get(runner):
+        return {k: v.cpu().numpy() for k, v in runner.module.state_dict().items()}
+
+    return algo.env_runner_group.foreach_env_runner(get)
+
+
+class Epochs(PPGCallback):
+    def on_aux_epoch_end(self, *, algorithm, metrics_logger, epoch, num_epochs):
+        metrics_logger.log_value("aux_epochs_seen", epoch, reduce="max", window=10)
+        metrics_logger.log_value("e_aux_seen", num_epochs, reduce="max", window=10)
+
+
+def test_phase_clock(build):
+    algo = build(small(n_pi=3).callbacks(Epochs))
+    results = [algo.train() for _ in range(6)]
+    assert [r["ppg"]["policy_iteration"] for r in results] == [1, 2, 3, 1, 2, 3]
+    assert [r["ppg"]["num_aux_phases_lifetime"] for r in results] == [0, 0, 1, 1, 1, 2]
+    assert ["aux" in learner_metrics(r) for r in results] == [False, False, True] * 2
+    assert [r["ppg"]["replay_states"] for r in results[3:]] == [
+        sum(r["env_runners"]["num_env_steps_sampled"] for r in results[3:i]) for i in (4, 5, 6)
+    ]
+    assert results[2]["aux_epochs_seen"] == results[2]["e_aux_seen"] == 2
+    steps = [s["step"] for s in optimizer_states(algo, "aux")]
+    assert set(map(int, steps)) == {2 * 2 * 2 * 3}  # phases x E_aux x minibatches x N_pi
+    aux = learner_metrics(results[5])["aux"]
+    assert set(aux) == {"vf_aux_loss", "vf_loss", "clone_kl", "vf_aux_explained_var"}
+    assert {
+        "policy_loss",
+        "vf_loss",
+        "entropy",
+        "vf_explained_var",
+        "clip_fraction",
+        "approx_kl",
+    } <= (set(learner_metrics(results[0])))
+    timers = {"env_runner_sampling_timer", "policy_phase", "auxiliary_phase", "synch_weights"}
+    assert timers <= set(results[5]["timers"])
+
+
+def optimizer_states(algo, name):
+    state = algo.learner_group.get_state("learner/optimizer")["learner"]["optimizer"]
+    return state[f"{DEFAULT_MODULE_ID}_{name}"]["state"]["state"].values()
+
+
+@pytest.mark.parametrize("num_learners", [0, 1])
+def test_env_runners_follow_the_learner_and_hold_the_policy_only(build, num_learners):
+    algo = build(small(runners=2).learners(num_learners=num_learners))
+    for _ in range(2):  # the second iteration ends in an auxiliary phase
+        before = weights(algo)
+        algo.train()
+        after = weights(algo)
+        assert any((before[k] != after[k]).any() for k in before)
+        for held in runner_weights(algo):
+            assert_equal(held, weights(algo, ("pi_encoder", "pi")))
+
+
+def test_a_remote_learner_does_what_a_local_one_does(build):
+    local, remote = build(small()), build(small().learners(num_learners=1))
+    remote.learner_group.set_weights(local.learner_group.get_weights())
+    remote._force_weights()
+    for _ in range(3):
+        a, b = local.train(), remote.train()
+        assert (
+            a["env_runners"]["num_env_steps_sampled"] == b["env_runners"]["num_env_steps_sampled"]
+        )
+        for key in ("policy_loss", "vf_loss", "entropy", "vf_explained_var"):
+            assert learner_metrics(a)[key] == pytest.approx(learner_metrics(b)[key], rel=1e-3), key
+    assert_equal(weights(local), weights(remote), rtol=1e-3, atol=1e-5)
+
+
+def test_without_remote_env_runners(build):
+    algo = build(small(runners=0))
+    results = [algo.train() for _ in range(2)]
+    assert results[-1]["ppg"]["num_aux_phases_lifetime"] == 1
+    assert results[-1]["num_env_steps_sampled_lifetime"] > 0
+
+
+def test_states_are_in_the_object_store_and_the_driver_has_references(build):
+    algo = build(small(runners=2, n_pi=4))
+    for _ in range(3):
+        algo.train()
+    entries = [e for iteration in algo._replay.iterations for e in iteration]
+    assert len(entries) == 3 * 2
+    assert all(isinstance(e.ref, ray.ObjectRef) for e in entries)
+    blocks = [ray.get(e.ref) for e in entries]
+    assert all(b.obs.shape == (4, 16, 4) for b in blocks)
+    assert [e.info.states for e in entries] == [int(b.valid.sum()) for b in blocks]
+    assert [list(e.info.rows) for e in entries[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("off", [{"n_pi": 0}, {"e_aux": 0}])
+def test_without_auxiliary_phases_it_is_ppo(build, off):
+    algo = build(small(**off))
+    results = [algo.train() for _ in range(3)]
+    assert len(algo._replay) == 0
+    assert not any("aux" in learner_metrics(r) for r in results)
+    before = build(small(**off))
+    assert_equal(weights(algo, ["vf_aux"]), weights(before, ["vf_aux"]))  # same seed, never trained
+
+
+def test_reward_normalisation_sees_all_env_runners(build):
+    algo = build(small(Counting, runners=2))
+    algo.train()
+    # Two runners x 4 envs x 16 steps, and the prior's 1e-4.
+    assert algo._reward_norm.moments.count == pytest.approx(2 * 4 * 16, abs=1e-3)
+    off = build(small(Counting, normalize_rewards=False))
+    off.train()
+    assert off._reward_norm.scale == pytest.approx(1.0)
+
+
+def test_episode_metrics_are_over_the_last_hundred_episodes(build):
+    class Growing(Counting):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return obs, float(self.episode), *rest
+
+    config = small(Growing, runners=2)
+    config.environment(env_config={"length": 2})
+    algo = build(config)
+    means = [algo.train()["env_runners"]["episode_return_mean"] for _ in range(3)]
+    # Episodes 1..8 of each env end in iteration one, 9..16 in the next; each returns 2x its number.
+    assert means[0] == pytest.approx(2 * np.mean(range(1, 9)))
+    envs, env_runners = range(4), range(2)
+    iterations = (range(1, 9), range(9, 17))
+    ended = [
+        2 * e for iteration in iterations for _ in env_runners for e in iteration for _ in envs
+    ]
+    last_hundred = ended[-100:]
+    assert means[1] == pytest.approx(np.mean(last_hundred))
+    long = small(Counting)
+    long.environment(env_config={"length": 20})
+    algo = build(long)
+    seen = [algo.train()["env_runners"].get("episode_return_mean") for _ in range(4)]
+    assert seen == [None, 20, 20, 20]  # also in iterations in which no episode ends
+
+
+def test_checkpoint_in_the_middle_of_a_phase(build, tmp_path):
+    algo = build(small(runners=2, n_pi=2))
+    for _ in range(3):
+        algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    restored = PPG.from_checkpoint(path)
+    try:
+        assert_equal(weights(restored), weights(algo))
+        assert restored._reward_norm.moments == algo._reward_norm.moments
+        assert list(restored._episodes.episodes) == list(algo._episodes.episodes)
+        (saved,), (loaded,) = algo._replay.iterations, restored._replay.iterations
+        for a, b in zip(saved, loaded, strict=True):
+            np.testing.assert_array_equal(ray.get(a.ref).obs, ray.get(b.ref).obs)
+            np.testing.assert_array_equal(ray.get(a.ref).V_targ, ray.get(b.ref).V_targ)
+            np.testing.assert_array_equal(a.info.rows, b.info.rows)
+        for name in ("default_optimizer", "aux"):
+            for a, b in zip(
+                optimizer_states(algo, name), optimizer_states(restored, name), strict=True
+            ):
+                np.testing.assert_array_equal(a["exp_avg"], b["exp_avg"])
+        for held in runner_weights(restored):
+            assert_equal(held, weights(algo, ("pi_encoder", "pi")))
+        a, b = algo.train(), restored.train()
+        assert b["training_iteration"] == a["training_iteration"] == 4
+        assert b["ppg"]["policy_iteration"] == 2
+        assert b["ppg"]["num_aux_phases_lifetime"] == 2
+        assert b["num_env_steps_sampled_lifetime"] == pytest.approx(
+            a["num_env_steps_sampled_lifetime"], abs=64
+        )
+    finally:
+        restored.stop()
+
+
+def test_an_older_checkpoint_moves_a_live_algorithm_back(build, tmp_path):
+    algo = build(small())
+    algo.train()
+    old = weights(algo)
+    path = algo.save_to_path(tmp_path / "old")
+    for _ in range(2):
+        algo.train()
+    algo.restore_from_path(path)
+    assert_equal(weights(algo), old)
+    assert len(algo._replay) == 1
+    for held in runner_weights(algo):
+        assert_equal(held, weights(algo, ("pi_encoder", "pi")))
+    algo.train()
+    for held in runner_weights(algo):
+        assert_equal(held, weights(algo, ("pi_encoder", "pi")))
+
+
+def test_what_is_no_checkpoint(build, tmp_path):
+    algo = build(small())
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        algo.restore_from_path(tmp_path)
+
+
+def test_get_module_acts(build):
+    algo = build(small())
+    algo.train()
+    out = algo.get_module().forward_inference({"obs": torch.zeros(1, 4)})
+    assert out["action_dist_inputs"].shape == (1, 2)
+
+
+def test_evaluation_runs_whole_episodes(build):
+    config = small(Counting).evaluation(
+        evaluation_interval=1,
+        evaluation_duration=3,
+        evaluation_config=PPGConfig.overrides(env_config={"length": 7}, explore=False),
+    )
+    result = build(config).train()
+    evaluated = result["evaluation"]["env_runners"]
+    assert evaluated["episode_return_mean"] == 7 and evaluated["num_episodes"] == 3
+
+
+def test_tune_sweeps_over_the_papers_symbols(cluster, tmp_path):
+    space = small().to_dict() | {"n_pi": tune.grid_search([1, 2])}
+    results = tune.Tuner(
+        "PPG",
+        param_space=space,
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path), stop={"training_iteration": 2}, verbose=0
+        ),
+    ).fit()
+    phases = {r.config["n_pi"]: r.metrics["ppg"]["num_aux_phases_lifetime"] for r in results}
+    assert not results.errors
+    assert phases == {1: 2, 2: 1}
+
+
+def test_too_few_cpus_is_said_at_once(cluster):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"asks for 9 CPUs.*has 4.*set num_env_runners=4"):
+        small(runners=9).build_algo()
+    with pytest.raises(ValueError, match=r"asks for 1 GPUs.*has 0.*num_gpus_per_learner"):
+        small().learners(num_learners=1, num_gpus_per_learner=1).build_algo()
+    assert time.perf_counter() - start < 10
+
+
+def test_too_large_a_replay_list_is_said_at_once(cluster):
+    config = (
+        PPGConfig()
+        .environment("procgen-coinrun-v0")
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=64)
+    )
+    with pytest.raises(ValueError, match=r"takes 6.4 GB.*has 0.3 GB.*n_pi=1 .*replay_may_spill"):
+        config.build_algo()
+    request = PPG.default_resource_request(config.training(replay_may_spill=True))
+    assert len(request.bundles) == 2
+
+
+def test_nan_observations_stop_the_run_and_name_the_env(build):
+    config = small(Counting)
+    config.environment(env_config={"nan_at": 18})
+    algo = build(config)
+    algo.train()
+    before = weights(algo)
+    with pytest.raises(ValueError, match="NaN or infinite observation from env 0 of env runner 1"):
+        algo.train()
+    assert_equal(weights(algo), before)
+
+
+def test_training_goes_on_when_an_env_runner_dies(build):
+    algo = build(small(Counting, runners=2))
+    algo.train()
+    ray.kill(algo.env_runner_group._worker_manager.actors()[1], no_restart=False)
+    result = algo.train()
+    assert result["env_runners"]["num_env_steps_sampled"] in (4 * 16, 2 * 4 * 16)
+    assert algo.train()["ppg"]["num_aux_phases_lifetime"] == 1
+
+
+def test_next_step_envs_train(build):
+    result = build(small(NextStepCounting)).train()
+    # Episodes of 5 steps and a reset: steps 0..15 of a row hold resets at 5 and 11.
+    assert result["env_runners"]["num_env_steps_sampled"] == 4 * 14
+    assert learner_metrics(result)["num_module_steps_trained"] == 4 * 14
+
+
+def test_procgen_through_two_auxiliary_phases(build):
+    config = small("procgen-coinrun-v0", e_aux=1).rl_module(
+        model_config={"impala_channels": (4, 8), "impala_dense": 16}
+    )
+    config.environment(env_config={"distribution_mode": "easy"})
+    algo = build(config)
+    results = [algo.train() for _ in range(4)]
+    assert results[-1]["ppg"]["num_aux_phases_lifetime"] == 2
+    frames = 2 * 4 * 16  # states of two iterations, of 64 x 64 x 3 bytes, targets and masks
+    assert results[-1]["ppg"]["replay_bytes"] == frames * (64 * 64 * 3 + 4 + 1)
+    aux = learner_metrics(results[-1])["aux"]
+    assert all(np.isfinite(v) for v in aux.values()) and 0 <= aux["clone_kl"] < 0.1

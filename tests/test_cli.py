@@ -1,0 +1,226 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rllib_ppg.cli import main, train
+from rllib_ppg.cli.parser import make_parser
+from rllib_ppg.experiment import Experiment
+
+RLLIB = str(Path(sys.executable).parent / "rllib")
+
+
+def experiment_from(command_line):
+    args = make_parser().parse_args(shlex.split(command_line))
+    return train.experiment_from(vars(args))
+
+
+@pytest.fixture
+def quiet_main(monkeypatch):
+    """`main` without what it does to this process's logging, environment and warnings."""
+    monkeypatch.setattr(train, "_keep_quiet", lambda verbose: None)
+    return main
+
+
+def test_options_make_an_experiment():
+    experiment = experiment_from(
+        "train --algo PPG --env procgen-coinrun-v0 --seed 3 --num-samples 2 "
+        """--config '{"n_pi": 4, "env_config": {"distribution_mode": "easy"}}' """
+        """--stop '{"num_env_steps_sampled_lifetime": 100000}' """
+        "--checkpoint-freq 5 --checkpoint-at-end --storage-path here --restore there -n mine"
+    )
+    assert experiment == Experiment(
+        run="PPG",
+        name="mine",
+        config={
+            "env": "procgen-coinrun-v0",
+            "seed": 3,
+            "n_pi": 4,
+            "env_config": {"distribution_mode": "easy"},
+        },
+        stop={"num_env_steps_sampled_lifetime": 100000},
+        num_samples=2,
+        checkpoint_config={"checkpoint_frequency": 5, "checkpoint_at_end": True},
+        storage_path="here",
+        restore="there",
+    )
+
+
+@pytest.mark.parametrize(
+    "command_line", ["train -a PPO -e E-v0 -c 'lr: 5e-4' -s 'x: 1'", "train -r PPO --env=E-v0 "]
+)
+def test_short_forms_and_yaml(command_line):
+    experiment = experiment_from(command_line)
+    assert (experiment.run, experiment.config["env"]) == ("PPO", "E-v0")
+    if "-c" in command_line:
+        assert (experiment.config["lr"], experiment.stop) == (5e-4, {"x": 1})
+
+
+def test_options_override_a_file_and_leave_the_rest():
+    shipped = experiment_from("train file procgen_small")
+    assert shipped.stop == {"training_iteration": 8}
+    assert shipped.checkpoint_config == {"checkpoint_at_end": True}
+
+    changed = experiment_from(
+        "train --seed 7 file procgen_small --stop '{\"training_iteration\": 1}' "
+        '--env procgen-maze-v0 --config \'{"env_config": {"num_levels": 0}}\' '
+        "--no-checkpoint-at-end"
+    )
+    assert changed.name == "procgen_small"
+    assert changed.stop == {"training_iteration": 1}
+    assert changed.checkpoint_config == {"checkpoint_at_end": False}
+    assert changed.config == {
+        **shipped.config,
+        "seed": 7,
+        "env": "procgen-maze-v0",
+        "env_config": {"distribution_mode": "easy", "num_levels": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("command_line", "complaint"),
+    [
+        ("", "give a command"),
+        ("trian", "invalid choice: 'trian'"),
+        ("train", "give an algorithm"),
+        ("train --stpo '{}'", "no option --stpo; did you mean '--stop'?"),
+        ("train file procgen_small --stpo '{}'", "no option --stpo; did you mean '--stop'?"),
+        ("train file nothing", "no experiment file nothing"),
+        ("train -a PPG --config '{\"n_pi\": 1'", "--config/-c: it is not valid YAML or JSON"),
+        ("train -a PPG --config 3", "must be a mapping"),
+        ("train -a PPG --seed x", "--seed: invalid int value"),
+        ("train -a PPG -e CartPole-v1 -c '{\"n_pie\": 3}'", "did you mean 'n_pi'"),
+        ("train -a PPG -e Nope-v0", "Nope-v0"),
+        ("train -a PPO -e CartPole-v1 --restore /nowhere", "/nowhere is not a checkpoint"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(quiet_main, capsys, command_line, complaint):
+    assert quiet_main(shlex.split(command_line)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("rllib: error: ")
+    assert err.count("\n") == 1
+    assert complaint in err
+
+
+def test_a_traceback_is_there_for_who_asks(quiet_main, capsys):
+    assert quiet_main(["train", "-vv"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_has_its_own_exit_code(monkeypatch, quiet_main, capsys):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "validate", interrupt)
+    assert quiet_main(["train", "-a", "PPG"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+class FakeResults(list):
+    experiment_path = "/results"
+
+    @property
+    def num_errors(self):
+        return sum(result.error is not None for result in self)
+
+
+def fake_result(error=None, checkpoint="/results/trial/checkpoint_000000", done=True):
+    return SimpleNamespace(
+        path="/results/trial",
+        error=error,
+        checkpoint=SimpleNamespace(path=checkpoint) if checkpoint else None,
+        metrics={"done": done},
+    )
+
+
+COMMAND = shlex.split("train file x --stop 'training_iteration: 4' --restore=a --seed 1")
+EXPERIMENT = Experiment(run="PPG", stop={"training_iteration": 4, "env_runners/x": 450})
+
+
+def test_a_finished_run_says_how_to_go_on(capsys):
+    assert train.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
+    out = capsys.readouterr().out
+    assert "results: /results/trial\n" in out
+    [command] = re.findall("to go on: (.*)", out)
+    *words, stop = shlex.split(command)
+    assert words == shlex.split(
+        "rllib train file x --seed 1 --restore /results/trial/checkpoint_000000 --stop"
+    )
+    assert json.loads(stop) == {"training_iteration": 8, "env_runners/x": 450}
+
+
+def test_a_run_that_saved_nothing_says_so(capsys):
+    assert train.report(FakeResults([fake_result(checkpoint=None)]), EXPERIMENT, COMMAND) == 0
+    assert "--checkpoint-at-end" in capsys.readouterr().out
+
+
+def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
+    error = RuntimeError("Traceback:\n  many lines\nValueError: rewards are NaN\n")
+    assert train.report(FakeResults([fake_result(error)]), EXPERIMENT, COMMAND) == 1
+    err = capsys.readouterr().err
+    assert "the run failed: ValueError: rewards are NaN" in err
+    assert "/results/trial/error.txt" in err
+    assert "many lines" not in err
+
+
+def test_an_interrupted_run_has_exit_code_130():
+    results = FakeResults([fake_result(), fake_result(done=False)])
+    assert train.report(results, EXPERIMENT, COMMAND) == 130
+
+
+def test_an_interrupted_run_goes_on_to_its_own_stop(capsys):
+    assert train.report(FakeResults([fake_result(done=False)]), EXPERIMENT, COMMAND) == 130
+    [command] = re.findall("to go on: (.*)", capsys.readouterr().out)
+    assert shlex.split(command) == shlex.split(
+        "rllib train file x --stop 'training_iteration: 4' --seed 1 "
+        "--restore /results/trial/checkpoint_000000"
+    )
+
+
+def run(*words):
+    return subprocess.run([RLLIB, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_too_large_for_the_machine_ends_at_once():
+    command = "train --algo PPG --env procgen-coinrun-v0 --ray-num-cpus 2"
+    ended = run(*shlex.split(command))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("rllib: error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "num_env_runners" in ended.stderr
+
+
+def test_train_and_go_on_from_the_checkpoint(tmp_path):
+    config = {
+        "num_env_runners": 0,
+        "num_envs_per_env_runner": 4,
+        "rollout_fragment_length": 64,
+        "segment_length": 1,
+        "n_pi": 2,
+        "e_aux": 2,
+    }
+    first = run(
+        *("train", "--algo", "PPG", "--env", "CartPole-v1", "--config", json.dumps(config)),
+        *("--stop", '{"training_iteration": 2}', "--storage-path", str(tmp_path)),
+        *("--checkpoint-at-end", "--ray-num-cpus", "1"),
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith("iteration 1/2")
+    assert "policy 1/2" in lines[0]
+    assert [line for line in lines if line.endswith("auxiliary 1/2")]
+    assert [line for line in lines if line.startswith("  auxiliary phase 1")]
+    [checkpoint] = re.findall("checkpoint: (.*)", first.stdout)
+    assert Path(checkpoint, "rllib_checkpoint.json").is_file()
+
+    [command] = re.findall("to go on: rllib (.*)", first.stdout)
+    second = run(*shlex.split(command))
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.startswith("iteration 3/4")

@@ -1,0 +1,175 @@
+import io
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from rllib_ppg.cli.clock import RunClock, duration
+from rllib_ppg.cli.progress import Progress
+
+STEPS = 2048
+
+
+def ppg_result(iteration, seconds, n_pi=4, **metrics):
+    """What PPG reports after an iteration."""
+    return {
+        "training_iteration": iteration,
+        "iterations_since_restore": iteration,
+        "num_env_steps_sampled_lifetime": STEPS * iteration,
+        "time_this_iter_s": seconds,
+        "time_total_s": 10 * iteration,
+        "config": {"n_pi": n_pi, "e_aux": 3},
+        "ppg": {
+            "policy_iteration": (iteration - 1) % n_pi + 1,
+            "num_aux_phases_lifetime": iteration // n_pi,
+            "replay_states": STEPS * ((iteration - 1) % n_pi + 1),
+        },
+        "learners": {
+            "default_policy": {"aux": {"vf_aux_explained_var": 0.42, "clone_kl": 0.00123}}
+        },
+        **metrics,
+    }
+
+
+def fed(clock, iterations, policy_seconds=10, aux_seconds=100):
+    lines = []
+    for iteration in iterations:
+        seconds = policy_seconds if iteration % 4 else aux_seconds
+        lines = clock.update(ppg_result(iteration, seconds))
+    return lines
+
+
+def test_a_line_says_where_the_run_is():
+    [line] = RunClock({"training_iteration": 8}).update(
+        ppg_result(3, 4, env_runners={"episode_return_mean": 2.345})
+    )
+    assert line.split("   ") == [
+        "iteration 3/8",
+        "6,144 steps",
+        "512 steps/s",
+        "return 2.35",
+        "policy 3/4",
+        "more than 20s left",
+    ]
+
+
+@pytest.mark.parametrize("env_runners", [{}, {"episode_return_mean": math.nan}])
+def test_there_is_no_return_before_an_episode_ended(env_runners):
+    [line] = RunClock({}).update(ppg_result(1, 4, env_runners=env_runners))
+    assert "return -" in line
+
+
+def test_an_auxiliary_phase_has_a_line_of_its_own():
+    clock = RunClock({"training_iteration": 8})
+    assert len(fed(clock, [1, 2, 3])) == 1
+    iteration, phase = fed(clock, [4])
+    assert "policy 4/4" in iteration
+    assert phase.split("   ") == [
+        "  auxiliary phase 1",
+        "8,192 states",
+        "explained variance 0.42",
+        "clone KL 0.00123",
+    ]
+    assert len(fed(clock, [5])) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "iterations", "left"),
+    [
+        ({"training_iteration": 8}, 4, 3 * 10 + 100),
+        ({"training_iteration": 8}, 7, 100),
+        ({"training_iteration": 10}, 4, 3 * 10 + 100 + 2 * 10),
+        ({"num_env_steps_sampled_lifetime": 6 * STEPS - 1}, 4, 2 * 10),
+        ({"num_env_steps_sampled_lifetime": 6 * STEPS + 1}, 4, 3 * 10),
+        ({"training_iteration": 8, "num_env_steps_sampled_lifetime": 5 * STEPS}, 4, 10),
+        ({"time_total_s": 100}, 4, 60),
+        ({"training_iteration": 4}, 4, 0),
+        ({"env_runners/episode_return_mean": 450}, 4, None),
+        ({}, 4, None),
+    ],
+)
+def test_time_left_counts_the_phases_to_come(stop, iterations, left):
+    clock = RunClock(stop)
+    fed(clock, range(1, iterations + 1))
+    assert clock.seconds_left() == left
+
+
+def test_a_restored_run_goes_by_its_own_pace():
+    [line] = RunClock({"training_iteration": 8}).update(ppg_result(6, 4))
+    assert "512 steps/s" in line
+    assert "policy 2/4" in line
+
+
+def test_an_algorithm_without_phases_shows_none():
+    result = {**ppg_result(2, 4), "config": {"lr": 1}, "ppg": {}, "learners": {}}
+    [line] = RunClock({"training_iteration": 4}).update(result)
+    assert "policy" not in line
+    assert line.endswith("~8s left")
+
+
+def test_what_goes_on_right_now():
+    clock = RunClock({"training_iteration": 8})
+    assert clock.now(2) == "starting   2s"
+    fed(clock, range(1, 8))
+    assert clock.now(3) == "iteration 8/8   policy 4/4   3s   ~1m37s left"
+    assert clock.aux_epoch(1, 3) == "iteration 8/8   auxiliary 1/3"
+    assert clock.now(130) == "iteration 8/8   auxiliary 1/3   2m10s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1s"), (59, "59s"), (130, "2m10s"), (3900, "1h05m"), (273600, "3d04h")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def follow(total_num_samples, stop=None):
+    """Shows a trial's two results as Tune would have them shown."""
+    trial = SimpleNamespace(
+        trial_id="t",
+        experiment_tag="0_n_pi=4",
+        stopping_criterion=stop or {"training_iteration": 8},
+    )
+    progress = Progress()
+    progress.setup(total_num_samples=total_num_samples)
+    progress.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    for iteration in (1, 2):
+        progress._last_refresh = -math.inf
+        progress.on_step_end(iteration=iteration, trials=[trial])
+        progress.on_trial_result(
+            iteration=iteration, trials=[trial], trial=trial, result=ppg_result(iteration, 4)
+        )
+    progress.on_experiment_end(trials=[trial])
+
+
+def test_a_log_file_gets_whole_lines(capsys):
+    follow(1)
+    out = capsys.readouterr().out
+    assert [line[:13] for line in out.splitlines()] == ["iteration 1/8", "iteration 2/8"]
+    assert "\r" not in out
+
+
+def test_a_terminal_gets_a_live_line_that_is_wiped(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    follow(1)
+    assert "\r\x1b[Kiteration 2/8   policy 2/4" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_several_trials_are_told_apart(capsys):
+    follow(2)
+    assert capsys.readouterr().out.startswith("[0_n_pi=4] iteration 1/8")
+
+
+def test_a_mistyped_stop_is_pointed_at_once(capsys):
+    follow(1, {"training_iterations": 8})
+    out = capsys.readouterr().out
+    assert out.count("did --stop mean training_iteration?") == 1

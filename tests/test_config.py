@@ -1,0 +1,220 @@
+"""Settings: the paper's defaults, and one readable ValueError for each thing that can't be."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import get_trainable_cls
+
+from rllib_ppg import PPG, PPGConfig
+from tests.envs import Counting, NextStepCounting
+
+
+def small(env="CartPole-v1", **training):
+    return (
+        PPGConfig()
+        .environment(env)
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=8, rollout_fragment_length=32)
+        .training(**{"num_minibatches": 4, "num_aux_minibatches": 4} | training)
+    )
+
+
+def refuses(config, *words):
+    with pytest.raises(ValueError) as e:
+        config.validate()
+    sentence = str(e.value)
+    assert "\n" not in sentence, sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+def test_defaults_are_the_papers():
+    config = PPGConfig()
+    expected = {
+        "n_pi": 32, "e_pi": 1, "e_v": 1, "e_aux": 6, "beta_clone": 1.0, "vf_true_weight": 1.0,
+        "lr": 5e-4, "aux_lr": 5e-4, "gamma": 0.999, "lambda_": 0.95, "clip_param": 0.2,
+        "entropy_coeff": 0.01, "kl_penalty": 0.0, "num_minibatches": 8, "num_aux_minibatches": 16,
+        "arch": "dual", "normalize_rewards": True, "grad_clip": None,
+        "rollout_fragment_length": 256, "num_env_runners": 4, "num_envs_per_env_runner": 64,
+    }  # fmt: skip
+    assert {k: getattr(config, k) for k in expected} == expected
+    assert config.batch_size == 65_536
+    assert config.replay_bytes(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)) == 25_769_803_776
+
+
+def test_ppg_is_known_to_rllib_by_name():
+    assert get_trainable_cls("PPG") is PPG
+    assert isinstance(PPG.get_default_config(), PPGConfig)
+
+
+def test_each_setting_reaches_the_config():
+    changed = {
+        "n_pi": 3, "e_pi": 2, "e_v": 4, "e_aux": 5, "beta_clone": 0.5, "vf_true_weight": 0.1,
+        "aux_lr": 1e-3, "num_minibatches": 2, "num_aux_minibatches": 1, "segment_length": 1,
+        "arch": "shared", "detach_vf_in_aux_phase": False, "lambda_": 0.5, "clip_param": 0.1,
+        "kl_penalty": 1.0, "entropy_coeff": 0.0, "vf_loss_coeff": 0.5, "normalize_rewards": False,
+        "replay_may_spill": True, "micro_batch_size": 7, "gamma": 0.5, "lr": 1e-5,
+    }  # fmt: skip
+    config = PPGConfig().training(**changed)
+    assert {k: getattr(config, k) for k in changed} == changed
+    assert {k: getattr(PPGConfig().update_from_dict(changed), k) for k in changed} == changed
+
+
+def test_a_config_survives_rllibs_ways_of_copying_it():
+    config = small(n_pi=5, segment_length=4).rl_module(model_config={"fcnet_hiddens": [8]})
+    config.validate()
+    for other in (
+        PPGConfig().update_from_dict(config.to_dict()),
+        PPGConfig().update_from_dict(config),
+        PPGConfig.from_state(config.get_state()),
+        config.copy(),
+    ):
+        other.validate()
+        assert (other.n_pi, other.segment_length, other.rows) == (5, 4, 8)
+        assert other.model_config["fcnet_hiddens"] == [8]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("n_pii", "n_pi"), ("lamda_", "lambda_"), ("num_env_runer", "num_env_runners")],
+)
+def test_unknown_keys_name_the_nearest_one(key, near):
+    with pytest.raises(ValueError, match=f"{key!r}; did you mean {near!r}"):
+        PPGConfig().update_from_dict({key: 1})
+
+
+def test_unknown_training_setting():
+    with pytest.raises(ValueError, match="'e_auxx'; did you mean 'e_aux'"):
+        PPGConfig().training(e_auxx=1)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"arch": "duel"}, ["arch is one of dual, detach, shared", "did you mean 'dual'"]),
+        ({"n_pi": -1}, ["n_pi", "at least 0", "-1"]),
+        ({"e_aux": 1.5}, ["e_aux", "whole number", "1.5"]),
+        ({"e_pi": 0}, ["e_pi", "at least 1"]),
+        ({"beta_clone": -1.0}, ["beta_clone", "non-negative"]),
+        ({"aux_lr": 0.0}, ["aux_lr", "positive"]),
+        ({"gamma": 1.5}, ["gamma", "between 0 and 1"]),
+        ({"segment_length": 5}, ["segment_length=5", "rollout_fragment_length=32"]),
+        ({"segment_length": 0}, ["segment_length", "at least 1"]),
+        ({"micro_batch_size": "big"}, ["micro_batch_size", "'auto'"]),
+        ({"num_minibatches": 3}, ["8 rows", "num_minibatches=3", "1, 2, 4, 8"]),
+        ({"num_aux_minibatches": 16}, ["8 rows", "num_aux_minibatches=16", "segment_length"]),
+        ({"train_batch_size_per_learner": 999}, ["999", "256 env steps an iteration"]),
+        ({"minibatch_size": 64}, ["minibatch_size=64", "num_minibatches"]),
+        ({"num_epochs": 3}, ["num_epochs=3", "e_pi"]),
+    ],
+)
+def test_impossible_settings(training, words):
+    refuses(small(**training), *words)
+
+
+def test_train_batch_size_that_agrees_is_fine():
+    small(train_batch_size_per_learner=256).validate()
+
+
+def test_without_auxiliary_phases_their_settings_do_not_matter():
+    small(n_pi=0, num_aux_minibatches=16).validate()
+    small(e_aux=0, num_aux_minibatches=16).validate()
+
+
+def test_other_refusals():
+    refuses(small().env_runners(batch_mode="complete_episodes"), "rollout_fragment_length")
+    refuses(small().framework("tf2"), "torch only")
+    refuses(small().rl_module(model_config={"use_lstm": True}), "recurrent")
+    refuses(small().rl_module(model_config={"fcnet_hidden": [3]}), "fcnet_hiddens")
+    refuses(
+        small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"), "single-agent"
+    )
+    refuses(small().env_runners(env_to_module_connector=lambda *_: []), "env-to-module connectors")
+    old_stack = small().api_stack(
+        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+    )
+    refuses(old_stack, "new API stack")
+
+
+def test_callbacks_that_need_episode_objects_are_refused():
+    class OnEpisode(RLlibCallback):
+        def on_episode_end(self, **kwargs): ...
+
+    class OnResult(RLlibCallback):
+        def on_train_result(self, **kwargs): ...
+
+    refuses(small().callbacks(OnEpisode), "on_episode_end", "on_train_result")
+    refuses(small().callbacks(on_episode_step=lambda **_: None), "on_episode_step")
+    small().callbacks(OnResult).validate()
+
+
+class TwoAgents(MultiAgentEnv):
+    pass
+
+
+class NeverResets(NextStepCounting):
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (None, ["no environment"]),
+        ("CartPol-v1", ["CartPol-v1", "did you mean 'CartPole-v1'"]),
+        ("procgen-coinrum-v0", ["did you mean 'procgen-coinrun-v0'"]),
+        ("no_such_module:Env-v0", ["no_such_module"]),
+        (42, ["42"]),
+        (int, ["int is not a gymnasium.Env"]),
+        (TwoAgents, ["multi-agent"]),
+        (lambda config: "no env", ["'no env'", "not a gymnasium.Env"]),
+        (lambda config: 1 / 0, ["can't be made", "division by zero"]),
+        (NeverResets, ["resets by itself"]),
+        ("FrozenLake-v1", ["Discrete(16)", "vectors or H x W x C images"]),
+    ],
+)
+def test_envs_that_are_none(env, words):
+    refuses(small(env), *words)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.MultiBinary(3),
+        gym.spaces.MultiDiscrete([2, 2]),
+        gym.spaces.Box(0, 9, (2,), np.int64),
+        gym.spaces.Box(-1, 1, (2, 2)),
+    ],
+)
+def test_action_spaces_without_a_distribution_here(space):
+    config = small(Counting)
+    config.environment(env_config={"action_space": space})
+    refuses(config, str(space), "exact KL")
+
+
+@pytest.mark.parametrize(
+    ("env_config", "words"),
+    [
+        ({"distribution_mode": "esay"}, ["esay", "easy"]),
+        ({"distribution_mode": "extreme"}, ["coinrun", "extreme"]),
+        ({"num_level": 3}, ["num_level", "num_levels"]),
+        ({"num_levels": -1}, ["num_levels"]),
+    ],
+)
+def test_procgen_options(env_config, words):
+    config = small("procgen-coinrun-v0")
+    config.environment(env_config=env_config)
+    refuses(config, *words)
+
+
+def test_env_checking_can_be_switched_off():
+    config = small(lambda config: 1 / 0)
+    config.environment(disable_env_checking=True)
+    config.validate()
+
+
+def test_other_algorithms_configs_are_not_touched():
+    """PPG's stricter `update_from_dict` is PPG's alone."""
+    assert AlgorithmConfig().update_from_dict({"anything": 1}).anything == 1

@@ -1,0 +1,420 @@
+"""The learner's phases, without Ray: what they train, against gradients written out in float64.
+
+With SGD of learning rate 1 and one minibatch, a phase moves each parameter by minus its gradient.
+"""
+
+import copy
+from itertools import pairwise
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from torch.distributions import Categorical, kl_divergence
+
+from rllib_ppg import PPGConfig
+from rllib_ppg.learner import AuxPhase, PolicyPhase, PPGTorchLearner
+from rllib_ppg.rollout import Rollout
+
+OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
+N, T = 6, 8
+
+
+class SGDLearner(PPGTorchLearner):
+    """Every optimiser is SGD with learning rate 1."""
+
+    def configure_optimizers_for_module(self, module_id, config=None):
+        super().configure_optimizers_for_module(module_id, config)
+        for name, adam in list(self._named_optimizers.items()):
+            sgd = torch.optim.SGD(adam.param_groups[0]["params"], lr=1.0)
+            self._named_optimizers[name] = sgd
+            self._optimizer_parameters[sgd] = self._optimizer_parameters.pop(adam)
+            self._optimizer_lr_schedules.pop(adam)
+
+
+def make_learner(cls=PPGTorchLearner, obs=OBS, seed=0, **training):
+    torch.manual_seed(seed)
+    settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
+    config = (
+        PPGConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=N, rollout_fragment_length=T)
+        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
+        .training(**settings | training)
+    )
+    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, ACT)})
+    learner = cls(config=config, module_spec=spec)
+    learner.build()
+    return learner
+
+
+def make_rollout(seed=0, rows=N, obs=OBS):
+    """Random steps with episode ends of both kinds, and steps lost to resets."""
+    rng = np.random.default_rng(seed)
+    terminated = rng.random((rows, T)) < 0.15
+    truncated = (rng.random((rows, T)) < 0.15) & ~terminated
+    final_index = np.argwhere(truncated)
+
+    def observations(*shape):
+        if obs.dtype == np.uint8:
+            return rng.integers(0, 256, (*shape, *obs.shape), np.uint8)
+        return rng.normal(size=(*shape, *obs.shape)).astype(np.float32)
+
+    return Rollout(
+        obs=observations(rows, T),
+        actions=rng.integers(0, 4, (rows, T)),
+        logp=rng.normal(-1.4, 0.2, (rows, T)).astype(np.float32),
+        rewards=rng.normal(size=(rows, T)).astype(np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        valid=rng.random((rows, T)) < 0.9,
+        last_obs=observations(rows),
+        final_obs=observations(len(final_index)),
+        final_index=final_index,
+    )
+
+
+def policy_phase(learner, *rollouts, reward_scale=None, env_steps=0, seed=1):
+    first = np.cumsum([0, *map(len, rollouts)])
+    rows = [np.arange(a, b) for a, b in pairwise(first)]
+    phase = PolicyPhase(seed, rows, int(first[-1]), env_steps, reward_scale, keep_states=True)
+    (metrics, infos), *blocks = learner.policy_phase(phase, *rollouts)
+    return peek(metrics), infos, blocks
+
+
+def aux_phase(learner, infos_and_blocks, epochs=None):
+    """A whole auxiliary phase over (info, block) pairs, each an iteration of its own."""
+    import rllib_ppg.replay as replay
+
+    blocks = [(block, i, info) for i, (info, block) in enumerate(infos_and_blocks)]
+    rows = [len(info.rows) for info, _ in infos_and_blocks]
+    get, replay.ray.get = replay.ray.get, lambda block: block  # no cluster: blocks by value
+    try:
+        learner.presleep(AuxPhase(seed=2, blocks=blocks, rows_per_iteration=rows))
+        return [peek(learner.aux_epoch(e)) for e in range(epochs or learner.config.e_aux)]
+    finally:
+        replay.ray.get = get
+
+
+def peek(metrics):
+    out = {}
+    for key, value in metrics[DEFAULT_MODULE_ID].items():
+        out |= (
+            {f"{key}/{k}": v.peek() for k, v in value.items()}
+            if isinstance(value, dict)
+            else {key: value.peek()}
+        )
+    return out
+
+
+def parameters(learner):
+    module = learner.module[DEFAULT_MODULE_ID]
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def moved(before, after):
+    return {name.split(".")[0] for name, p in before.items() if not torch.equal(p, after[name])}
+
+
+def reference_module(learner):
+    return copy.deepcopy(learner.module[DEFAULT_MODULE_ID]).double()
+
+
+def reference_targets(module, r, rewards, gamma=0.9, lambda_=0.8):
+    """V_targ and advantages by recursion over single steps, in float64."""
+
+    def V(obs):
+        with torch.no_grad():
+            return module.compute_values({Columns.OBS: torch.tensor(obs).double()}).numpy()
+
+    values = np.stack([V(row) for row in r.obs])
+    last = V(r.last_obs)
+    final = {tuple(i): V(o[None])[0] for i, o in zip(r.final_index, r.final_obs, strict=True)}
+    A = np.zeros(values.shape)
+    for n in range(len(r)):
+        follow = 0.0
+        for t in reversed(range(T)):
+            nxt = values[n, t + 1] if t + 1 < T else last[n]
+            if r.truncated[n, t]:
+                nxt = final[n, t]
+            if r.terminated[n, t]:
+                nxt = 0.0
+            if r.terminated[n, t] or r.truncated[n, t]:
+                follow = 0.0
+            follow = rewards[n, t] + gamma * nxt - values[n, t] + gamma * lambda_ * follow
+            A[n, t] = follow
+    return values, A, A + values
+
+
+def mean_gradients(module, loss):
+    module.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad for name, p in module.named_parameters()}
+
+
+def assert_moved_by(before, after, gradients):
+    for name, g in gradients.items():
+        step = before[name] - after[name]
+        if g is None:
+            assert torch.equal(before[name], after[name]), name
+        else:
+            torch.testing.assert_close(step.double(), g, rtol=2e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("kl_penalty", [0.0, 0.5])
+@pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
+def test_policy_phase_gradient(arch, kl_penalty):
+    learner = make_learner(
+        SGDLearner, arch=arch, kl_penalty=kl_penalty, entropy_coeff=0.03, vf_loss_coeff=0.7
+    )
+    module, before, r = reference_module(learner), parameters(learner), make_rollout()
+    scale = 0.2
+    rewards = np.clip(r.rewards.astype(np.float64) / scale, -10, 10)
+    assert (np.abs(r.rewards / scale) > 10).any()  # so that the clipping shows
+    values, A, V_targ = reference_targets(module, r, rewards)
+    ok = r.valid
+    A = (A - A[ok].mean()) / (A[ok].std() + 1e-8)
+
+    out = module.forward_train({Columns.OBS: torch.tensor(r.obs[ok]).double()})
+    pi = Categorical(logits=out[Columns.ACTION_DIST_INPUTS])
+    log_r = pi.log_prob(torch.tensor(r.actions[ok])) - torch.tensor(r.logp[ok]).double()
+    ratio, adv = log_r.exp(), torch.tensor(A[ok])
+    if kl_penalty:
+        surrogate = ratio * adv - kl_penalty * 0.5 * log_r**2
+    else:
+        surrogate = torch.minimum(ratio * adv, ratio.clamp(0.8, 1.2) * adv)
+    mse = (out[Columns.VF_PREDS] - torch.tensor(V_targ[ok])) ** 2
+    loss = -surrogate.mean() - 0.03 * pi.entropy().mean() + 0.7 * 0.5 * mse.mean()
+    gradients = mean_gradients(module, loss)
+
+    metrics, _, (block,) = policy_phase(learner, r, reward_scale=scale)
+    assert_moved_by(before, parameters(learner), gradients)
+    np.testing.assert_allclose(block.V_targ, V_targ, rtol=1e-4, atol=1e-5)
+    expected = {
+        "policy_loss": -surrogate.mean(),
+        "vf_loss": 0.5 * mse.mean(),
+        "entropy": pi.entropy().mean(),
+        "clip_fraction": ((ratio - 1).abs() > 0.2).double().mean(),
+        "approx_kl": 0.5 * (log_r**2).mean(),
+        "vf_explained_var": 1 - (V_targ - values)[ok].var() / V_targ[ok].var(),
+    }
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(float(value.item()), rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize(("beta_clone", "vf_true_weight"), [(1.0, 1.0), (0.3, 2.0), (2.0, 0.0)])
+@pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
+def test_auxiliary_phase_gradient(arch, beta_clone, vf_true_weight):
+    learner = make_learner(
+        SGDLearner,
+        arch=arch, beta_clone=beta_clone, vf_true_weight=vf_true_weight, e_aux=2,
+        micro_batch_size=7,
+    )  # fmt: skip
+    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    ok, obs = block.valid, torch.tensor(block.obs[block.valid]).double()
+    V_targ = torch.tensor(block.V_targ[ok]).double()
+    old = reference_module(learner)
+    with torch.no_grad():
+        old_logits = old.forward_train({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
+    pi_old = Categorical(logits=old_logits)
+
+    def step(module):
+        """One full-batch gradient step on L_joint + vf_true_weight L_value."""
+        out = module.forward_train({Columns.OBS: obs}, aux_phase=True)
+        kl = kl_divergence(pi_old, Categorical(logits=out[Columns.ACTION_DIST_INPUTS])).mean()
+        aux = 0.5 * ((out["vf_aux_preds"] - V_targ) ** 2).mean()
+        vf = 0.5 * ((out[Columns.VF_PREDS] - V_targ) ** 2).mean()
+        loss = aux + beta_clone * kl
+        gradients = mean_gradients(module, loss + vf_true_weight * vf if vf_true_weight else loss)
+        with torch.no_grad():
+            for p in module.parameters():
+                if p.grad is not None:
+                    p -= p.grad
+        return gradients, {"aux/vf_aux_loss": aux, "aux/clone_kl": kl, "aux/vf_loss": vf}
+
+    # The second epoch matters: in the first one pi = pi_old, and the clone term has no gradient.
+    before = parameters(learner)
+    expected = [step(old)[1] for _ in range(2)]
+    metrics = aux_phase(learner, [(info, block)])
+    after = parameters(learner)
+    for name, p in old.named_parameters():
+        torch.testing.assert_close(after[name].double(), p, rtol=1e-3, atol=1e-5, msg=name)
+    for got, want in zip(metrics, expected, strict=True):
+        for name, value in want.items():
+            assert got[name] == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+    if not vf_true_weight:
+        assert moved(before, after) == {"pi_encoder", "pi", "vf_aux"}
+
+
+@pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
+@pytest.mark.parametrize("e_v", [1, 3])
+def test_policy_phase_leaves_the_auxiliary_head_alone(arch, e_v):
+    """Also after an auxiliary phase, when there is momentum that a zero gradient would follow."""
+    learner = make_learner(arch=arch, e_v=e_v, e_aux=1)
+    for _ in range(2):
+        before = parameters(learner)
+        _, (info,), (block,) = policy_phase(learner, make_rollout())
+        rest = {"vf_encoder"} if arch == "dual" else set()
+        assert moved(before, parameters(learner)) == {"pi_encoder", "pi", "vf"} | rest
+        before = parameters(learner)
+        aux_phase(learner, [(info, block)])
+        assert moved(before, parameters(learner)) == {"pi_encoder", "pi", "vf", "vf_aux"} | rest
+
+
+@pytest.mark.parametrize(
+    ("arch", "value_parts"), [("dual", {"vf_encoder", "vf"}), ("detach", {"vf"})]
+)
+def test_value_epochs_do_not_touch_the_policy(arch, value_parts, monkeypatch):
+    learner = make_learner(arch=arch, e_v=2)
+    # Without steps of the policy's optimiser, what moves is what the value epochs moved.
+    optimizer = learner.get_optimizer(DEFAULT_MODULE_ID, "default_optimizer")
+    monkeypatch.setattr(optimizer, "step", lambda: None)
+    before = parameters(learner)
+    policy_phase(learner, make_rollout())
+    assert moved(before, parameters(learner)) == value_parts
+
+
+def steps(learner, optimizer):
+    states = learner.get_optimizer(DEFAULT_MODULE_ID, optimizer).state.values()
+    return {int(s["step"]) for s in states}
+
+
+def test_gradient_steps_are_counted_as_the_paper_counts_them():
+    learner = make_learner(e_pi=2, e_v=3, num_minibatches=2, e_aux=4, num_aux_minibatches=3)
+    stored = []
+    for i in range(2):
+        _, (info,), (block,) = policy_phase(learner, make_rollout(seed=i))
+        stored.append((info, block))
+    assert steps(learner, "default_optimizer") == {2 * 2 * 2}
+    assert steps(learner, "value") == {2 * 3 * 2}
+    metrics = aux_phase(learner, stored)
+    assert len(metrics) == 4
+    assert steps(learner, "aux") == {4 * 3 * 2}  # E_aux epochs x minibatches x iterations
+    aux_phase(learner, stored)
+    assert steps(learner, "aux") == {2 * 4 * 3 * 2}  # moments go on from phase to phase
+
+
+def test_equal_epochs_share_one_pass_and_one_optimiser():
+    learner = make_learner(e_pi=2, e_v=2, num_minibatches=3)
+    policy_phase(learner, make_rollout())
+    assert steps(learner, "default_optimizer") == {6}
+    with pytest.raises(KeyError):
+        learner.get_optimizer(DEFAULT_MODULE_ID, "value")
+
+
+def phases(learner, *rollouts):
+    """A policy phase and an auxiliary phase; all parameters and metrics after them."""
+    metrics, infos, blocks = policy_phase(learner, *rollouts)
+    out = aux_phase(learner, list(zip(infos, blocks, strict=True)))
+    return parameters(learner), metrics, out
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 5, 1000])
+def test_micro_batches_do_not_change_the_result(micro_batch_size):
+    kwargs = {"num_minibatches": 3, "num_aux_minibatches": 2, "e_aux": 2}
+    a, metrics_a, _ = phases(make_learner(SGDLearner, **kwargs), make_rollout())
+    b, metrics_b, _ = phases(
+        make_learner(SGDLearner, micro_batch_size=micro_batch_size, **kwargs), make_rollout()
+    )
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+    assert metrics_a["policy_loss"] == pytest.approx(metrics_b["policy_loss"], rel=1e-4)
+
+
+def test_it_does_not_matter_which_env_runner_brought_a_row():
+    whole = make_rollout()
+    shards = whole.split(3)
+    kwargs = {"num_minibatches": 2, "e_aux": 1, "segment_length": 2}
+    learner = make_learner(SGDLearner, **kwargs)
+    policy_phase(learner, whole)
+    split = make_learner(SGDLearner, **kwargs)
+    policy_phase(split, *shards)
+    for name, p in parameters(learner).items():
+        torch.testing.assert_close(parameters(split)[name], p, rtol=1e-4, atol=1e-6)
+
+
+def clone_kl_after(beta_clone):
+    learner = make_learner(beta_clone=beta_clone, e_aux=20, aux_lr=1e-2, num_aux_minibatches=3)
+    _, infos, blocks = policy_phase(learner, make_rollout())
+    block = blocks[0]
+    batch = {Columns.OBS: torch.tensor(block.obs[block.valid])}
+    module = learner.module[DEFAULT_MODULE_ID]
+
+    def logits():
+        with torch.no_grad():
+            return module.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
+
+    before = Categorical(logits=logits())
+    metrics = aux_phase(learner, [(infos[0], block)])
+    explained = metrics[-1]["aux/vf_aux_explained_var"]
+    return kl_divergence(before, Categorical(logits=logits())).mean().item(), explained
+
+
+def test_beta_clone_keeps_the_policy_still():
+    free, explained_free = clone_kl_after(0.0)
+    held, explained_held = clone_kl_after(100.0)
+    assert held < 0.02 * free
+    assert explained_free > explained_held > 0.05  # and the value is distilled all the same
+
+
+def test_aux_explained_variance_is_that_of_the_predictions():
+    """With a learning rate of almost 0, the epoch's predictions are those after it."""
+    learner = make_learner(aux_lr=1e-12, e_aux=1, num_aux_minibatches=2)
+    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    (metrics,) = aux_phase(learner, [(info, block)])
+    with torch.no_grad():
+        batch = {Columns.OBS: torch.tensor(block.obs[block.valid])}
+        V_aux = learner.module[DEFAULT_MODULE_ID].forward_train(batch)["vf_aux_preds"].numpy()
+    V_targ = block.V_targ[block.valid]
+    expected = 1 - (V_targ - V_aux).var() / V_targ.var()
+    assert metrics["aux/vf_aux_explained_var"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_nan_stops_before_the_step_and_names_the_place():
+    learner = make_learner(num_minibatches=2)
+    r = make_rollout()
+    r.logp[r.valid] = np.nan
+    before = parameters(learner)
+    place = r"pi_encoder.* policy phase, epoch 1, minibatch 1"
+    with pytest.raises(FloatingPointError, match=place):
+        policy_phase(learner, r)
+    assert not moved(before, parameters(learner))
+
+
+def test_schedules_go_by_env_steps():
+    learner = make_learner(lr=[[0, 1e-3], [1000, 0.0]], entropy_coeff=[[0, 0.2], [1000, 0.1]])
+    metrics, _, _ = policy_phase(learner, make_rollout(), env_steps=500)
+    assert metrics["curr_entropy_coeff"] == pytest.approx(0.15)
+    assert metrics["default_optimizer_learning_rate"] == pytest.approx(5e-4)
+    assert metrics["aux_learning_rate"] == pytest.approx(5e-4)  # aux_lr has no schedule
+
+
+def test_gradient_clipping():
+    learner = make_learner(SGDLearner, grad_clip=1e-3)
+    before = parameters(learner)
+    policy_phase(learner, make_rollout())
+    after = parameters(learner)
+    norm = torch.stack([(before[n] - after[n]).norm() for n in before]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_images_train_in_their_own_dtype():
+    obs = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    learner = make_learner(obs=obs, micro_batch_size=10, e_aux=1)
+    before = parameters(learner)
+    _, (info,), (block,) = policy_phase(learner, make_rollout(obs=obs))
+    assert block.obs.dtype == np.uint8
+    assert info.nbytes == block.obs.size + 4 * N * T + N * T
+    aux_phase(learner, [(info, block)])
+    assert "vf_aux" in moved(before, parameters(learner))
+
+
+def test_state_restores_all_optimisers():
+    a = make_learner(e_v=2, e_aux=1)
+    phases(a, make_rollout())
+    b = make_learner(e_v=2, e_aux=1, seed=9)
+    b.set_state(a.get_state())
+    (pa, *_), (pb, *_) = (phases(x, make_rollout(seed=3)) for x in (a, b))
+    assert not moved(pa, pb)

@@ -1,0 +1,144 @@
+"""The networks: sizes, initialisation, inputs, and which loss reaches which parameters."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core.columns import Columns
+from torch import nn
+
+from rllib_ppg.impala_cnn import ImpalaCNN
+from rllib_ppg.rl_module import VF_AUX_PREDS, PPGTorchRLModule
+
+IMAGE = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+
+def make_module(arch="dual", obs=IMAGE, act=None, inference_only=False, **config):
+    return PPGTorchRLModule(
+        observation_space=obs,
+        action_space=act or gym.spaces.Discrete(15),
+        inference_only=inference_only,
+        model_config={"arch": arch, **config},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"), [("dual", 1_248_657), ("detach", 626_513), ("shared", 626_513)]
+)
+def test_parameter_count_is_the_papers(arch, parameters):
+    assert sum(p.numel() for p in make_module(arch).parameters()) == parameters
+
+
+def test_every_output_unit_starts_with_the_published_norm():
+    torch.manual_seed(0)
+    module = make_module()
+    expected = {"pi": 0.1, "vf": 0.1, "vf_aux": 0.1, "dense": 1.4, "first": 1.0, "residual": 0.639}
+    seen = set()
+    for name, layer in module.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        top = name.split(".")[0]
+        kind = (
+            "residual" if ".conv" in name
+            else "dense" if name.endswith("dense")
+            else "first" if isinstance(layer, nn.Conv2d)
+            else top
+        )  # fmt: skip
+        seen.add(kind)
+        norms = layer.weight.flatten(1).norm(dim=1)
+        torch.testing.assert_close(
+            norms, torch.full_like(norms, expected[kind]), rtol=1e-3, atol=0, msg=name
+        )
+        assert not layer.bias.any()
+    assert seen == set(expected)
+
+
+def test_bytes_are_scaled_to_one_and_floats_are_taken_as_they_are():
+    torch.manual_seed(0)
+    net = ImpalaCNN((16, 16, 3))
+    x = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    torch.testing.assert_close(net(x), net(x.float() / 255))
+
+
+def test_images_are_height_width_channels():
+    """The first convolution sees the env's channels: a change in one moves what a copy predicts."""
+    torch.manual_seed(0)
+    net = ImpalaCNN((8, 12, 2), channels=(4,), dense=5)
+    conv = net.stacks[0][0]
+    x = torch.rand(1, 8, 12, 2)
+    expected = nn.functional.conv2d(x.movedim(-1, 1).contiguous(), conv.weight, padding=1)
+    seen = {}
+    conv.register_forward_hook(lambda m, i, out: seen.update(out=out))
+    assert net(x).shape == (1, 5)
+    torch.testing.assert_close(seen["out"], expected)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (84, 84, 4), (10, 10, 6), (21, 13, 1)])
+def test_any_image_size(shape):
+    module = make_module(obs=gym.spaces.Box(0, 255, shape, np.uint8))
+    out = module.forward_train({Columns.OBS: torch.zeros(2, *shape, dtype=torch.uint8)})
+    assert out[Columns.ACTION_DIST_INPUTS].shape == (2, 15)
+    assert out[Columns.VF_PREDS].shape == out[VF_AUX_PREDS].shape == (2,)
+
+
+def test_model_config_reaches_the_network():
+    small = make_module(impala_channels=(4, 8), impala_dense=7)
+    assert small.pi_encoder.net.dense.out_features == 7
+    assert [s[0].out_channels for s in small.pi_encoder.net.stacks] == [4, 8]
+    mlp = make_module(obs=gym.spaces.Box(-1, 1, (3,)), fcnet_hiddens=[5, 6])
+    assert [m.out_features for m in mlp.pi_encoder.modules() if isinstance(m, nn.Linear)] == [5, 6]
+    rllib_cnn = make_module(conv_filters=[[8, 8, 8], [8, 8, 1]])
+    assert rllib_cnn.forward_train({Columns.OBS: torch.zeros(1, 64, 64, 3, dtype=torch.uint8)})
+
+
+@pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
+def test_env_runners_hold_the_policy_network_only(arch):
+    names = {n.split(".")[0] for n, _ in make_module(arch, inference_only=True).named_parameters()}
+    assert names == {"pi_encoder", "pi"}
+
+
+def parts(module, loss):
+    """The top-level parts of the module that `loss` has a non-zero gradient in."""
+    module.zero_grad(set_to_none=True)
+    loss.backward()
+    return {n.split(".")[0] for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("arch", "value_parts"),
+    [
+        ("dual", {"vf_encoder", "vf"}),
+        ("detach", {"vf"}),
+        ("shared", {"pi_encoder", "vf"}),
+    ],
+)
+def test_what_each_output_trains(arch, value_parts):
+    module = make_module(arch, obs=gym.spaces.Box(-1, 1, (3,)))
+    batch = {Columns.OBS: torch.rand(4, 3)}
+
+    def out(name, **kwargs):
+        return module.forward_train(batch, outputs=(name,), **kwargs)[name].sum()
+
+    assert parts(module, out(Columns.ACTION_DIST_INPUTS)) == {"pi_encoder", "pi"}
+    assert parts(module, out(VF_AUX_PREDS)) == {"pi_encoder", "vf_aux"}
+    assert parts(module, out(Columns.VF_PREDS)) == value_parts
+    assert parts(module, out(Columns.VF_PREDS, aux_phase=True)) == value_parts
+
+
+def test_detach_can_let_the_value_gradient_in_in_the_auxiliary_phase():
+    obs = gym.spaces.Box(-1, 1, (3,))
+    module = make_module("detach", obs=obs, detach_vf_in_aux_phase=False)
+    batch = {Columns.OBS: torch.rand(4, 3)}
+    for aux_phase, expected in ((False, {"vf"}), (True, {"vf", "pi_encoder"})):
+        out = module.forward_train(batch, outputs=(Columns.VF_PREDS,), aux_phase=aux_phase)
+        assert parts(module, out[Columns.VF_PREDS].sum()) == expected
+
+
+def test_one_call_gives_the_same_outputs_as_single_ones():
+    for arch in ("dual", "detach", "shared"):
+        module = make_module(arch, obs=gym.spaces.Box(-1, 1, (3,)))
+        batch = {Columns.OBS: torch.rand(4, 3)}
+        together = module.forward_train(batch)
+        for name, value in together.items():
+            torch.testing.assert_close(module.forward_train(batch, outputs=(name,))[name], value)
+        torch.testing.assert_close(module.compute_values(batch), together[Columns.VF_PREDS])
