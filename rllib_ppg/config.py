@@ -218,6 +218,9 @@ class PPGConfig(AlgorithmConfig):
             # Tune adds keys of its own: __trial_info__, __stdout_file__, ...
             if name not in known and key not in ("class", "multiagent") and key[:2] != "__":
                 raise ValueError(_unknown(key, known))
+        config_dict = dict(config_dict.items())
+        if "model_config" in config_dict:  # a property without a setter in RLlib
+            self.rl_module(model_config=config_dict.pop("model_config"))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)

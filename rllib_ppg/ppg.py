@@ -16,7 +16,7 @@ from pyarrow import fs
 from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -340,13 +340,19 @@ class PPG(Algorithm):
         self._force_weights()
 
     def _force_weights(self) -> None:
-        """Moves the env runners to the learners' weights, even if those are older than theirs."""
+        """Moves all env runners to the learners' weights, even if those are older than theirs."""
         state = self.learner_group.get_state(
-            components=f"learner/{COMPONENT_RL_MODULE}", inference_only=True
-        )["learner"]
-        state = {COMPONENT_RL_MODULE: state[COMPONENT_RL_MODULE], WEIGHTS_SEQ_NO: 0}
-        ref = ray.put(state)
-        self.env_runner_group.foreach_env_runner(lambda r: r.set_state(ray.get(ref)))
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )[COMPONENT_LEARNER]
+        ref = ray.put({key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)})
+
+        def force(env_runner: Any) -> None:
+            env_runner._weights_seq_no = 0  # what it has is newer than nothing
+            env_runner.set_state(ray.get(ref))
+
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                group.foreach_env_runner(force)
 
     @override(Algorithm)
     def _compile_iteration_results(self, **kwargs: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -39,12 +40,20 @@ def check_env_id(env: Any) -> None:
     if not isinstance(env, str):
         raise ValueError(f"an env is an id, a class or a function that makes one, not {env!r}")
     try:
-        gym.spec(env)
+        find_spec(env)
     except gym.error.Error as e:
         hint = did_you_mean(env, gym.registry)
         raise ValueError(f"there is no env {env!r}{hint} ({_sentence(e)})") from None
     except ImportError as e:
         raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None
+
+
+def find_spec(env: str) -> gym.envs.registration.EnvSpec:
+    """The spec of a gymnasium id; imports the module of an id like "module:Env-v0"."""
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return gym.spec(name)
 
 
 def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
@@ -62,7 +71,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
     check_env_id(env)
     same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
     if isinstance(env, str) and not is_tune_registered(env):
-        spec = gym.spec(env)
+        spec = find_spec(env)
         if mode == NATIVE and (not spec.vector_entry_point or spec.additional_wrappers):
             mode = "sync"
         vector_env = gym.make_vec(

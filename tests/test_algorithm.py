@@ -153,7 +153,7 @@ def test_reward_normalisation_sees_all_env_runners(build):
 def test_episode_metrics_are_over_the_last_hundred_episodes(build):
     class Growing(Counting):
         def step(self, action):
-            obs, reward, *rest = super().step(action)
+            obs, _, *rest = super().step(action)
             return obs, float(self.episode), *rest
 
     config = small(Growing, runners=2)

@@ -63,6 +63,21 @@ def test_each_setting_reaches_the_config():
     assert {k: getattr(PPGConfig().update_from_dict(changed), k) for k in changed} == changed
 
 
+def test_model_config_may_come_in_a_dict():
+    config = PPGConfig().update_from_dict({"model_config": {"impala_channels": [4, 8]}})
+    assert config.model_config["impala_channels"] == [4, 8]
+    assert config.model_config["arch"] == "dual"
+
+
+def test_ids_with_a_module_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    small("my_envs:Mine-v0").validate()
+
+
 def test_a_config_survives_rllibs_ways_of_copying_it():
     config = small(n_pi=5, segment_length=4).rl_module(model_config={"fcnet_hiddens": [8]})
     config.validate()
