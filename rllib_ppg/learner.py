@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,8 @@ from torch import Tensor
 from rllib_ppg.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 from rllib_ppg.minibatches import Segments
-from rllib_ppg.replay import BlockColumn, BlockInfo, BlockReader, ReplayBlock
+from rllib_ppg.phases import AuxPhase, PolicyPhase
+from rllib_ppg.replay import BlockColumn, BlockReader, ReplayBlock
 from rllib_ppg.reward_norm import normalize
 from rllib_ppg.rl_module import VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
@@ -55,66 +55,29 @@ Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]
 
 
-@dataclass
-class PolicyPhase:
-    """What the driver tells a learner of one iteration.
-
-    Attributes:
-        seed: of the minibatches, the same for all learners.
-        rows: the numbers of each shard's rows among all rows, one array a shard.
-        num_rows: number of rows over all learners.
-        env_steps: env steps sampled in the run so far, which schedules go by.
-        reward_scale: what rewards are divided by (None: they are taken as they are).
-        keep_states: whether to return replay blocks.
-    """
-
-    seed: int
-    rows: list[np.ndarray]
-    num_rows: int
-    env_steps: int
-    reward_scale: float | None
-    keep_states: bool
-
-
-@dataclass
-class AuxPhase:
-    """What the driver tells a learner of one auxiliary phase.
-
-    Attributes:
-        seed: of the minibatches, the same for all learners.
-        blocks: (reference, iteration, info) of each block to train on.
-        rows_per_iteration: number of rows of each stored iteration, over all learners.
-    """
-
-    seed: int
-    blocks: list[tuple[Any, int, BlockInfo]]
-    rows_per_iteration: list[int]
-
-
 class PPGTorchLearner(TorchLearner):
     """Trains one `PPGTorchRLModule` through PPG's phases, which the driver calls one by one."""
 
     @override(TorchLearner)
     def build(self) -> None:
         """Builds the module, its optimisers and schedules."""
-        if self.config.num_learners == 0:
-            # Ray gives a trial's main process one thread. While it learns, its env runners wait
-            # with their CPUs: the local learner takes these too.
-            cpus = self.config.num_cpus_for_main_process + (
-                self.config.num_env_runners * self.config.num_cpus_per_env_runner
-            )
-            cpus = min(int(cpus), os.cpu_count() or 1)
-            torch.set_num_threads(max(torch.get_num_threads(), cpus))
         super().build()
+        config = self.config
         self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._dist_cls = self._ppg_module.get_train_action_dist_cls()
-        self._entropy_schedule = Scheduler(fixed_value_or_schedule=self.config.entropy_coeff)
+        self._entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
         self._buffers: dict[str, GradientBuffer] = {}
-        self._frames = self.config.micro_batch_size
+        images = len(self._ppg_module.observation_space.shape) == 3
+        self._frames = config.micro_batch_size
         if self._frames == "auto":
-            image = len(self._ppg_module.observation_space.shape) == 3
             per_pass = _CPU_FRAMES if self._device.type == "cpu" else _GPU_FRAMES
-            self._frames = per_pass if image else 2**62
+            self._frames = per_pass if images else 2**62
+        if config.num_learners == 0 and images:
+            # Ray gives a trial's main process one thread. While it learns, its env runners wait
+            # with their CPUs: the local learner takes these too. (Small vectors gain nothing.)
+            cpus = config.num_env_runners * config.num_cpus_per_env_runner
+            cpus = min(int(config.num_cpus_for_main_process + cpus), os.cpu_count() or 1)
+            torch.set_num_threads(max(torch.get_num_threads(), cpus))
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:

@@ -30,10 +30,11 @@ from ray.rllib.utils.metrics import (
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from rllib_ppg.callbacks import PPGCallback
+from rllib_ppg.checkpoint import check_checkpoint, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
-from rllib_ppg.learner import AuxPhase, PolicyPhase
+from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import ReplayEntry, ReplayList
 from rllib_ppg.resources import check_resources
 from rllib_ppg.reward_norm import Moments, RewardNormalizer
@@ -42,6 +43,7 @@ from rllib_ppg.vector_env import probe_spaces
 
 POLICY_PHASE_TIMER = "policy_phase"
 AUX_PHASE_TIMER = "auxiliary_phase"
+_REPLAY_DIR = "replay"
 
 # An env runner's summary, and its shards of rows: references, or the rollouts themselves where
 # the env runner is in this process.
@@ -311,9 +313,10 @@ class PPG(Algorithm):
     ) -> str:
         """Writes a checkpoint; the replay list streams into `path`/replay, a block at a time."""
         if path is not None:
-            filesystem, path = _resolve(path, filesystem)
+            filesystem, path = resolve(path, filesystem)
         saved: str = super().save_to_path(path, filesystem=filesystem, **kwargs)
-        self._replay.save(*_replay_dir(saved, filesystem))
+        filesystem, root = resolve(saved, filesystem)
+        self._replay.save(filesystem, f"{root}/{_REPLAY_DIR}")
         return saved
 
     @override(Algorithm)
@@ -330,13 +333,13 @@ class PPG(Algorithm):
         Raises:
             ValueError: There is no checkpoint at `path`.
         """
-        filesystem, path = _resolve(path, filesystem)
+        filesystem, path = resolve(path, filesystem)
         if component is None:
             check_checkpoint(path, filesystem)
         super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
         if component is None:
-            where = _replay_dir(path, filesystem)
-            self._replay.load(*where, self._replay_blocks, self._num_learners)
+            replay = f"{path}/{_REPLAY_DIR}"
+            self._replay.load(filesystem, replay, self._replay_blocks, self._num_learners)
         self._force_weights()
 
     def _force_weights(self) -> None:
@@ -389,28 +392,3 @@ class PPG(Algorithm):
     def _log_ppg(self, **values: float) -> None:
         for key, value in values.items():
             self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
-
-
-def check_checkpoint(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
-    """Raises ValueError unless there is a checkpoint of an RLlib algorithm at `path`."""
-    filesystem, root = _resolve(path, filesystem)
-    meta = f"{root}/{Algorithm.METADATA_FILE_NAME}"
-    if filesystem.get_file_info(meta).type != fs.FileType.File:
-        raise ValueError(f"{path} is not a checkpoint: it has no {Algorithm.METADATA_FILE_NAME}")
-
-
-def _resolve(
-    path: str | pathlib.Path, filesystem: fs.FileSystem | None
-) -> tuple[fs.FileSystem, str]:
-    if filesystem is not None:
-        return filesystem, str(path)
-    text = str(path)
-    return fs.FileSystem.from_uri(text if "://" in text else str(pathlib.Path(text).absolute()))
-
-
-def _replay_dir(
-    path: str | pathlib.Path, filesystem: fs.FileSystem | None
-) -> tuple[fs.FileSystem, str]:
-    """Where a checkpoint at `path` keeps the replay list."""
-    filesystem, root = _resolve(path, filesystem)
-    return filesystem, f"{root}/replay"

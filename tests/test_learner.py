@@ -15,7 +15,8 @@ from ray.rllib.core.columns import Columns
 from torch.distributions import Categorical, kl_divergence
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.learner import AuxPhase, PolicyPhase, PPGTorchLearner
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.rollout import Rollout
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)

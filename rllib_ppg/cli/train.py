@@ -42,9 +42,10 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from rllib_ppg.cli.progress import AuxiliaryProgress, Progress
 
-    address = options.get("ray_address")
+    address = options.get("ray_address") or os.environ.get("RAY_ADDRESS")
     ray.init(
-        address=address,
+        # Without an address, a Ray of its own: not one that somebody else left running here.
+        address=address or "local",
         num_cpus=options.get("ray_num_cpus"),
         object_store_memory=options.get("ray_object_store_memory"),
         include_dashboard=None if address else False,
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         logging_level=logging.INFO if verbose else logging.ERROR,
     )
     try:
-        experiment.validate_resources(may_grow=bool(address or os.environ.get("RAY_ADDRESS")))
+        experiment.validate_resources(may_grow=bool(address))
         is_ppg = experiment.run == "PPG"
         tuner = experiment.to_tuner(
             callbacks=[Progress(auxiliary=is_ppg)],

@@ -1,0 +1,28 @@
+"""Where a checkpoint is, and whether it is one."""
+
+from __future__ import annotations
+
+import pathlib
+
+from pyarrow import fs
+from ray.rllib.utils.checkpoints import Checkpointable
+
+
+def check_checkpoint(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
+    """Raises ValueError unless there is a checkpoint of RLlib's at `path`."""
+    filesystem, root = resolve(path, filesystem)
+    marker = Checkpointable.METADATA_FILE_NAME
+    if filesystem.get_file_info(f"{root}/{marker}").type != fs.FileType.File:
+        raise ValueError(f"{path} is not a checkpoint: it has no {marker}")
+
+
+def resolve(
+    path: str | pathlib.Path, filesystem: fs.FileSystem | None = None
+) -> tuple[fs.FileSystem, str]:
+    """The file system of a local path or URI, and the path within it."""
+    if filesystem is not None:
+        return filesystem, str(path)
+    text = str(path)
+    if "://" not in text:
+        text = str(pathlib.Path(text).expanduser().absolute())
+    return fs.FileSystem.from_uri(text)
