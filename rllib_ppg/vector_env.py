@@ -42,8 +42,8 @@ def check_env_id(env: Any) -> None:
     try:
         find_spec(env)
     except gym.error.Error as e:
-        hint = did_you_mean(env, gym.registry)
-        raise ValueError(f"there is no env {env!r}{hint} ({_sentence(e)})") from None
+        hint = did_you_mean(env, gym.registry) or f": {_sentence(e)}"
+        raise ValueError(f"there is no env {env!r}{hint}") from None
     except ImportError as e:
         raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None
 
