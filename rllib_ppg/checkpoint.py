@@ -5,15 +5,18 @@ from __future__ import annotations
 import pathlib
 
 from pyarrow import fs
-from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.algorithms.algorithm import Algorithm
 
 
 def check_checkpoint(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
-    """Raises ValueError unless there is a checkpoint of RLlib's at `path`."""
+    """Raises ValueError unless there is a checkpoint of an RLlib algorithm at `path`."""
     filesystem, root = resolve(path, filesystem)
-    marker = Checkpointable.METADATA_FILE_NAME
+    marker = Algorithm.METADATA_FILE_NAME
     if filesystem.get_file_info(f"{root}/{marker}").type != fs.FileType.File:
-        raise ValueError(f"{path} is not a checkpoint: it has no {marker}")
+        raise ValueError(
+            f"{path} is not a checkpoint: it has no {marker} (a run names its checkpoint when it "
+            "ends: a folder like checkpoint_000000)"
+        )
 
 
 def resolve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.rl_module import ARCHITECTURES, check_model_config
-from rllib_ppg.vector_env import check_env_id, probe_spaces
+from rllib_ppg.vector_env import check_env_id, is_vector_env_class, probe_spaces
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
 _REPLACED = {
@@ -37,6 +38,10 @@ _UNSUPPORTED = {
     "_torch_grad_scaler_class": (None, "gradient scalers"),
     "_torch_lr_scheduler_classes": (None, "torch's learning-rate schedulers: give `lr` a schedule"),
     "use_env_runner_state_server": (False, "the env runner state server"),
+    "input_": ("sampler", "offline data"),
+    "compress_observations": (False, "compress_observations"),
+    "observation_filter": ("NoFilter", "observation filters"),
+    "explore": (True, "training without exploration; set it in the evaluation_config"),
 }
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -248,7 +253,8 @@ class PPGConfig(AlgorithmConfig):
         config = super().get_evaluation_config_object()
         if config is not None and config.env_runner_cls is self.env_runner_cls:
             config.env_runner_cls = SingleAgentEnvRunner
-            if config.gym_env_vectorize_mode == "vector_entry_point":
+            # RLlib does not fall back to "sync" where an env has no vector env of its own.
+            if not is_vector_env_class(config.env):
                 config.gym_env_vectorize_mode = "sync"
         return config
 
@@ -259,13 +265,17 @@ class PPGConfig(AlgorithmConfig):
         Raises:
             ValueError: In one sentence, what is wrong and what would be right.
         """
-        if self.env_runner_cls is None:
-            from rllib_ppg.env_runner import BatchedEnvRunner
+        from rllib_ppg.env_runner import BatchedEnvRunner
 
+        if self.env_runner_cls is None:
             self.env_runner_cls = BatchedEnvRunner
         if not self._validate_config or self.in_evaluation:
             super().validate()
             return
+        if not issubclass(self.env_runner_cls, BatchedEnvRunner):
+            raise ValueError(
+                f"env_runner_cls is a BatchedEnvRunner, not {self.env_runner_cls.__name__}"
+            )
         self._check_what_ppg_replaces()
         self._check_numbers()
         self._check_batches()
@@ -321,13 +331,21 @@ class PPGConfig(AlgorithmConfig):
         not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
         for key in (*not_negative, "aux_lr", "clip_param"):
             value, strictly = getattr(self, key), key not in not_negative
-            if not isinstance(value, int | float) or value < 0 or (strictly and value == 0):
+            if not _is_number(value) or value < 0 or (strictly and value == 0):
                 word = "positive" if strictly else "non-negative"
                 raise ValueError(f"{key} is a {word} number, not {value!r}")
         for key in ("gamma", "lambda_"):
-            if not 0 <= getattr(self, key) <= 1:
+            if not _is_number(getattr(self, key)) or not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key} is between 0 and 1, not {getattr(self, key)!r}")
+        if self.seed is not None and not isinstance(self.seed, int):
+            raise ValueError(f"seed is None or a whole number, not {self.seed!r}")
         for key in ("lr", "entropy_coeff"):
+            value = getattr(self, key)
+            if not isinstance(value, list | tuple) and (not _is_number(value) or value < 0):
+                raise ValueError(
+                    f"{key} is a non-negative number or a schedule [[env steps, value], ...], "
+                    f"not {value!r}"
+                )
             Scheduler.validate(
                 fixed_value_or_schedule=getattr(self, key), setting_name=key, description=key
             )
@@ -350,6 +368,12 @@ class PPGConfig(AlgorithmConfig):
                     f"{getattr(self, key)} equal minibatches: set {key} to one of "
                     f"{_divisors(segments)}, or a smaller segment_length"
                 )
+        default = AlgorithmConfig().train_batch_size
+        if self.train_batch_size not in (default, self.batch_size):
+            raise ValueError(
+                f"train_batch_size={self.train_batch_size} contradicts {shape} x {T} steps = "
+                f"{self.batch_size} env steps an iteration; leave it out"
+            )
         if self._train_batch_size_per_learner is not None:
             per_learner = self.batch_size / max(self.num_learners, 1)
             if self._train_batch_size_per_learner != per_learner:
@@ -384,6 +408,10 @@ def check_spaces(observation_space: gym.Space, action_space: gym.Space) -> None:
 
 def _unknown(key: str, known: Collection[str]) -> str:
     return f"PPGConfig has no setting {key!r}{did_you_mean(key, known)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _divisors(n: int) -> str:

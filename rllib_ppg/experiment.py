@@ -34,7 +34,6 @@ _CHECKPOINT_KEYS = (
     "checkpoint_score_order",
     "num_to_keep",
 )
-_CHECKPOINT_MARKER = "rllib_checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -145,31 +144,29 @@ class Experiment:
             raise ValueError(f"num_samples must be 1 or more, not {self.num_samples!r}")
         _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
         self._checkpoint_config()
-        if self.restore and not (Path(_absolute(self.restore)) / _CHECKPOINT_MARKER).is_file():
-            raise ValueError(
-                f"{self.restore} is not a checkpoint: it has no {_CHECKPOINT_MARKER} "
-                "(a run names its checkpoint when it ends: a folder like checkpoint_000000)"
-            )
+        if self.restore:
+            from rllib_ppg.checkpoint import check_checkpoint
+
+            check_checkpoint(self.restore)
         self._for_each_variant(_validate_config)
 
-    def validate_resources(self, *, may_grow: bool = False) -> None:
+    def validate_resources(self) -> None:
         """Checks that a trial of each variant fits into the running Ray cluster.
-
-        Args:
-            may_grow: The cluster may have an autoscaler; then only what the algorithm's own
-                `default_resource_request` objects to counts.
 
         Raises:
             ValueError: If a trial would wait for ever.
         """
         import ray
 
+        from rllib_ppg.resources import has_autoscaler
+
         have = ray.cluster_resources()
 
         def check(algorithm: type[Algorithm], config: dict[str, Any]) -> None:
+            # PPG says by itself, and in more detail, what does not fit.
             needed = algorithm.default_resource_request(config).required_resources
             for name, amount in needed.items():
-                if amount > have.get(name, 0) and not may_grow:
+                if amount > have.get(name, 0) and not has_autoscaler():
                     raise ValueError(
                         f"a trial asks for {amount:g} {name}s and Ray has {have.get(name, 0):g}: "
                         "lower num_env_runners or num_learners"

@@ -45,17 +45,22 @@ class GradientBuffer:
         for p in self.parameters:
             p.grad = None
 
-    def reduce(self, count: int, distributed: bool) -> None:
+    def reduce(self, count: int, distributed: bool) -> bool:
         """Divides the summed gradients of all learners by the number of their states.
 
         Args:
             count: number of states that this learner has summed over; may be 0.
             distributed: whether there are other learners.
+
+        Returns:
+            Whether there is anything to step with: False, on all learners alike, for a minibatch
+            without states (few rows because an env runner died, or all masked).
         """
         self._flat[-1] = count
         if distributed:
             dist.all_reduce(self._flat)
-        self._flat[:-1] /= self._flat[-1]
+        self._flat[:-1] /= self._flat[-1].clamp(min=1)
+        return bool(self._flat[-1] > 0)
 
     def not_finite(self) -> int | None:
         """The index of the first parameter with a NaN or infinite gradient, if there is one.

@@ -29,6 +29,7 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED,
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict
@@ -38,7 +39,7 @@ from rllib_ppg.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 from rllib_ppg.minibatches import Segments
 from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import BlockColumn, BlockReader, ReplayBlock
+from rllib_ppg.replay import BlockReader, Observations, ReplayBlock
 from rllib_ppg.reward_norm import normalize
 from rllib_ppg.rl_module import VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
@@ -122,7 +123,8 @@ class PPGTorchLearner(TorchLearner):
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the state, also one that is older than what the learner has."""
-        self._weights_seq_no = 0
+        if WEIGHTS_SEQ_NO in state:
+            self._weights_seq_no = 0
         super().set_state(state)
 
     # -- Policy phase: Algorithm 1, lines 3 to 6 -----------------------------------------------
@@ -157,9 +159,13 @@ class PPGTorchLearner(TorchLearner):
         )
         T = config.rollout_fragment_length
         segments = Segments(phase.rows, phase.num_rows, T, config.segment_length or T)
-        weights = {"policy_loss": 1.0, "entropy": -entropy_coeff, "vf_loss": config.vf_loss_coeff}
-
-        if config.e_pi == config.e_v:
+        together = config.e_pi == config.e_v
+        weights = {
+            "policy_loss": 1.0,
+            "entropy": -entropy_coeff,
+            "vf_loss": config.vf_loss_coeff if together else 1.0,
+        }
+        if together:
             epochs = [(self.policy_and_value_loss, DEFAULT_OPTIMIZER)] * config.e_pi
         else:
             epochs = [(self.value_loss, VALUE_OPTIMIZER)] * config.e_v
@@ -257,10 +263,15 @@ class PPGTorchLearner(TorchLearner):
         self._aux = phase
         self._blocks = BlockReader([ref for ref, _, _ in phase.blocks])
         inputs = Columns.ACTION_DIST_INPUTS
-        self._pi_old = [
-            self._in_chunks(obs, lambda x: self._forward({"obs": x}, inputs)[inputs])
-            for obs in BlockColumn(self._blocks, "obs")
-        ]
+        self._pi_old, self._V_targ, self._valid = [], [], []
+        for block in self._blocks:
+            pi_old = self._in_chunks(
+                flat(block.obs), lambda x: self._forward({"obs": x}, inputs)[inputs]
+            )
+            self._pi_old.append(pi_old)
+            # Copies: a view, small as it is, would hold its block's observations in memory.
+            self._V_targ.append(flat(block.V_targ).copy())
+            self._valid.append(flat(block.valid).copy())
 
     def aux_epoch(self, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -279,11 +290,11 @@ class PPGTorchLearner(TorchLearner):
         rows = [first_row[iteration] + info.rows for _, iteration, info in phase.blocks]
         states = States(
             {
-                "obs": BlockColumn(self._blocks, "obs"),
-                "V_targ": BlockColumn(self._blocks, "V_targ"),
+                "obs": Observations(self._blocks),
+                "V_targ": self._V_targ,
                 "pi_old": self._pi_old,
             },
-            list(BlockColumn(self._blocks, "valid")),
+            self._valid,
             self._device,
         )
         T = config.rollout_fragment_length
@@ -306,7 +317,7 @@ class PPGTorchLearner(TorchLearner):
         )
         if epoch == config.e_aux - 1:
             self._weights_seq_no += 1
-            del self._aux, self._blocks, self._pi_old
+            del self._aux, self._blocks, self._pi_old, self._V_targ, self._valid
         return self._log({f"aux/{name}": value for name, value in metrics.items()})
 
     def aux_loss(self, batch: Batch) -> Terms:
@@ -378,13 +389,14 @@ class PPGTorchLearner(TorchLearner):
                 loss_of(terms).backward()
                 totals[:-1] += torch.stack([terms[n].detach().double().sum() for n in names])
             totals[-1] += len(index)
-            buffer.reduce(len(index), self.distributed)
+            if not buffer.reduce(len(index), self.distributed):
+                continue
             self._check_finite(buffer, f"{place}, minibatch {m + 1}")
             self._clip_gradients(buffer)
             optimizer.step()
         buffer.detach()
         *sums, count = self._all_reduce(totals)
-        return {name: value / count for name, value in zip(names, sums, strict=True)}
+        return {name: value / max(count, 1) for name, value in zip(names, sums, strict=True)}
 
     def _forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
         return self._ppg_module.forward_train(

@@ -172,6 +172,8 @@ class PPG(Algorithm):
         sampled: list[Sampled] = []
         for i, (head, *shards) in calls.items():
             if head in late:
+                # Out of service until it answers again: what it was asked for is in its way.
+                manager.set_actor_state(i, healthy=False)
                 continue
             try:
                 sampled.append((ray.get(head), shards))
@@ -274,7 +276,10 @@ class PPG(Algorithm):
     @staticmethod
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
         needed = {name: sum(b.get(name, 0) for b in bundles) for name in set().union(*bundles)}
-        check_resources(config, needed, config.replay_bytes(probe_spaces(config)[0]))
+        # Without a look at the env there is no telling how large its observations are.
+        checked = not config.disable_env_checking
+        replay_bytes = config.replay_bytes(probe_spaces(config)[0]) if checked else 0
+        check_resources(config, needed, replay_bytes)
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -288,6 +293,7 @@ class PPG(Algorithm):
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
                 "replay_blocks": [len(entries) for entries in self._replay.iterations],
+                "rollout_fragment_length": self.config.rollout_fragment_length,
             }
         }
 
@@ -297,8 +303,15 @@ class PPG(Algorithm):
         super().set_state(state)
         if "ppg" in state:
             own = state["ppg"]
+            T = own["rollout_fragment_length"]
+            if own["replay_blocks"] and self.config.rollout_fragment_length != T:
+                raise ValueError(
+                    f"the checkpoint's replay list has rows of {T} steps: go on with "
+                    f"rollout_fragment_length={T}, not {self.config.rollout_fragment_length}"
+                )
             self._num_aux_phases = own["num_aux_phases"]
             self._reward_norm.moments = Moments(*own["reward_norm"])
+            self._episodes.episodes.clear()
             self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
             self._replay_blocks = own["replay_blocks"]

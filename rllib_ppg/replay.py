@@ -157,8 +157,8 @@ class BlockReader:
         self._budget = open_bytes
         self._open: OrderedDict[int, ReplayBlock] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._refs)
+    def __iter__(self) -> Iterator[ReplayBlock]:
+        return (self[k] for k in range(len(self._refs)))
 
     def __getitem__(self, k: int) -> ReplayBlock:
         """Block `k`; its arrays are read-only views of the object store."""
@@ -173,22 +173,15 @@ class BlockReader:
         return sum(block.nbytes for block in self._open.values())
 
 
-class BlockColumn:
-    """One array of every block, flattened to states `[n * T, ...]`; opened when asked for."""
+class Observations:
+    """Every block's observations as states, `[n * T, ...]`; a block is opened when asked for."""
 
-    def __init__(self, blocks: BlockReader, name: str):
+    def __init__(self, blocks: BlockReader):
         self._blocks = blocks
-        self._name = name
-
-    def __len__(self) -> int:
-        return len(self._blocks)
 
     def __getitem__(self, k: int) -> np.ndarray:
-        return flat(getattr(self._blocks[k], self._name))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[k] for k in range(len(self)))
+        return flat(self._blocks[k].obs)
 
 
 def _file(iteration: int, block: int) -> str:
-    return f"{iteration:04d}_{block:04d}.pkl"
+    return f"{iteration:04d}_{block:04d}.npy"

@@ -24,7 +24,7 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
     Raises:
         ValueError: It does not fit; the sentence names settings that would.
     """
-    if _has_autoscaler():
+    if has_autoscaler():
         return
     have = ray.cluster_resources()
     for name, amount in needed.items():
@@ -48,7 +48,7 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
         )
 
 
-def _has_autoscaler() -> bool:
+def has_autoscaler() -> bool:
     """Whether somebody adds nodes to this cluster.
 
     Ray's monitor also runs where nobody does; it then calls each node a type of its own.

@@ -35,8 +35,13 @@ def check_env_id(env: Any) -> None:
         raise ValueError(f"{env.__name__} is a multi-agent env; PPG trains single-agent envs only")
     if isinstance(env, type) and not issubclass(env, gym.Env | VectorEnv):
         raise ValueError(f"{env.__name__} is not a gymnasium.Env")
-    if is_tune_registered(env) or callable(env):
+    if is_tune_registered(env) or isinstance(env, type):
         return
+    if callable(env):
+        raise ValueError(
+            "RLlib takes a function that makes envs by name: ray.tune.register_env('my_env', "
+            "function), and then env='my_env'"
+        )
     if not isinstance(env, str):
         raise ValueError(f"an env is an id, a class or a function that makes one, not {env!r}")
     try:
@@ -56,12 +61,18 @@ def find_spec(env: str) -> gym.envs.registration.EnvSpec:
     return gym.spec(name)
 
 
+def is_vector_env_class(env: Any) -> bool:
+    """Whether `env` is a class of native vector envs."""
+    return isinstance(env, type) and issubclass(env, VectorEnv)
+
+
 def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
     """Makes `num_envs_per_env_runner` copies of the config's env behind one vector env.
 
     With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) the env's own vector env is
     used where it has one, and a `SyncVectorEnv` otherwise; "sync" and "async" are taken literally.
-    Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets.
+    Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets. A class
+    of vector envs gets its env_config with `num_envs` in it.
 
     Raises:
         ValueError: The result is not a gymnasium env, a multi-agent one, or one that never resets.
@@ -84,8 +95,9 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
     else:
         creator = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
         context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
-        if isinstance(creator, type) and issubclass(creator, VectorEnv):
-            vector_env = creator(num_envs=num_envs, **config.env_config)
+        if is_vector_env_class(env):
+            context["num_envs"] = num_envs  # as RLlib hands it to vector envs
+            vector_env = creator(context)
         else:
             fns = [
                 lambda i=i: _checked(creator(context.copy_with_overrides(vector_index=i)))
@@ -128,6 +140,11 @@ def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
 def _checked(env: Any) -> gym.Env:
     if isinstance(env, MultiAgentEnv):
         raise ValueError(f"{env!r} is a multi-agent env; PPG trains single-agent envs only")
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            "the env creator returned a vector env: give the class itself as env, or register it "
+            "with gymnasium by its vector_entry_point"
+        )
     if not isinstance(env, gym.Env):
         raise ValueError(f"the env creator returned {env!r}, which is not a gymnasium.Env")
     return env

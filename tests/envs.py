@@ -49,7 +49,9 @@ class NextStepCounting(VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (gymnasium's way)
 
-    def __init__(self, num_envs=1, **config):
+    def __init__(self, config=None):
+        config = dict(config or {})
+        num_envs = config.pop("num_envs")
         self.envs = [Counting(config) for _ in range(num_envs)]
         self.num_envs = num_envs
         self.single_observation_space = self.envs[0].observation_space

@@ -226,6 +226,29 @@ def test_an_older_checkpoint_moves_a_live_algorithm_back(build, tmp_path):
         assert_equal(held, weights(algo, ("pi_encoder", "pi")))
 
 
+def test_weights_set_from_outside_are_followed(build):
+    algo = build(small())
+    for _ in range(3):
+        algo.train()
+    algo.learner_group.set_weights(algo.learner_group.get_weights())
+    algo.train()
+    for held in runner_weights(algo):
+        assert_equal(held, weights(algo, ("pi_encoder", "pi")))
+
+
+def test_a_remote_learners_checkpoint(build, tmp_path):
+    algo = build(small(runners=2).learners(num_learners=1))
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    other = build(small(runners=1))  # other numbers of learners and env runners
+    other.restore_from_path(path)
+    assert_equal(weights(other), weights(algo))
+    assert other.train()["ppg"]["num_aux_phases_lifetime"] == 1
+    longer = small().env_runners(rollout_fragment_length=32)
+    with pytest.raises(ValueError, match="rollout_fragment_length=16, not 32"):
+        build(longer).restore_from_path(path)
+
+
 def test_what_is_no_checkpoint(build, tmp_path):
     algo = build(small())
     with pytest.raises(ValueError, match="is not a checkpoint"):

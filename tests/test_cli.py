@@ -169,6 +169,13 @@ def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
     assert "many lines" not in err
 
 
+def test_a_run_that_failed_before_its_first_result(capsys):
+    result = fake_result(RuntimeError("ValueError: rewards are NaN"), checkpoint=None)
+    result.metrics = {}
+    assert train.report(FakeResults([result]), EXPERIMENT, COMMAND) == 1
+    assert "the run failed: ValueError: rewards are NaN" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_has_exit_code_130():
     results = FakeResults([fake_result(), fake_result(done=False)])
     assert train.report(results, EXPERIMENT, COMMAND) == 130

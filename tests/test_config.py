@@ -4,9 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ppg import PPG, PPGConfig
@@ -124,6 +126,10 @@ def test_unknown_training_setting():
         ({"train_batch_size_per_learner": 999}, ["999", "256 env steps an iteration"]),
         ({"minibatch_size": 64}, ["minibatch_size=64", "num_minibatches"]),
         ({"num_epochs": 3}, ["num_epochs=3", "e_pi"]),
+        ({"train_batch_size": 999}, ["train_batch_size=999", "256 env steps an iteration"]),
+        ({"lr": -1.0}, ["lr", "non-negative"]),
+        ({"gamma": "x"}, ["gamma", "'x'"]),
+        ({"beta_clone": float("nan")}, ["beta_clone", "nan"]),
     ],
 )
 def test_impossible_settings(training, words):
@@ -148,6 +154,10 @@ def test_other_refusals():
         small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"), "single-agent"
     )
     refuses(small().env_runners(env_to_module_connector=lambda *_: []), "env-to-module connectors")
+    refuses(small().env_runners(explore=False), "evaluation_config")
+    refuses(small().env_runners(env_runner_cls=SingleAgentEnvRunner), "BatchedEnvRunner")
+    refuses(small().env_runners(observation_filter="MeanStdFilter"), "observation filters")
+    refuses(small().debugging(seed="x"), "seed", "'x'")
     old_stack = small().api_stack(
         enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
     )
@@ -174,6 +184,11 @@ class NeverResets(NextStepCounting):
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
 
 
+tune.register_env("returns-no-env", lambda config: "no env")
+tune.register_env("returns-a-vector-env", lambda config: NextStepCounting({"num_envs": 2}))
+tune.register_env("divides-by-zero", lambda config: 1 / 0)
+
+
 @pytest.mark.parametrize(
     ("env", "words"),
     [
@@ -184,8 +199,10 @@ class NeverResets(NextStepCounting):
         (42, ["42"]),
         (int, ["int is not a gymnasium.Env"]),
         (TwoAgents, ["multi-agent"]),
-        (lambda config: "no env", ["'no env'", "not a gymnasium.Env"]),
-        (lambda config: 1 / 0, ["can't be made", "division by zero"]),
+        (lambda config: Counting(), ["register_env"]),
+        ("returns-no-env", ["'no env'", "not a gymnasium.Env"]),
+        ("returns-a-vector-env", ["give the class itself"]),
+        ("divides-by-zero", ["can't be made", "division by zero"]),
         (NeverResets, ["resets by itself"]),
         ("FrozenLake-v1", ["Discrete(16)", "vectors or H x W x C images"]),
     ],
@@ -225,7 +242,7 @@ def test_procgen_options(env_config, words):
 
 
 def test_env_checking_can_be_switched_off():
-    config = small(lambda config: 1 / 0)
+    config = small("divides-by-zero")
     config.environment(disable_env_checking=True)
     config.validate()
 

@@ -200,9 +200,8 @@ def test_env_creators_get_their_config_and_place():
         return env
 
     tune.register_env("counting-by-name", creator)
-    for env in (creator, "counting-by-name"):
-        runner = make_runner(env, N=3, worker_index=4, length=7)
-        assert [e.made_with for e in runner.env.envs] == [(7, 4, 0), (7, 4, 1), (7, 4, 2)]
+    runner = make_runner("counting-by-name", N=3, worker_index=4, length=7)
+    assert [e.made_with for e in runner.env.envs] == [(7, 4, 0), (7, 4, 1), (7, 4, 2)]
 
 
 def test_rllibs_sampling_call():
@@ -227,16 +226,17 @@ def test_a_failing_env_is_an_error_or_made_anew():
     with pytest.raises(EnvStepError, match="the cable broke"):
         make_runner(N=1, fail_at=4).sample_rollout(1)
 
-    lives = []
+    class FailsOnce(Counting):
+        lives = 0
 
-    def fails_once(context):
-        lives.append(1)
-        return Counting({"fail_at": 4 if len(lives) == 1 else None})
+        def __init__(self, config=None):
+            FailsOnce.lives += 1
+            super().__init__({"fail_at": 4 if FailsOnce.lives == 1 else None})
 
-    runner = make_runner(fails_once, N=1, T=12)
+    runner = make_runner(FailsOnce, N=1, T=12)
     runner.config.restart_failed_sub_environments = True
     _, r = runner.sample_rollout(1)
-    assert len(lives) == 2 and r.valid.all() and r.obs[0, 0, 0] == 0
+    assert FailsOnce.lives == 2 and r.valid.all() and r.obs[0, 0, 0] == 0
 
 
 def test_state_carries_weights_by_sequence_number():

@@ -244,7 +244,7 @@ def test_auxiliary_phase_gradient(arch, beta_clone, vf_true_weight):
         torch.testing.assert_close(after[name].double(), p, rtol=1e-3, atol=1e-5, msg=name)
     for got, want in zip(metrics, expected, strict=True):
         for name, value in want.items():
-            assert got[name] == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+            assert got[name] == pytest.approx(value.item(), rel=2e-3, abs=1e-6), name
     if not vf_true_weight:
         assert moved(before, after) == {"pi_encoder", "pi", "vf_aux"}
 
@@ -382,6 +382,23 @@ def test_nan_stops_before_the_step_and_names_the_place():
     with pytest.raises(FloatingPointError, match=place):
         policy_phase(learner, r)
     assert not moved(before, parameters(learner))
+
+
+def test_a_minibatch_without_states_is_skipped():
+    """As when an env runner has died and fewer rows came than there are minibatches."""
+    learner = make_learner(num_minibatches=8)
+    metrics, _, _ = policy_phase(learner, make_rollout(rows=3))
+    assert steps(learner, "default_optimizer") == {3}
+    assert all(np.isfinite(v) for v in metrics.values())
+
+
+def test_separate_value_epochs_do_not_hang_on_the_shared_weight():
+    moves = []
+    for vf_loss_coeff in (0.0, 1.0):
+        learner = make_learner(SGDLearner, e_v=2, vf_loss_coeff=vf_loss_coeff)
+        policy_phase(learner, make_rollout())
+        moves.append(parameters(learner))
+    assert not moved(*moves)
 
 
 def test_schedules_go_by_env_steps():

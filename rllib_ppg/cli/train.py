@@ -53,7 +53,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         logging_level=logging.INFO if verbose else logging.ERROR,
     )
     try:
-        experiment.validate_resources(may_grow=bool(address))
+        experiment.validate_resources()
         is_ppg = experiment.run == "PPG"
         tuner = experiment.to_tuner(
             callbacks=[Progress(auxiliary=is_ppg)],
@@ -128,7 +128,8 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
     Returns:
         The exit code.
     """
-    finished = all(result.metrics and result.metrics["done"] for result in results)
+    # A trial that failed in its first iteration has no metrics at all.
+    finished = all((result.metrics or {}).get("done", False) for result in results)
     print(f"results: {results.experiment_path if len(results) > 1 else results[0].path}")
     for result in results:
         if result.checkpoint:
