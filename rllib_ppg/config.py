@@ -329,7 +329,9 @@ class PPGConfig(AlgorithmConfig):
             if value != unset and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key} is {unset!r} or a whole number of at least 1, not {value}")
         not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
-        for key in (*not_negative, "aux_lr", "clip_param"):
+        # With a KL penalty nothing is clipped, and OpenAI's own command line sets clip_param=0.
+        clip_param = ("clip_param",) if self.kl_penalty == 0 else ()
+        for key in (*not_negative, "aux_lr", *clip_param):
             value, strictly = getattr(self, key), key not in not_negative
             if not _is_number(value) or value < 0 or (strictly and value == 0):
                 word = "positive" if strictly else "non-negative"

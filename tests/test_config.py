@@ -136,6 +136,11 @@ def test_impossible_settings(training, words):
     refuses(small(**training), *words)
 
 
+def test_clip_param_may_be_zero_where_nothing_is_clipped():
+    small(kl_penalty=1.0, clip_param=0.0).validate()
+    refuses(small(clip_param=0.0), "clip_param", "positive")
+
+
 def test_train_batch_size_that_agrees_is_fine():
     small(train_batch_size_per_learner=256).validate()
 
