@@ -17,7 +17,9 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.rl_module import ARCHITECTURES, check_model_config
+from rllib_ppg.env_runner import BatchedEnvRunner
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.rl_module import ARCHITECTURES, PPGTorchRLModule, check_model_config
 from rllib_ppg.vector_env import check_env_id, is_vector_env_class, probe_spaces
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
@@ -205,9 +207,10 @@ class PPGConfig(AlgorithmConfig):
 
     def replay_bytes(self, observation_space: gym.Space) -> int:
         """Bytes of observations that a full replay list holds."""
-        shape, dtype = observation_space.shape, observation_space.dtype
-        state = gym.spaces.Box(0, 1, shape, dtype).sample().nbytes if shape is not None else 0
-        return self.batch_size * self.n_pi * state if self.has_aux_phase else 0
+        if not self.has_aux_phase:
+            return 0
+        state = math.prod(observation_space.shape) * observation_space.dtype.itemsize
+        return self.batch_size * self.n_pi * state
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:
@@ -230,14 +233,10 @@ class PPGConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        from rllib_ppg.rl_module import PPGTorchRLModule
-
         return RLModuleSpec(module_class=PPGTorchRLModule)
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type:
-        from rllib_ppg.learner import PPGTorchLearner
-
         return PPGTorchLearner
 
     @property
@@ -265,8 +264,6 @@ class PPGConfig(AlgorithmConfig):
         Raises:
             ValueError: In one sentence, what is wrong and what would be right.
         """
-        from rllib_ppg.env_runner import BatchedEnvRunner
-
         if self.env_runner_cls is None:
             self.env_runner_cls = BatchedEnvRunner
         if not self._validate_config or self.in_evaluation:

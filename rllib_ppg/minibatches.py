@@ -18,7 +18,7 @@ class Segments:
     The learner's states are numbered 0.. over its arrays of rows, one after the other.
 
     Args:
-        rows: a learner's arrays, each as (rows' numbers among all rows of the phase `[n]`).
+        rows: of each of the learner's arrays, its rows' numbers among all rows of the phase, `[n]`.
         num_rows: number of rows of the phase, over all learners.
         T: steps a row.
         segment_length: steps a segment, L; divides T.

@@ -20,6 +20,15 @@ def experiment_from(command_line):
     return train.experiment_from(vars(args))
 
 
+@pytest.fixture(params=["on the PATH", "not on the PATH"])
+def program(request, monkeypatch):
+    """What the user has to type to run the command again."""
+    monkeypatch.setattr(sys, "argv", [".venv/bin/rllib"])
+    on_path = request.param == "on the PATH"
+    monkeypatch.setattr(train.shutil, "which", lambda name: f"/bin/{name}" if on_path else None)
+    return "rllib" if on_path else ".venv/bin/rllib"
+
+
 @pytest.fixture
 def quiet_main(monkeypatch):
     """`main` without what it does to this process's logging, environment and warnings."""
@@ -143,14 +152,14 @@ COMMAND = shlex.split("train file x --stop 'training_iteration: 4' --restore=a -
 EXPERIMENT = Experiment(run="PPG", stop={"training_iteration": 4, "env_runners/x": 450})
 
 
-def test_a_finished_run_says_how_to_go_on(capsys):
+def test_a_finished_run_says_how_to_go_on(capsys, program):
     assert train.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "results: /results/trial\n" in out
     [command] = re.findall("to go on: (.*)", out)
     *words, stop = shlex.split(command)
     assert words == shlex.split(
-        "rllib train file x --seed 1 --restore /results/trial/checkpoint_000000 --stop"
+        f"{program} train file x --seed 1 --restore /results/trial/checkpoint_000000 --stop"
     )
     assert json.loads(stop) == {"training_iteration": 8, "env_runners/x": 450}
 
@@ -181,11 +190,11 @@ def test_an_interrupted_run_has_exit_code_130():
     assert train.report(results, EXPERIMENT, COMMAND) == 130
 
 
-def test_an_interrupted_run_goes_on_to_its_own_stop(capsys):
+def test_an_interrupted_run_goes_on_to_its_own_stop(capsys, program):
     assert train.report(FakeResults([fake_result(done=False)]), EXPERIMENT, COMMAND) == 130
     [command] = re.findall("to go on: (.*)", capsys.readouterr().out)
     assert shlex.split(command) == shlex.split(
-        "rllib train file x --stop 'training_iteration: 4' --seed 1 "
+        f"{program} train file x --stop 'training_iteration: 4' --seed 1 "
         "--restore /results/trial/checkpoint_000000"
     )
 
@@ -227,7 +236,7 @@ def test_train_and_go_on_from_the_checkpoint(tmp_path):
     [checkpoint] = re.findall("checkpoint: (.*)", first.stdout)
     assert Path(checkpoint, "rllib_checkpoint.json").is_file()
 
-    [command] = re.findall("to go on: rllib (.*)", first.stdout)
+    [command] = re.findall(r"to go on: \S*rllib (.*)", first.stdout)
     second = run(*shlex.split(command))
     assert second.returncode == 0, second.stderr
     assert second.stdout.startswith("iteration 3/4")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,9 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
 def _how_to_go_on(result: Result, reached: Mapping[str, float], argv: Sequence[str]) -> str:
     if result.checkpoint is None:
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
-    command = ["rllib", *_without(argv, ("--restore",)), "--restore", result.checkpoint.path]
+    # As `make run` calls it, out of an environment that is not activated, by its path.
+    program = "rllib" if shutil.which("rllib") else sys.argv[0]
+    command = [program, *_without(argv, ("--restore",)), "--restore", result.checkpoint.path]
     if reached:
         # A return to reach stays, a budget grows by as much again.
         budgets = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
