@@ -1,5 +1,6 @@
 """PPG on a live Ray: the phase clock, who holds what, checkpoints, Tune, and what stops a run."""
 
+import os
 import time
 
 import numpy as np
@@ -327,6 +328,41 @@ def test_training_goes_on_when_an_env_runner_dies(build):
     result = algo.train()
     assert result["env_runners"]["num_env_steps_sampled"] in (4 * 16, 2 * 4 * 16)
     assert algo.train()["ppg"]["num_aux_phases_lifetime"] == 1
+
+
+class Stuck(Counting):
+    """The first env runner's first env waits in its step 20 for someone to open the pipe."""
+
+    def __init__(self, context):
+        super().__init__()
+        waits = (context.worker_index, context.vector_index) == (1, 0)
+        self.pipe = context["pipe"] if waits else None
+
+    def step(self, action):
+        if self.pipe and self.life == 20:
+            self.pipe, pipe = None, self.pipe
+            open(pipe).close()
+        return super().step(action)
+
+
+def test_training_goes_on_without_a_stuck_env_runner_until_it_answers(build, tmp_path):
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    config = small(Stuck, runners=2).env_runners(num_envs_per_env_runner=2, sample_timeout_s=2)
+    config.fault_tolerance(env_runner_health_probe_timeout_s=0.5)
+    config.environment(env_config={"pipe": pipe})
+    algo = build(config)
+    steps = [algo.train()["env_runners"]["num_env_steps_sampled"] for _ in range(3)]
+    assert steps == [2 * 2 * 16, 2 * 16, 2 * 16]
+    with open(pipe, "w"):
+        pass
+    for _ in range(20):
+        if algo.train()["env_runners"]["num_env_steps_sampled"] == 2 * 2 * 16:
+            break
+    else:
+        pytest.fail("the env runner never came back into service")
+    for held in runner_weights(algo):
+        assert_equal(held, weights(algo, ("pi_encoder", "pi")))
 
 
 def test_next_step_envs_train(build):
