@@ -112,6 +112,9 @@ class PPGConfig(AlgorithmConfig):
         self.detach_vf_in_aux_phase = True
         self.micro_batch_size: int | str = "auto"
 
+        # Learners.
+        self.collective_timeout_s = 300.0
+
         # `training_step` broadcasts the weights; there are no connector states to go with them.
         self._dont_auto_sync_env_runner_states = True
 
@@ -139,6 +142,7 @@ class PPGConfig(AlgorithmConfig):
         normalize_rewards: bool = NotProvided,
         replay_may_spill: bool = NotProvided,
         micro_batch_size: int | str = NotProvided,
+        collective_timeout_s: float = NotProvided,
         **kwargs: Any,
     ) -> PPGConfig:
         """Sets the algorithm's own settings; `**kwargs` are RLlib's (`lr`, `gamma`, ...).
@@ -176,6 +180,8 @@ class PPGConfig(AlgorithmConfig):
                 Ray then keeps a part on disk.
             micro_batch_size: states that go through the network at once; gradients add up to the
                 same. "auto": 128 images on a CPU, 4,096 on a GPU, vectors all at once.
+            collective_timeout_s: seconds that a learner waits for the others within a gradient
+                step before it gives up. One that fails is noticed at once, without it.
 
         Raises:
             ValueError: There is no such setting.
@@ -328,7 +334,7 @@ class PPGConfig(AlgorithmConfig):
         not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
         # With a KL penalty nothing is clipped, and OpenAI's own command line sets clip_param=0.
         clip_param = ("clip_param",) if self.kl_penalty == 0 else ()
-        for key in (*not_negative, "aux_lr", *clip_param):
+        for key in (*not_negative, "aux_lr", "collective_timeout_s", *clip_param):
             value, strictly = getattr(self, key), key not in not_negative
             if not _is_number(value) or value < 0 or (strictly and value == 0):
                 word = "positive" if strictly else "non-negative"

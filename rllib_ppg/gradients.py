@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from rllib_ppg.peers import Peers
 
 
 def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of `parameters` that `loss` has a gradient for, in their order."""
+    """Those of `parameters` that `loss` has a gradient for, in their order; frozen ones have none."""
     trainable = [p for p in parameters if p.requires_grad]
+    if not loss.requires_grad:
+        return []
     grads = torch.autograd.grad(loss, trainable, allow_unused=True)
     return [p for p, g in zip(trainable, grads, strict=True) if g is not None]
 
@@ -23,10 +26,11 @@ class GradientBuffer:
     over all learners. All other parameters keep `grad=None`, so that no optimiser touches them.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]):
+    def __init__(self, parameters: Sequence[nn.Parameter], device: torch.device):
         self.parameters = list(parameters)
         numel = sum(p.numel() for p in self.parameters)
-        self._flat = torch.zeros(numel + 1, device=self.parameters[0].device)
+        dtype = self.parameters[0].dtype if self.parameters else torch.float32
+        self._flat = torch.zeros(numel + 1, dtype=dtype, device=device)
         self._views, start = [], 0
         for p in self.parameters:
             # In the parameter's own layout (channels-last weights): nothing is reordered.
@@ -45,20 +49,19 @@ class GradientBuffer:
         for p in self.parameters:
             p.grad = None
 
-    def reduce(self, count: int, distributed: bool) -> bool:
+    def reduce(self, count: int, peers: Peers) -> bool:
         """Divides the summed gradients of all learners by the number of their states.
 
         Args:
             count: number of states that this learner has summed over; may be 0.
-            distributed: whether there are other learners.
+            peers: all learners.
 
         Returns:
             Whether there is anything to step with: False, on all learners alike, for a minibatch
             without states (few rows because an env runner died, or all masked).
         """
         self._flat[-1] = count
-        if distributed:
-            dist.all_reduce(self._flat)
+        peers.sum(self._flat)
         self._flat[:-1] /= self._flat[-1].clamp(min=1)
         return bool(self._flat[-1] > 0)
 

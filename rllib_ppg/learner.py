@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, Learner
@@ -38,6 +37,7 @@ from torch import Tensor
 from rllib_ppg.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 from rllib_ppg.minibatches import Segments
+from rllib_ppg.peers import Peers
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import BlockReader, Observations, ReplayBlock
 from rllib_ppg.reward_norm import normalize
@@ -62,8 +62,9 @@ class PPGTorchLearner(TorchLearner):
     @override(TorchLearner)
     def build(self) -> None:
         """Builds the module, its optimisers and schedules."""
-        super().build()
         config = self.config
+        self._peers = Peers(self.distributed, config.collective_timeout_s)
+        super().build()
         self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._dist_cls = self._ppg_module.get_train_action_dist_cls()
         self._entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
@@ -106,9 +107,8 @@ class PPGTorchLearner(TorchLearner):
     def _make_modules_ddp_if_necessary(self) -> None:
         # No DDP: the losses of each phase reach other parameters, which DDP refuses or waits for.
         # What remains to be done in its place is to start from equal weights.
-        if self.distributed:
-            for p in self.module.parameters():
-                dist.broadcast(p.data, src=0)
+        for p in self.module[DEFAULT_MODULE_ID].parameters():
+            self._peers.copy_from_first(p.data)
 
     @override(Learner)
     def update(self, *args: Any, **kwargs: Any) -> ResultDict:
@@ -376,7 +376,7 @@ class PPGTorchLearner(TorchLearner):
         kind = loss_fn.__name__
         if kind not in self._buffers:
             parameters = self.get_parameters(self.module[DEFAULT_MODULE_ID])
-            self._buffers[kind] = GradientBuffer(reached(loss_of(terms), parameters))
+            self._buffers[kind] = GradientBuffer(reached(loss_of(terms), parameters), self._device)
         buffer = self._buffers[kind]
 
         totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._device)
@@ -386,10 +386,12 @@ class PPGTorchLearner(TorchLearner):
             buffer.attach()
             for i in range(0, len(index), self._frames):
                 terms = loss_fn(states.batch(index[i : i + self._frames]))
-                loss_of(terms).backward()
+                loss = loss_of(terms)
+                if loss.requires_grad:  # unless all that it reaches is frozen
+                    loss.backward()
                 totals[:-1] += torch.stack([terms[n].detach().double().sum() for n in names])
             totals[-1] += len(index)
-            if not buffer.reduce(len(index), self.distributed):
+            if not buffer.reduce(len(index), self._peers):
                 continue
             self._check_finite(buffer, f"{place}, minibatch {m + 1}")
             self._clip_gradients(buffer)
@@ -414,8 +416,7 @@ class PPGTorchLearner(TorchLearner):
     def _all_reduce(self, values: Sequence[float] | Tensor) -> list[float]:
         """Sums the values over all learners, in float64."""
         total = torch.as_tensor(values, dtype=torch.float64, device=self._device)
-        if self.distributed:
-            dist.all_reduce(total)
+        self._peers.sum(total)
         return total.tolist()
 
     def _check_finite(self, buffer: GradientBuffer, place: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import ray
@@ -34,6 +34,7 @@ from rllib_ppg.checkpoint import check_checkpoint, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
+from rllib_ppg.peers import PeerLostError
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import ReplayEntry, ReplayList
 from rllib_ppg.resources import check_resources
@@ -44,6 +45,8 @@ from rllib_ppg.vector_env import probe_spaces
 POLICY_PHASE_TIMER = "policy_phase"
 AUX_PHASE_TIMER = "auxiliary_phase"
 _REPLAY_DIR = "replay"
+# How long learners may take to follow one that has failed, before they count as stuck.
+_LAST_WORDS_S = 5.0
 
 # An env runner's summary, and its shards of rows: references, or the rollouts themselves where
 # the env runner is in this process.
@@ -201,8 +204,13 @@ class PPG(Algorithm):
             (result, references to the objects) of each learner.
 
         Raises:
-            Exception: What the first learner to fail has raised.
+            Exception: What a learner has raised. The others are ended, if they wait for it.
+            RuntimeError: A learner has died.
         """
+        if self._learners_ended:
+            raise RuntimeError(
+                "learners of this algorithm have died; restore its last checkpoint into a new one"
+            )
         objects = num_objects if self.config.has_aux_phase else 0
         if self.learner_group.is_local:
             args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
@@ -215,14 +223,37 @@ class PPG(Algorithm):
             for learner, args in zip(self.learner_group._workers, calls, strict=True)
         ]
         refs = [r if objects else [r] for r in returned]
-        pending = [head for head, *_ in refs]
-        try:
-            while pending:  # one at a time, so that the first failure is seen at once
-                done, pending = ray.wait(pending)
-                ray.get(done)
-        except RayTaskError as e:
-            raise e.cause from e
+        heads = [head for head, *_ in refs]
+        pending = heads
+        while pending:  # one at a time, so that the first failure is seen at once
+            done, pending = ray.wait(pending)
+            if failure_of(done[0]) is not None:
+                self._end_learners(method, heads)
         return [(ray.get(head), blocks) for head, *blocks in refs]
+
+    def _end_learners(self, method: str, heads: list[ray.ObjectRef]) -> NoReturn:
+        """Ends a phase that has failed on one learner, on all of them, and raises why.
+
+        Learners that wait for the failed one in a collective would do so until it times out.
+        """
+        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
+        for learner, head in zip(self.learner_group._workers, heads, strict=True):
+            if head in stuck:
+                ray.kill(learner)
+        failures = {k: failure_of(h) for k, h in enumerate(heads) if h not in stuck}
+        # That of a learner that only lost another one says nothing of why.
+        (k, cause), *_ = sorted(
+            ((k, e) for k, e in failures.items() if e),
+            key=lambda f: isinstance(f[1], PeerLostError),
+        )
+        if stuck or isinstance(cause, RayActorError):
+            self._learners_ended = True
+        if isinstance(cause, RayActorError):
+            raise RuntimeError(
+                f"learner {k} of {len(heads)} died in {method}(); restore the last checkpoint to "
+                "go on from there"
+            ) from cause
+        raise cause
 
     def _on_aux_epoch_end(self, epoch: int) -> None:
         for callback in self.callbacks:
@@ -248,6 +279,7 @@ class PPG(Algorithm):
         self._reward_norm = RewardNormalizer()
         self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
         self._num_aux_phases = 0
+        self._learners_ended = False
         self._seed = self.config.seed
         if self._seed is None:
             self._seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -405,3 +437,15 @@ class PPG(Algorithm):
     def _log_ppg(self, **values: float) -> None:
         for key, value in values.items():
             self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
+
+
+def failure_of(ref: ray.ObjectRef) -> Exception | None:
+    """What the call that returns `ref` has raised, or None; `ref` is there already."""
+    try:
+        ray.get(ref)
+    except RayTaskError as e:
+        cause: Exception = e.cause
+        return cause
+    except RayActorError as e:
+        return e
+    return None

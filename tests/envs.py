@@ -88,3 +88,28 @@ class Target(gym.Env):
     def step(self, action):
         reward = -float((action[0] - 0.5) ** 2)
         return self.np_random.uniform(-1, 1, 2).astype(np.float32), reward, True, False, {}
+
+
+class AnySpaces(gym.Env):
+    """Observations drawn from `observation_space`; refuses actions that are not of `action_space`.
+
+    Config: the two spaces, `length` of an episode.
+    """
+
+    def __init__(self, config=None):
+        config = dict(config or {})
+        self.observation_space = config.get("observation_space", gym.spaces.Box(-1, 1, (3,)))
+        self.action_space = config.get("action_space", gym.spaces.Discrete(4))
+        self.length = config.get("length", 5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is no action of {self.action_space}")
+        self.t += 1
+        return self.observation_space.sample(), 1.0, self.t >= self.length, False, {}

@@ -1,0 +1,212 @@
+"""Several learners: the same result as one, one copy of every state, and one error for all."""
+
+import os
+import signal
+import time
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from rllib_ppg import PPGConfig
+from rllib_ppg.env_runner import RolloutSummary
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.peers import PeerLostError
+from rllib_ppg.reward_norm import Moments
+from tests.envs import AnySpaces
+from tests.test_learner import T, make_rollout
+
+
+class Float64Learner(PPGTorchLearner):
+    """Computes in float64, in which sums hardly depend on their order."""
+
+    def build(self):
+        super().build()
+        self.module[DEFAULT_MODULE_ID].double()
+
+
+def several(num_learners, runners=0, envs=6, learner=None, **training):
+    settings = {"n_pi": 2, "e_aux": 2, "num_minibatches": 3, "num_aux_minibatches": 2}
+    config = (
+        PPGConfig()
+        .environment(AnySpaces)
+        .env_runners(num_envs_per_env_runner=envs, rollout_fragment_length=T)
+        .env_runners(num_env_runners=runners)
+        .learners(num_learners=num_learners)
+        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
+        .training(learner_class=learner or PPGTorchLearner, **settings | training)
+        .debugging(seed=3)
+    )
+    return config
+
+
+def learner_states(algo):
+    state = algo.learner_group.get_state()["learner"]
+    weights = {k: np.array(v) for k, v in state["rl_module"][DEFAULT_MODULE_ID].items()}
+    # Adam's first moment is a weighted sum of all gradients so far.
+    gradients = {
+        name: [np.array(s["exp_avg"]) for s in optimizer["state"]["state"].values()]
+        for name, optimizer in state["optimizer"].items()
+        if "default_policy" in name
+    }
+    return weights, gradients
+
+
+def run_phases(algo, *env_runner_rows):
+    """A policy phase of two iterations and an auxiliary phase on rollouts that do not change.
+
+    Returns what the learners hold after each of the three, all metrics, and the replay list.
+    """
+    states, metrics = [], {}
+    for i in range(2):
+        rollouts = []
+        for j, rows in enumerate(env_runner_rows):
+            r = make_rollout(seed=10 * i + j, rows=rows)
+            summary = RolloutSummary({}, rows, [], Moments.of(r.rewards[r.valid]))
+            rollouts.append((summary, r.split(max(algo.config.num_learners, 1))))
+        algo._policy_phase(rollouts)
+        states.append(learner_states(algo))
+    iterations = [[(e.learner, list(e.info.rows)) for e in it] for it in algo._replay.iterations]
+    algo._auxiliary_phase()
+    for name in ("policy_loss", "vf_loss", "entropy", "vf_explained_var", "approx_kl"):
+        metrics[name] = algo.metrics.peek(("learners", DEFAULT_MODULE_ID, name))
+    metrics |= algo.metrics.peek(("learners", DEFAULT_MODULE_ID, "aux"))
+    return [*states, learner_states(algo)], metrics, iterations
+
+
+@pytest.mark.parametrize("num_learners", [1, 2, 3])
+def test_any_number_of_learners_does_what_one_does(build, num_learners):
+    kwargs = {"learner": Float64Learner, "e_v": 2, "segment_length": 4}
+    one, many = build(several(0, **kwargs)), build(several(num_learners, **kwargs))
+    # Uneven shards, and with one env runner of two rows: learners that get none.
+    for env_runner_rows in [(6,), (5, 2), (2,)]:
+        expected_states, expected_metrics, _ = run_phases(one, *env_runner_rows)
+        states, metrics, iterations = run_phases(many, *env_runner_rows)
+        for (weights, grads), (w_expected, g_expected) in zip(states, expected_states, strict=True):
+            assert grads.keys() == g_expected.keys()
+            for name in grads:
+                for g, expected in zip(grads[name], g_expected[name], strict=True):
+                    assert np.abs(g - expected).max() <= 1e-5 * np.abs(expected).max(), name
+            for name, w in weights.items():
+                np.testing.assert_allclose(w, w_expected[name], rtol=1e-5, atol=1e-7)
+        assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-6)
+        for blocks in iterations:  # each row is with one learner, and once
+            assert {learner for learner, _ in blocks} == set(range(num_learners))
+            assert sorted(r for _, rows in blocks for r in rows) == list(
+                range(sum(env_runner_rows))
+            )
+
+
+def test_all_learners_hold_the_same_weights(build):
+    algo = build(several(3, runners=1, envs=6))
+    for _ in range(2):
+        algo.train()
+    a, *others = algo.learner_group.foreach_learner(
+        lambda learner: learner.module[DEFAULT_MODULE_ID].state_dict()
+    )
+    for other in others:
+        for name, w in a.get().items():
+            assert torch.equal(w, other.get()[name])
+
+
+# -- One copy of every state ------------------------------------------------------------------
+
+STATE = 12_288  # bytes of an observation, as many as Procgen's
+
+
+def object_store_bytes():
+    return (
+        ray.cluster_resources()["object_store_memory"]
+        - ray.available_resources()["object_store_memory"]
+    )
+
+
+def assert_eventually(condition, seconds=20):
+    """Ray counts the store's bytes now and then: asks again until they are as they should be."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("num_learners", [1, 2])
+def test_the_replay_list_is_one_copy_and_not_in_the_driver(build, num_learners):
+    config = several(num_learners, runners=2, envs=16, n_pi=5, num_minibatches=1)
+    config.environment(env_config={"observation_space": gym.spaces.Box(0, 255, (STATE,), np.uint8)})
+    config.rl_module(model_config={"fcnet_hiddens": [4]})
+    config.env_runners(rollout_fragment_length=64)
+    algo = build(config)
+    before = object_store_bytes()
+    algo.train()
+    driver, private = psutil.Process(), psutil.Process().memory_full_info().uss
+    for i in range(1, 5):
+        states = i * 2 * 16 * 64 * STATE
+        # What is there are the states; the 2 % are for targets, masks and pickling.
+        assert_eventually(lambda: 1.0 <= (object_store_bytes() - before) / states <= 1.02)
+        algo.train()
+    assert driver.memory_full_info().uss - private < 0.1 * states
+    assert len(algo._replay) == 0  # that was an auxiliary phase
+    assert_eventually(lambda: object_store_bytes() - before < 2**20)
+
+
+# -- One error for all ------------------------------------------------------------------------
+
+
+class Failing(PPGTorchLearner):
+    """The second learner fails, at the place and in the way that the env_config says."""
+
+    def policy_and_value_loss(self, batch):
+        return self._fail("policy", super().policy_and_value_loss(batch))
+
+    def aux_loss(self, batch):
+        return self._fail("aux", super().aux_loss(batch))
+
+    def _fail(self, phase, terms):
+        how = self.config.env_config.get(phase)
+        if self._learner_index != 1 or how is None:
+            return terms
+        if how == "raise":
+            raise ArithmeticError("the second learner can't count")
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hang":
+            signal.pause()
+        return {name: term * float("nan") for name, term in terms.items()}
+
+
+@pytest.mark.parametrize(
+    ("phase", "how", "error", "message"),
+    [
+        ("policy", "raise", ArithmeticError, "the second learner can't count"),
+        pytest.param(
+            *("aux", "raise", ArithmeticError, "the second learner can't count"),
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            *("policy", "kill", RuntimeError, r"learner 1 of 2 died in policy_phase\(\)"),
+            marks=pytest.mark.faults,
+        ),
+        ("aux", "kill", RuntimeError, r"learner 1 of 2 died in aux_epoch\(\)"),
+        ("aux", "hang", PeerLostError, "collective_timeout_s=2"),
+        ("policy", "nan", FloatingPointError, "NaN or infinite gradient of .* policy phase"),
+    ],
+)
+def test_a_learner_that_fails_ends_all_with_its_error(build, phase, how, error, message):
+    config = several(2, learner=Failing, n_pi=1)
+    config.training(collective_timeout_s=2 if how == "hang" else 300)
+    config.environment(env_config={phase: how})
+    algo = build(config)
+    start = time.perf_counter()
+    with pytest.raises(error, match=message):
+        algo.train()
+    assert time.perf_counter() - start < 30  # and not the time-out
+    # Where all have raised, as for a NaN, they live and have equal weights; else the group is over.
+    if how == "nan":
+        assert len(algo.learner_group.foreach_learner(lambda learner: 0)) == 2
+    else:
+        with pytest.raises(RuntimeError, match="learners of this algorithm have died"):
+            algo.train()
