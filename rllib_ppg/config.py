@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
@@ -18,9 +19,17 @@ from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.env_runner import BatchedEnvRunner
+from rllib_ppg.evaluation import on_rllibs_env_runner
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.rl_module import ARCHITECTURES, PPGTorchRLModule, check_model_config
-from rllib_ppg.vector_env import check_env_id, is_vector_env_class, probe_spaces
+from rllib_ppg.observation_filter import FILTERS
+from rllib_ppg.rl_module import (
+    ARCHITECTURES,
+    PPGCatalog,
+    PPGTorchRLModule,
+    check_model_config,
+)
+from rllib_ppg.spaces import check_action_space
+from rllib_ppg.vector_env import check_env_id, probe_spaces
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
 _REPLACED = {
@@ -42,8 +51,6 @@ _UNSUPPORTED = {
     "use_env_runner_state_server": (False, "the env runner state server"),
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
-    "observation_filter": ("NoFilter", "observation filters"),
-    "explore": (True, "training without exploration; set it in the evaluation_config"),
 }
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -97,6 +104,7 @@ class PPGConfig(AlgorithmConfig):
         self.kl_penalty = 0.0
         self.entropy_coeff = 0.01
         self.vf_loss_coeff = 1.0
+        self.vf_clip_param: float | None = None
         self.normalize_rewards = True
 
         # Auxiliary phase.
@@ -128,7 +136,7 @@ class PPGConfig(AlgorithmConfig):
         e_aux: int = NotProvided,
         beta_clone: float = NotProvided,
         vf_true_weight: float = NotProvided,
-        aux_lr: float = NotProvided,
+        aux_lr: float | list = NotProvided,
         num_minibatches: int = NotProvided,
         num_aux_minibatches: int = NotProvided,
         segment_length: int | None = NotProvided,
@@ -139,6 +147,7 @@ class PPGConfig(AlgorithmConfig):
         kl_penalty: float = NotProvided,
         entropy_coeff: float | list = NotProvided,
         vf_loss_coeff: float = NotProvided,
+        vf_clip_param: float | None = NotProvided,
         normalize_rewards: bool = NotProvided,
         replay_may_spill: bool = NotProvided,
         micro_batch_size: int | str = NotProvided,
@@ -157,7 +166,8 @@ class PPGConfig(AlgorithmConfig):
             e_aux: E_aux, epochs of an auxiliary phase. 0: plain PPO.
             beta_clone: weight of KL[pi_old, pi] in L_joint.
             vf_true_weight: weight of L_value in the auxiliary phase.
-            aux_lr: learning rate of the auxiliary phase's Adam.
+            aux_lr: learning rate of the auxiliary phase's Adam, or a schedule as for `lr`:
+                [[env steps, value], ...].
             num_minibatches: minibatches of a policy (or value) epoch.
             num_aux_minibatches: minibatches of an auxiliary epoch, per stored iteration.
             segment_length: steps of one env that stay together in a minibatch; None: whole rows
@@ -174,6 +184,8 @@ class PPGConfig(AlgorithmConfig):
             entropy_coeff: weight of the entropy bonus, or a schedule [[env steps, value], ...].
             vf_loss_coeff: weight of L_value = 1/2 (V - V_targ)^2 where it shares passes with the
                 policy loss.
+            vf_clip_param: bound of (V - V_targ)^2 in the policy phase, as in RLlib's PPO; None,
+                as in the paper: none.
             normalize_rewards: divide rewards by the running standard deviation of the discounted
                 return and clip them to +-10 (metrics report raw returns).
             replay_may_spill: allow a replay list that is larger than the object store, of which
@@ -248,7 +260,8 @@ class PPGConfig(AlgorithmConfig):
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        own = {"arch": self.arch, "detach_vf_in_aux_phase": self.detach_vf_in_aux_phase}
+        keys = ("arch", "detach_vf_in_aux_phase", "observation_filter")
+        own = {key: getattr(self, key) for key in keys}
         # RLlib's PPO catalog reads `vf_share_layers`; PPG's module goes by `arch` alone.
         return super()._model_config_auto_includes | own | {"vf_share_layers": False}
 
@@ -257,10 +270,7 @@ class PPGConfig(AlgorithmConfig):
         """The evaluation's settings; episodes are sampled by RLlib's own env runner."""
         config = super().get_evaluation_config_object()
         if config is not None and config.env_runner_cls is self.env_runner_cls:
-            config.env_runner_cls = SingleAgentEnvRunner
-            # RLlib does not fall back to "sync" where an env has no vector env of its own.
-            if not is_vector_env_class(config.env):
-                config.gym_env_vectorize_mode = "sync"
+            on_rllibs_env_runner(config)
         return config
 
     @override(AlgorithmConfig)
@@ -282,14 +292,19 @@ class PPGConfig(AlgorithmConfig):
         self._check_what_ppg_replaces()
         self._check_numbers()
         self._check_batches()
-        if isinstance(self._model_config, dict):
-            check_model_config(self._model_config)
+        self._check_module_spec()
         # RLlib would warn that PPG is on the new API stack, as if there were another choice.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
         check_env_id(self.env)
         if not self.disable_env_checking:
-            check_spaces(*probe_spaces(self))
+            observation_space, action_space = probe_spaces(self)
+            check_action_space(action_space)
+            if self.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
+                raise ValueError(
+                    f"observation_filter={self.observation_filter!r} normalises vectors; images "
+                    "are divided by 255 as they are"
+                )
 
     def _check_what_ppg_replaces(self) -> None:
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
@@ -313,7 +328,29 @@ class PPGConfig(AlgorithmConfig):
         if overridden:
             raise ValueError(
                 f"PPG's env runner builds no episode objects and can't call {min(overridden)}; "
-                "use on_sample_end, on_train_result or on_evaluate_end"
+                "use on_sample_end or on_train_result, or set it in the evaluation_config, whose "
+                "episodes are RLlib's"
+            )
+
+    def _check_module_spec(self) -> None:
+        spec = self._rl_module_spec or RLModuleSpec()
+        own_class = spec.module_class not in (None, PPGTorchRLModule)
+        for model_config in (self._model_config, spec.model_config):
+            if isinstance(model_config, DefaultModelConfig):
+                model_config = asdict(model_config)
+            model_config = model_config or {}
+            if not own_class and spec.catalog_class in (None, PPGCatalog):
+                check_model_config(model_config)
+            if model_config.get("use_lstm"):
+                raise ValueError("PPG does not train recurrent modules, and use_lstm is set")
+        name = self.observation_filter
+        if name not in FILTERS:
+            hint = did_you_mean(str(name), FILTERS)
+            raise ValueError(f"observation_filter is one of {FILTERS}, not {name!r}{hint}")
+        if own_class and name != "NoFilter" and not issubclass(spec.module_class, PPGTorchRLModule):
+            raise ValueError(
+                f"observation_filter={name!r} is a part of PPG's own networks: derive "
+                f"{spec.module_class.__name__} from PPGTorchRLModule"
             )
 
     def _check_numbers(self) -> None:
@@ -334,7 +371,7 @@ class PPGConfig(AlgorithmConfig):
         not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
         # With a KL penalty nothing is clipped, and OpenAI's own command line sets clip_param=0.
         clip_param = ("clip_param",) if self.kl_penalty == 0 else ()
-        for key in (*not_negative, "aux_lr", "collective_timeout_s", *clip_param):
+        for key in (*not_negative, "collective_timeout_s", *clip_param):
             value, strictly = getattr(self, key), key not in not_negative
             if not _is_number(value) or value < 0 or (strictly and value == 0):
                 word = "positive" if strictly else "non-negative"
@@ -342,9 +379,13 @@ class PPGConfig(AlgorithmConfig):
         for key in ("gamma", "lambda_"):
             if not _is_number(getattr(self, key)) or not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key} is between 0 and 1, not {getattr(self, key)!r}")
+        if self.vf_clip_param is not None and not (
+            _is_number(self.vf_clip_param) and self.vf_clip_param > 0
+        ):
+            raise ValueError(f"vf_clip_param is None or positive, not {self.vf_clip_param!r}")
         if self.seed is not None and not isinstance(self.seed, int):
             raise ValueError(f"seed is None or a whole number, not {self.seed!r}")
-        for key in ("lr", "entropy_coeff"):
+        for key in ("lr", "aux_lr", "entropy_coeff"):
             value = getattr(self, key)
             if not isinstance(value, list | tuple) and (not _is_number(value) or value < 0):
                 raise ValueError(
@@ -387,28 +428,6 @@ class PPGConfig(AlgorithmConfig):
                     f"contradicts {shape} x {T} steps = {self.batch_size} env steps an iteration "
                     f"over {max(self.num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
                 )
-
-
-def check_spaces(observation_space: gym.Space, action_space: gym.Space) -> None:
-    """Raises ValueError for spaces that PPG can't train on; the sentence names the space."""
-    if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) not in (
-        1, 3,
-    ):  # fmt: skip
-        raise ValueError(
-            "PPG takes observations that are vectors or H x W x C images, and this env's are "
-            f"{observation_space}; wrap it, for example with gymnasium's FlattenObservation"
-        )
-    discrete = isinstance(action_space, gym.spaces.Discrete)
-    continuous = (
-        isinstance(action_space, gym.spaces.Box)
-        and action_space.dtype.kind == "f"
-        and len(action_space.shape) == 1
-    )
-    if not (discrete or continuous):
-        raise ValueError(
-            "PPG takes Discrete actions and vectors of real numbers, whose distributions have an "
-            f"exact KL, and this env's are {action_space}"
-        )
 
 
 def _unknown(key: str, known: Collection[str]) -> str:

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -23,12 +22,13 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from ray.rllib.utils.numpy import convert_to_numpy
-from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 from ray.rllib.utils.typing import ResultDict
 
 from rllib_ppg.episodes import Episode
-from rllib_ppg.reward_norm import Moments, discounted_returns_step
+from rllib_ppg.moments import Moments
+from rllib_ppg.reward_norm import discounted_returns_step
 from rllib_ppg.rollout import Rollout
+from rllib_ppg.spaces import Actions
 from rllib_ppg.vector_env import autoreset_mode, make_vector_env
 
 
@@ -41,12 +41,14 @@ class RolloutSummary:
         rows: number of rows (envs) of the rollout.
         episodes: the episodes that ended in it.
         returns: moments of the discounted returns, for the reward normaliser.
+        obs: moments of the observations, for the observation filter; None without one.
     """
 
     metrics: ResultDict
     rows: int
     episodes: list[Episode]
     returns: Moments
+    obs: Moments | None = None
 
 
 class BatchedEnvRunner(SingleAgentEnvRunner):
@@ -67,6 +69,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self.env.close()
         self.env = make_vector_env(self.config, self.worker_index or 0)
         self.num_envs = self.env.num_envs
+        self._actions = Actions(self.env.single_action_space)
         self._same_step = autoreset_mode(self.env) == AutoresetMode.SAME_STEP
         self._ended: list[Episode] = []
         self._needs_initial_reset = True
@@ -100,8 +103,20 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         # The driver logs the episodes, over a window that outlasts the iteration.
         ended, self._ended = self._ended, []
         metrics = self.get_metrics()
-        summary = RolloutSummary(metrics, len(rollout), ended, Moments.of(returns))
+        obs = self._obs_moments(rollout) if self.config.observation_filter != "NoFilter" else None
+        summary = RolloutSummary(metrics, len(rollout), ended, Moments.of(returns), obs)
         return summary, *rollout.split(num_shards)
+
+    def warm_up(self) -> Moments:
+        """Moments of the observations of a fragment with random actions; all envs start anew.
+
+        For the observation filter, so that it is there before the policy first acts.
+        """
+        T = self.config.get_rollout_fragment_length(self.worker_index or 0)
+        rollout, _ = self._rollout(T, explore=False, random_actions=True)
+        self._ended.clear()
+        self._needs_initial_reset = True
+        return self._obs_moments(rollout)
 
     @override(SingleAgentEnvRunner)
     def sample(
@@ -164,10 +179,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if self._needs_initial_reset:
             self._reset()
         N, obs = self.num_envs, self._obs
-        space, action_space = self.env.single_observation_space, self.env.single_action_space
+        space = self.env.single_observation_space
         rollout = Rollout(
             obs=np.empty((N, T, *space.shape), space.dtype),
-            actions=np.empty((N, T, *action_space.shape), action_space.dtype),
+            actions=np.empty((N, T, *self._actions.shape), self._actions.dtype),
             logp=np.zeros((N, T), np.float32),
             rewards=np.empty((N, T), np.float32),
             terminated=np.empty((N, T), bool),
@@ -185,8 +200,12 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 actions = to_env = self.env.action_space.sample()
             else:
                 actions, rollout.logp[:, t] = self._act(obs, explore)
-                to_env = self._to_env(actions)
-            rollout.obs[:, t], rollout.actions[:, t] = obs, actions
+                to_env = self._actions.for_env(
+                    actions,
+                    normalized=self.config.normalize_actions,
+                    clip=self.config.clip_actions,
+                )
+            rollout.obs[:, t], rollout.actions[:, t] = obs, self._actions.pack(actions)
             valid = rollout.valid[:, t] = ~self._resetting
             try:
                 obs, rewards, terminated, truncated, infos = self.env.step(to_env)
@@ -224,6 +243,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             sequence = np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
             seed = int(sequence.generate_state(1)[0] >> 1)
         self._obs, _ = self.env.reset(seed=seed)
+        self.env.action_space.seed(seed)
         self._check_finite("observation", self._obs, 0)
         N = self.num_envs
         self._resetting = np.zeros(N, bool)
@@ -235,27 +255,26 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._needs_initial_reset = False
 
     @torch.no_grad()
-    def _act(self, obs: np.ndarray, explore: bool) -> tuple[np.ndarray, np.ndarray | float]:
-        """Actions as the policy draws them, `[N, ...]`, and their log-probability, `[N]`."""
+    def _act(self, obs: np.ndarray, explore: bool) -> tuple[Any, np.ndarray]:
+        """Actions, arrays `[N, ...]`, and their log-probability under the policy, `[N]`.
+
+        They are drawn from the policy, or are its mode if `explore` is False.
+        """
         module = self.module
         batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
-        if not explore:
+        if explore:
+            out = module.forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
+            dist = module.get_exploration_action_dist_cls().from_logits(out)
+            actions = dist.sample()
+        else:
             out = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
             dist = module.get_inference_action_dist_cls().from_logits(out)
-            return convert_to_numpy(dist.to_deterministic().sample()), 0.0
-        out = module.forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
-        dist = module.get_exploration_action_dist_cls().from_logits(out)
-        actions = dist.sample()
+            actions = dist.to_deterministic().sample()
         return convert_to_numpy(actions), convert_to_numpy(dist.logp(actions))
 
-    def _to_env(self, actions: np.ndarray) -> np.ndarray:
-        """The policy's actions as the env wants them: unsquashed or clipped as configured."""
-        space = self.env.single_action_space
-        if isinstance(space, gym.spaces.Discrete):
-            return actions + space.start if space.start else actions
-        if self.config.normalize_actions:
-            return unsquash_action(actions, space)
-        return clip_action(actions, space) if self.config.clip_actions else actions
+    @staticmethod
+    def _obs_moments(rollout: Rollout) -> Moments:
+        return Moments.of(rollout.obs[rollout.valid])
 
     def _final_obs(self, infos: dict[str, Any], n: int, t: int) -> np.ndarray:
         if "final_obs" not in infos:

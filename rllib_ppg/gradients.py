@@ -11,7 +11,7 @@ from rllib_ppg.peers import Peers
 
 
 def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of `parameters` that `loss` has a gradient for, in their order; frozen ones have none."""
+    """Those of `parameters` that `loss` has a gradient for, in their order; none if frozen."""
     trainable = [p for p in parameters if p.requires_grad]
     if not loss.requires_grad:
         return []

@@ -41,8 +41,9 @@ from rllib_ppg.peers import Peers
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import BlockReader, Observations, ReplayBlock
 from rllib_ppg.reward_norm import normalize
-from rllib_ppg.rl_module import VF_AUX_PREDS
+from rllib_ppg.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
+from rllib_ppg.spaces import Actions
 from rllib_ppg.states import States, flat
 
 VALUE_OPTIMIZER = "value"
@@ -67,6 +68,8 @@ class PPGTorchLearner(TorchLearner):
         super().build()
         self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._dist_cls = self._ppg_module.get_train_action_dist_cls()
+        self._actions = Actions(self._ppg_module.action_space)
+        self._check_module()
         self._entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
         self._buffers: dict[str, GradientBuffer] = {}
         images = len(self._ppg_module.observation_space.shape) == 3
@@ -109,6 +112,35 @@ class PPGTorchLearner(TorchLearner):
         # What remains to be done in its place is to start from equal weights.
         for p in self.module[DEFAULT_MODULE_ID].parameters():
             self._peers.copy_from_first(p.data)
+
+    def set_observation_filter(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Sets the statistics of the networks' observation filter, `[...]` as one observation."""
+        filter_ = self._ppg_module.observation_filter
+        filter_.mean.copy_(torch.from_numpy(mean))
+        filter_.std.copy_(torch.from_numpy(std))
+        self._weights_seq_no += 1
+
+    def _check_module(self) -> None:
+        """Raises ValueError if the module is none that PPG can train: a user's own may be so."""
+        module, name = self._ppg_module, type(self._ppg_module).__name__
+        if module.is_stateful():
+            raise ValueError(f"PPG does not train recurrent modules, and {name} has a state")
+        obs = np.zeros((1, *module.observation_space.shape), module.observation_space.dtype)
+        outputs = TRAIN_OUTPUTS if self.config.has_aux_phase else TRAIN_OUTPUTS[:2]
+        with torch.no_grad():
+            out = self._forward({"obs": torch.from_numpy(obs).to(self._device)}, *outputs)
+        for column in outputs:
+            if column not in out:
+                raise ValueError(f"{name}.forward_train() returns no {column!r}, which PPG trains")
+        pi = self._dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
+        for term in (lambda: clone_KL(pi, pi), pi.entropy):
+            try:
+                term()
+            except Exception as e:
+                raise ValueError(
+                    f"PPG needs an action distribution with a KL and an entropy, and {name}'s, "
+                    f"{type(pi).__name__}, has not both: {e}"
+                ) from e
 
     @override(Learner)
     def update(self, *args: Any, **kwargs: Any) -> ResultDict:
@@ -197,17 +229,18 @@ class PPGTorchLearner(TorchLearner):
     def value_loss(self, batch: Batch) -> Terms:
         """L_value."""
         V = self._forward(batch, Columns.VF_PREDS)[Columns.VF_PREDS]
-        return {"vf_loss": L_value(V, batch["V_targ"])}
+        return {"vf_loss": L_value(V, batch["V_targ"], self.config.vf_clip_param)}
 
     def policy_and_value_loss(self, batch: Batch) -> Terms:
         """Both in one pass, for E_pi = E_V."""
         out = self._forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
-        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"])
+        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], self.config.vf_clip_param)
         return self._policy_terms(batch, out) | {"vf_loss": vf_loss}
 
     def _policy_terms(self, batch: Batch, out: Batch) -> Terms:
         pi = self._dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
-        logp, logp_old, A = pi.logp(batch["actions"]), batch["logp_old"], batch["A"]
+        logp = pi.logp(self._actions.unpack(batch["actions"]))
+        logp_old, A = batch["logp_old"], batch["A"]
         if self.config.kl_penalty > 0:
             objective = L_KL(logp, logp_old, A, self.config.kl_penalty)
         else:
@@ -243,7 +276,8 @@ class PPGTorchLearner(TorchLearner):
 
     def _values(self, obs: np.ndarray) -> np.ndarray:
         """V of `[S, ...]` observations, `[S]`."""
-        return self._in_chunks(obs, lambda x: self._ppg_module.compute_values({Columns.OBS: x}))
+        V = Columns.VF_PREDS
+        return self._in_chunks(obs, lambda x: self._forward({"obs": x}, V)[V])
 
     def _explained_variance(
         self, V: list[np.ndarray], V_targ: list[np.ndarray], shards: Sequence[Rollout]

@@ -43,9 +43,13 @@ def L_KL(logp: Tensor, logp_old: Tensor, A: Tensor, kl_penalty: float) -> Tensor
     return torch.exp(log_r) * A - kl_penalty * 0.5 * log_r**2
 
 
-def L_value(V: Tensor, V_targ: Tensor) -> Tensor:
-    """1/2 (V - V_targ)^2, for the value function (eq. 2), without clipping."""
-    return 0.5 * (V - V_targ) ** 2
+def L_value(V: Tensor, V_targ: Tensor, vf_clip_param: float | None = None) -> Tensor:
+    """1/2 (V - V_targ)^2, for the value function (eq. 2).
+
+    `vf_clip_param` bounds the squared error, as in RLlib's PPO; the paper has no bound.
+    """
+    squared = (V - V_targ) ** 2
+    return 0.5 * (squared if vf_clip_param is None else squared.clamp(max=vf_clip_param))
 
 
 def L_aux(V_aux: Tensor, V_targ: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ is in `env_runner.py` and `learner.py`.
 from __future__ import annotations
 
 import pathlib
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import astuple, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -32,13 +33,14 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint import check_checkpoint, resolve
 from rllib_ppg.config import PPGConfig
-from rllib_ppg.env_runner import RolloutSummary
+from rllib_ppg.env_runner import BatchedEnvRunner, RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
+from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import ReplayEntry, ReplayList
 from rllib_ppg.resources import check_resources
-from rllib_ppg.reward_norm import Moments, RewardNormalizer
+from rllib_ppg.reward_norm import RewardNormalizer
 from rllib_ppg.rollout import row_ranges
 from rllib_ppg.vector_env import probe_spaces
 
@@ -57,6 +59,8 @@ class PPG(Algorithm):
     """Policy phases of PPO on two networks, auxiliary phases that distil the value function."""
 
     config: PPGConfig
+    # Of all observations so far; None without an observation filter.
+    _obs_moments: Moments | None
 
     @classmethod
     @override(Algorithm)
@@ -66,6 +70,8 @@ class PPG(Algorithm):
     @override(Algorithm)
     def training_step(self) -> None:
         """One iteration of Algorithm 1's policy phase; every N_pi-th ends in an auxiliary phase."""
+        if self._obs_moments is not None and not self._obs_moments.count:
+            self._start_observation_filter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._sample()
         if not rollouts:
@@ -73,10 +79,12 @@ class PPG(Algorithm):
         self._log_sampling([summary for summary, _ in rollouts])
         with self.metrics.log_time((TIMERS, POLICY_PHASE_TIMER)):
             self._policy_phase(rollouts)
+        summaries = [summary for summary, _ in rollouts]
         del rollouts  # the replay list has the states now
         if self._replay.is_full:
             with self.metrics.log_time((TIMERS, AUX_PHASE_TIMER)):
                 self._auxiliary_phase()
+        self._update_observation_filter(summary.obs for summary in summaries)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self._sync_weights()
 
@@ -137,6 +145,29 @@ class PPG(Algorithm):
         self._replay.clear()
         self._num_aux_phases += 1
         self._log_ppg(num_aux_phases_lifetime=self._num_aux_phases)
+
+    def _start_observation_filter(self) -> None:
+        """Statistics from random actions, so that the first rollout is normalised already."""
+        self._update_observation_filter(
+            self.env_runner_group.foreach_env_runner(
+                BatchedEnvRunner.warm_up, local_env_runner=self.config.num_env_runners == 0
+            )
+        )
+        self._sync_weights()
+
+    def _update_observation_filter(self, new: Iterable[Moments | None]) -> None:
+        """Takes in the iteration's observations, for the next one's rollouts.
+
+        At its end, because the policy that learns is to be the one that has acted.
+        """
+        if self._obs_moments is None:
+            return
+        for moments in new:
+            if moments is not None:
+                self._obs_moments = self._obs_moments + moments
+        if self._obs_moments.count:
+            statistics = (self._obs_moments.mean, self._obs_moments.std)
+            self._call_learners("set_observation_filter", [statistics] * self._num_learners)
 
     def _sync_weights(self) -> None:
         """The iteration's one broadcast: the policy network, to all env runners."""
@@ -277,6 +308,8 @@ class PPG(Algorithm):
         self._num_learners = max(self.config.num_learners, 1)
         self._replay = ReplayList(self.config.n_pi)
         self._reward_norm = RewardNormalizer()
+        filtered = self.config.observation_filter != "NoFilter"
+        self._obs_moments = Moments(0.0, 0.0, 0.0) if filtered else None
         self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
         self._num_aux_phases = 0
         self._learners_ended = False
@@ -289,7 +322,10 @@ class PPG(Algorithm):
             # process, the first bundle, is this one and runs already.
             _, *bundles = super().default_resource_request(self.config).bundles
             self._check_resources(self.config, bundles)
-        super().setup(config)
+        try:
+            super().setup(config)
+        except RayTaskError as e:  # raised in an env runner or a learner
+            raise e.cause from e
 
     @classmethod
     @override(Algorithm)
@@ -316,11 +352,11 @@ class PPG(Algorithm):
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state and PPG's own, but for the replay list, which has files of its own."""
-        moments = self._reward_norm.moments
         return super().get_state(*args, **kwargs) | {
             "ppg": {
                 "num_aux_phases": self._num_aux_phases,
-                "reward_norm": [moments.count, moments.mean, moments.M2],
+                "reward_norm": astuple(self._reward_norm.moments),
+                "obs_moments": self._obs_moments and astuple(self._obs_moments),
                 "episodes": [list(episode) for episode in self._episodes.episodes],
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
@@ -343,6 +379,8 @@ class PPG(Algorithm):
                 )
             self._num_aux_phases = own["num_aux_phases"]
             self._reward_norm.moments = Moments(*own["reward_norm"])
+            if self._obs_moments is not None and own["obs_moments"]:
+                self._obs_moments = Moments(*own["obs_moments"])
             self._episodes.episodes.clear()
             self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]

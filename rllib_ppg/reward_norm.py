@@ -8,42 +8,13 @@ subtracted. Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
+from rllib_ppg.moments import Moments
+
 RETURN_GAMMA = 0.99
 REWARD_CLIP = 10.0
-_EPSILON = 1e-8
-
-
-@dataclass
-class Moments:
-    """Count, mean and summed squared deviation of some numbers: what env runners send."""
-
-    count: float
-    mean: float
-    M2: float
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> Moments:
-        """The moments of `x` (any shape), in float64."""
-        if x.size == 0:
-            return cls(0.0, 0.0, 0.0)
-        x = x.astype(np.float64)
-        return cls(float(x.size), float(x.mean()), float(np.square(x - x.mean()).sum()))
-
-    def __add__(self, other: Moments) -> Moments:
-        """The moments of both sets together (Chan et al. 1979)."""
-        count = self.count + other.count
-        if count == 0:
-            return self
-        delta = other.mean - self.mean
-        return Moments(
-            count,
-            self.mean + delta * other.count / count,
-            self.M2 + other.M2 + delta**2 * self.count * other.count / count,
-        )
 
 
 class RewardNormalizer:
@@ -61,7 +32,7 @@ class RewardNormalizer:
     @property
     def scale(self) -> float:
         """What rewards are divided by: the standard deviation of the discounted return."""
-        return float(np.sqrt(self.moments.M2 / self.moments.count + _EPSILON))
+        return float(self.moments.std)
 
 
 def normalize(rewards: np.ndarray, scale: float) -> np.ndarray:

@@ -35,6 +35,7 @@ from rllib_ppg.impala_cnn import (
     ImpalaEncoderConfig,
     norm_init,
 )
+from rllib_ppg.observation_filter import MeanStdFilter
 
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
@@ -48,6 +49,8 @@ _OWN_MODEL_KEYS = {
     "detach_vf_in_aux_phase": True,
     "impala_channels": CHANNELS,
     "impala_dense": DENSE,
+    "freeze": (),
+    "observation_filter": "NoFilter",
 }
 _HEAD_SCALE = 0.1
 
@@ -58,8 +61,6 @@ def check_model_config(model_config: dict[str, Any]) -> None:
     for key in model_config:
         if key not in known:
             raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
-    if model_config.get("use_lstm"):
-        raise ValueError("PPG does not train recurrent modules: model_config['use_lstm'] is set")
 
 
 class PPGCatalog(PPOCatalog):
@@ -91,7 +92,16 @@ class PPGCatalog(PPOCatalog):
 
 
 class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
-    """The default module of PPG. `model_config["arch"]` is one of dual, detach, shared."""
+    """The default module of PPG.
+
+    Entries of `model_config` beside RLlib's and those of `PPGCatalog`:
+
+    - `arch`: dual, detach or shared; set by `PPGConfig.training(arch=...)`.
+    - `freeze`: names of parts that are not trained, such as `["pi_encoder"]`.
+
+    Raises:
+        ValueError: `freeze` names what is no part of the module.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         catalog_class = kwargs.pop("catalog_class", None) or PPGCatalog
@@ -112,6 +122,11 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.vf_aux = self.catalog.build_vf_head("torch")
         for head in (self.pi, self.vf, self.vf_aux):
             norm_init([m for m in head.modules() if isinstance(m, nn.Linear)][-1], _HEAD_SCALE)
+        for name in config["freeze"]:
+            self._freeze(name)
+        self.observation_filter: nn.Module = nn.Identity()
+        if config["observation_filter"] != "NoFilter":
+            self.observation_filter = MeanStdFilter(self.observation_space.shape)
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
@@ -162,9 +177,19 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         """V of each observation in the batch, `[B]`."""
         return self._forward_train(batch, outputs=(Columns.VF_PREDS,))[Columns.VF_PREDS]
 
+    def _freeze(self, name: str) -> None:
+        parts = dict(self.named_modules())
+        if name not in parts or not name:
+            known = {n for n in parts if n and "." not in n}
+            raise ValueError(
+                f"model_config['freeze'] names {name!r}, which is no part of the networks"
+                f"{did_you_mean(name, known)}"
+            )
+        parts[name].requires_grad_(False)
+
     def _encode(self, encoder: Encoder, batch: dict[str, Any]) -> Tensor:
         obs = batch[Columns.OBS]
         if not isinstance(encoder, ImpalaEncoder):  # which takes images of any dtype
             scale = 255.0 if self._image and obs.dtype == torch.uint8 else 1.0
-            obs = obs.to(next(encoder.parameters()).dtype) / scale
+            obs = self.observation_filter(obs.to(next(encoder.parameters()).dtype) / scale)
         return encoder({Columns.OBS: obs})[ENCODER_OUT]

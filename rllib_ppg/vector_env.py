@@ -7,13 +7,16 @@ import importlib
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space, iterate
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.spaces import flat_space, flatten_observation, is_flat
 
 NATIVE = "vector_entry_point"
 
@@ -72,10 +75,12 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
     With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) the env's own vector env is
     used where it has one, and a `SyncVectorEnv` otherwise; "sync" and "async" are taken literally.
     Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets. A class
-    of vector envs gets its env_config with `num_envs` in it.
+    of vector envs gets its env_config with `num_envs` in it. Observations that are neither vectors
+    nor images are flattened.
 
     Raises:
-        ValueError: The result is not a gymnasium env, a multi-agent one, or one that never resets.
+        ValueError: The result is not a gymnasium env, a multi-agent one, one that never resets, or
+            one whose observations can't be flattened.
     """
     env, mode, num_envs = config.env, config.gym_env_vectorize_mode, config.num_envs_per_env_runner
     mode = getattr(mode, "value", mode)
@@ -108,7 +113,11 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
     if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
         vector_env.close()
         raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")
-    return vector_env
+    return (
+        vector_env
+        if is_flat(vector_env.single_observation_space)
+        else FlattenObservations(vector_env)
+    )
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
@@ -135,6 +144,38 @@ def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
     spaces = env.single_observation_space, env.single_action_space
     env.close()
     return spaces
+
+
+class FlattenObservations(VectorWrapper):
+    """A vector env's observations as vectors (see `spaces.flatten_observation`).
+
+    gymnasium's own wrapper asserts that envs do not reset in the step that ends an episode.
+    """
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self._space = env.single_observation_space
+        self.single_observation_space = flat_space(self._space)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets all envs; observations are `[N, d]`."""
+        obs, infos = self.env.reset(**kwargs)
+        return self._flat(obs), infos
+
+    def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
+        """Steps all envs; observations, those in infos["final_obs"] included, are vectors."""
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            final = [o if o is None else self._flat_one(o) for o in infos["final_obs"]]
+            infos = {**infos, "final_obs": final}
+        return self._flat(obs), rewards, terminated, truncated, infos
+
+    def _flat(self, batch: Any) -> np.ndarray:
+        return np.stack([self._flat_one(o) for o in iterate(self.env.observation_space, batch)])
+
+    def _flat_one(self, obs: Any) -> np.ndarray:
+        return flatten_observation(self._space, obs)
 
 
 def _checked(env: Any) -> gym.Env:

@@ -12,7 +12,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ppg import PPG, PPGConfig
-from tests.envs import Counting, NextStepCounting
+from tests.envs import AnySpaces, Counting, NextStepCounting
 
 
 def small(env="CartPole-v1", **training):
@@ -116,7 +116,9 @@ def test_unknown_training_setting():
         ({"e_aux": 1.5}, ["e_aux", "whole number", "1.5"]),
         ({"e_pi": 0}, ["e_pi", "at least 1"]),
         ({"beta_clone": -1.0}, ["beta_clone", "non-negative"]),
-        ({"aux_lr": 0.0}, ["aux_lr", "positive"]),
+        ({"aux_lr": -1.0}, ["aux_lr", "non-negative"]),
+        ({"vf_clip_param": 0.0}, ["vf_clip_param", "None or positive"]),
+        ({"collective_timeout_s": 0}, ["collective_timeout_s", "positive"]),
         ({"gamma": 1.5}, ["gamma", "between 0 and 1"]),
         ({"segment_length": 5}, ["segment_length=5", "rollout_fragment_length=32"]),
         ({"segment_length": 0}, ["segment_length", "at least 1"]),
@@ -159,9 +161,10 @@ def test_other_refusals():
         small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"), "single-agent"
     )
     refuses(small().env_runners(env_to_module_connector=lambda *_: []), "env-to-module connectors")
-    refuses(small().env_runners(explore=False), "evaluation_config")
     refuses(small().env_runners(env_runner_cls=SingleAgentEnvRunner), "BatchedEnvRunner")
-    refuses(small().env_runners(observation_filter="MeanStdFilter"), "observation filters")
+    refuses(small().env_runners(observation_filter="MeanStdFiltr"), "did you mean 'MeanStdFilter'")
+    images = small("procgen-coinrun-v0").env_runners(observation_filter="MeanStdFilter")
+    refuses(images, "normalises vectors", "255")
     refuses(small().debugging(seed="x"), "seed", "'x'")
     old_stack = small().api_stack(
         enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
@@ -209,7 +212,6 @@ tune.register_env("divides-by-zero", lambda config: 1 / 0)
         ("returns-a-vector-env", ["give the class itself"]),
         ("divides-by-zero", ["can't be made", "division by zero"]),
         (NeverResets, ["resets by itself"]),
-        ("FrozenLake-v1", ["Discrete(16)", "vectors or H x W x C images"]),
     ],
 )
 def test_envs_that_are_none(env, words):
@@ -220,7 +222,6 @@ def test_envs_that_are_none(env, words):
     "space",
     [
         gym.spaces.MultiBinary(3),
-        gym.spaces.MultiDiscrete([2, 2]),
         gym.spaces.Box(0, 9, (2,), np.int64),
         gym.spaces.Box(-1, 1, (2, 2)),
     ],
@@ -229,6 +230,15 @@ def test_action_spaces_without_a_distribution_here(space):
     config = small(Counting)
     config.environment(env_config={"action_space": space})
     refuses(config, str(space), "exact KL")
+    config.environment(env_config={"action_space": gym.spaces.Dict(a=space)})
+    refuses(config, str(space), "exact KL")
+
+
+def test_observations_without_a_fixed_size():
+    config = small(AnySpaces)
+    space = gym.spaces.Sequence(gym.spaces.Discrete(3))
+    config.environment(env_config={"observation_space": space})
+    refuses(config, "no fixed size", "Sequence")
 
 
 @pytest.mark.parametrize(

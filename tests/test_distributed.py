@@ -15,8 +15,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from rllib_ppg import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
-from rllib_ppg.reward_norm import Moments
 from tests.envs import AnySpaces
 from tests.test_learner import T, make_rollout
 
@@ -146,7 +146,7 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build, num_learners):
     for i in range(1, 5):
         states = i * 2 * 16 * 64 * STATE
         # What is there are the states; the 2 % are for targets, masks and pickling.
-        assert_eventually(lambda: 1.0 <= (object_store_bytes() - before) / states <= 1.02)
+        assert_eventually(lambda n=states: 1.0 <= (object_store_bytes() - before) / n <= 1.02)
         algo.train()
     assert driver.memory_full_info().uss - private < 0.1 * states
     assert len(algo._replay) == 0  # that was an auxiliary phase

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from rllib_ppg.moments import Moments
 from rllib_ppg.reward_norm import (
     RETURN_GAMMA,
     REWARD_CLIP,
-    Moments,
     RewardNormalizer,
     discounted_returns_step,
     normalize,
@@ -20,7 +20,7 @@ def test_scale_is_the_std_of_all_returns_of_all_env_runners():
     for iteration in range(3):
         runners = [rng.normal(3.0 + iteration, 5.0, size=(4, 50)) for _ in range(3)]
         seen += runners
-        norm.update(Moments.of(x) for x in runners)
+        norm.update(Moments.of(x.ravel()) for x in runners)
     # The prior (count 1e-4, variance 1) is all that keeps this from being exact.
     assert norm.scale == pytest.approx(np.concatenate([x.ravel() for x in seen]).std(), rel=1e-5)
 

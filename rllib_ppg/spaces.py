@@ -1,0 +1,116 @@
+"""An env's spaces as networks and rollouts need them: flat observations, actions in one array."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import tree
+from gymnasium import spaces
+from ray.rllib.utils.spaces.space_utils import (
+    clip_action,
+    get_base_struct_from_space,
+    unsquash_action,
+)
+from torch import Tensor
+
+
+def is_flat(space: gym.Space) -> bool:
+    """Whether observations are taken as they are: vectors and H x W x C images."""
+    return isinstance(space, spaces.Box) and len(space.shape) in (1, 3)
+
+
+def flat_space(space: gym.Space) -> spaces.Box:
+    """The vectors that `flatten_observation` makes of a space's observations.
+
+    Raises:
+        ValueError: They have no fixed size.
+    """
+    if not space.is_np_flattenable:
+        raise ValueError(
+            f"PPG flattens what is neither vector nor image, and observations of {space} have no "
+            "fixed size"
+        )
+    flat = spaces.flatten_space(space)
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:
+    """Gymnasium's flattening, with Discrete as one-hot, as float32; `[d]`."""
+    return np.asarray(spaces.flatten(space, obs), np.float32)
+
+
+def check_action_space(space: gym.Space) -> None:
+    """Raises ValueError for actions that PPG can't train on; the sentence names their space."""
+    for part in tree.flatten(get_base_struct_from_space(space)):
+        discrete = isinstance(part, spaces.Discrete)
+        multi_discrete = isinstance(part, spaces.MultiDiscrete) and len(part.shape) == 1
+        vector = isinstance(part, spaces.Box) and part.dtype.kind == "f" and len(part.shape) == 1
+        if not (discrete or multi_discrete or vector):
+            hint = (
+                f"; MultiDiscrete({[2] * part.n}) says the same as {part}"
+                if isinstance(part, spaces.MultiBinary) and isinstance(part.n, int)
+                else ""
+            )
+            raise ValueError(
+                "PPG takes Discrete and MultiDiscrete actions, vectors of real numbers, and Tuples "
+                f"and Dicts of them, whose distributions have an exact KL, and not {part}{hint}"
+            )
+
+
+class Actions:
+    """A space's actions as one array, `[B, *shape]`, and back.
+
+    Discrete, MultiDiscrete and Box actions are arrays already. The components of a Tuple or Dict
+    lie side by side as float32, which is exact for the integers that occur.
+
+    Args:
+        space: of single actions (see `check_action_space`).
+
+    Attributes:
+        shape: of one action.
+        dtype: of the array.
+    """
+
+    def __init__(self, space: gym.Space):
+        self._struct = get_base_struct_from_space(space)
+        self._parts = tree.flatten(self._struct)
+        self._widths = [math.prod(part.shape) for part in self._parts]
+        self._composite = isinstance(space, spaces.Tuple | spaces.Dict)
+        self._as_drawn = not any(
+            isinstance(part, spaces.Box) or np.any(part.start) for part in self._parts
+        )
+        self.shape = (sum(self._widths),) if self._composite else space.shape
+        self.dtype = np.dtype(np.float32) if self._composite else space.dtype
+
+    def pack(self, actions: Any) -> np.ndarray:
+        """A batch of actions, Tuples and Dicts of arrays `[B, ...]`, as one array."""
+        if not self._composite:
+            return actions
+        columns = [np.reshape(a, (len(a), -1)) for a in tree.flatten(actions)]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def unpack(self, packed: Tensor) -> Tensor | list[Tensor]:
+        """The packed batch as a distribution's `logp` takes it: components in a list."""
+        return list(packed.split(self._widths, dim=1)) if self._composite else packed
+
+    def for_env(self, actions: Any, *, normalized: bool, clip: bool) -> Any:
+        """The policy's actions, a batch or one, as the env wants them.
+
+        Args:
+            actions: as the policy drew them, arrays `[B, ...]`; discrete ones count from 0, and
+                for the env from their space's `start`.
+            normalized: the policy acts in [-1, 1] and Boxes are to be scaled to their bounds
+                (RLlib's `normalize_actions`).
+            clip: otherwise, clip to these bounds (RLlib's `clip_actions`).
+        """
+        if self._as_drawn:  # nothing to do for most envs, in every step
+            return actions
+        actions = tree.map_structure(
+            lambda a, s: a if isinstance(s, spaces.Box) else a + s.start, actions, self._struct
+        )
+        if normalized:
+            return unsquash_action(actions, self._struct)
+        return clip_action(actions, self._struct) if clip else actions
