@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.typing import ResultDict
 
-from rllib_ppg.episodes import Episode
+from rllib_ppg.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.moments import Moments
 from rllib_ppg.reward_norm import discounted_returns_step
 from rllib_ppg.rollout import Rollout
@@ -103,6 +103,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         # The driver logs the episodes, over a window that outlasts the iteration.
         ended, self._ended = self._ended, []
         metrics = self.get_metrics()
+        for key in EPISODE_METRICS:  # there if this runner was asked for episodes before
+            metrics.pop(key, None)
         obs = self._obs_moments(rollout) if self.config.observation_filter != "NoFilter" else None
         summary = RolloutSummary(metrics, len(rollout), ended, Moments.of(returns), obs)
         return summary, *rollout.split(num_shards)
@@ -138,7 +140,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             force_reset: start new episodes in all envs first.
         """
         if self.env is None:
-            raise ValueError(f"{self} has no env to sample from")
+            raise ValueError(
+                f"{self} has no env to sample from; to evaluate, set .evaluation("
+                "evaluation_interval=...)"
+            )
         explore = self.config.explore if explore is None else explore
         if force_reset or num_episodes is not None:
             self._needs_initial_reset = True

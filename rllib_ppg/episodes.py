@@ -23,6 +23,17 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+# What the driver logs of episodes; an env runner's own are of its last calls alone.
+EPISODE_METRICS = (
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_LEN_MAX,
+    EPISODE_DURATION_SEC_MEAN,
+)
+
 
 class Episode(NamedTuple):
     """A finished episode: its length in env steps, undiscounted raw return, and wall time."""
@@ -47,13 +58,6 @@ class EpisodeWindow:
         if not self.episodes:
             return
         length, ret, seconds = np.array(self.episodes, np.float64).T
-        for key, value in {
-            EPISODE_RETURN_MEAN: ret.mean(),
-            EPISODE_RETURN_MIN: ret.min(),
-            EPISODE_RETURN_MAX: ret.max(),
-            EPISODE_LEN_MEAN: length.mean(),
-            EPISODE_LEN_MIN: length.min(),
-            EPISODE_LEN_MAX: length.max(),
-            EPISODE_DURATION_SEC_MEAN: seconds.mean(),
-        }.items():
+        values = [f() for x in (ret, length) for f in (x.mean, x.min, x.max)]
+        for key, value in zip(EPISODE_METRICS, [*values, seconds.mean()], strict=True):
             metrics.log_value((ENV_RUNNER_RESULTS, key), float(value), window=1)

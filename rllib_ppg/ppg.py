@@ -360,7 +360,7 @@ class PPG(Algorithm):
                 "episodes": [list(episode) for episode in self._episodes.episodes],
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
-                "replay_blocks": [len(entries) for entries in self._replay.iterations],
+                "replay_learners": self._replay.learners(),
                 "rollout_fragment_length": self.config.rollout_fragment_length,
             }
         }
@@ -372,7 +372,7 @@ class PPG(Algorithm):
         if "ppg" in state:
             own = state["ppg"]
             T = own["rollout_fragment_length"]
-            if own["replay_blocks"] and self.config.rollout_fragment_length != T:
+            if own["replay_learners"] and self.config.rollout_fragment_length != T:
                 raise ValueError(
                     f"the checkpoint's replay list has rows of {T} steps: go on with "
                     f"rollout_fragment_length={T}, not {self.config.rollout_fragment_length}"
@@ -384,7 +384,7 @@ class PPG(Algorithm):
             self._episodes.episodes.clear()
             self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
-            self._replay_blocks = own["replay_blocks"]
+            self._replay_learners = own["replay_learners"]
 
     @override(Algorithm)
     def save_to_path(
@@ -422,7 +422,7 @@ class PPG(Algorithm):
         super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
         if component is None:
             replay = f"{path}/{_REPLAY_DIR}"
-            self._replay.load(filesystem, replay, self._replay_blocks, self._num_learners)
+            self._replay.load(filesystem, replay, self._replay_learners, self._num_learners)
         self._force_weights()
 
     def _force_weights(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from pyarrow import fs
 
+from rllib_ppg.rollout import row_ranges
 from rllib_ppg.states import flat
 
 # What a learner keeps open at once of the replay list. Blocks are views of the object store:
@@ -117,6 +118,10 @@ class ReplayList:
             if e.learner == learner
         ]
 
+    def learners(self) -> list[list[int]]:
+        """The learner of each block of each iteration."""
+        return [[e.learner for e in entries] for entries in self.iterations]
+
     def save(self, filesystem: fs.FileSystem, path: str) -> None:
         """Writes one file a block under `path`, one block in memory at a time."""
         filesystem.create_dir(path, recursive=True)
@@ -128,24 +133,37 @@ class ReplayList:
                         np.save(f, array)
 
     def load(
-        self, filesystem: fs.FileSystem, path: str, files: Sequence[int], num_learners: int
+        self,
+        filesystem: fs.FileSystem,
+        path: str,
+        saved: Sequence[Sequence[int]],
+        num_learners: int,
     ) -> None:
-        """Reads what `save` wrote and deals the blocks out to the learners there are now.
+        """Reads what `save` wrote, for the learners there are now.
+
+        With as many learners as then, each gets its blocks back; else every block's rows are
+        dealt out among all of them.
 
         Args:
             filesystem: where `path` is.
             path: the directory.
-            files: number of blocks of each iteration (`[len(i) for i in iterations]` when saved).
+            saved: `learners()` when it was saved.
             num_learners: number of learners, at least 1.
         """
         self.clear()
-        for i, num_blocks in enumerate(files):
+        as_then = {k for learners in saved for k in learners} == set(range(num_learners))
+        for i, learners in enumerate(saved):
             entries = []
-            for k in range(num_blocks):
-                with filesystem.open_input_file(f"{path}/{_file(i, k)}") as f:
+            for b, learner in enumerate(learners):
+                with filesystem.open_input_file(f"{path}/{_file(i, b)}") as f:
                     rows, *arrays = (np.load(f) for _ in range(4))
-                block = ReplayBlock(*arrays)
-                entries.append(ReplayEntry(ray.put(block), block.info(rows), k % num_learners))
+                parts = [(learner, slice(None))]
+                if not as_then:
+                    ranges = enumerate(row_ranges(len(rows), num_learners))
+                    parts = [(k, slice(*range_)) for k, range_ in ranges]
+                for k, part in parts:
+                    block = ReplayBlock(*(array[part] for array in arrays))
+                    entries.append(ReplayEntry(ray.put(block), block.info(rows[part]), k))
             self.iterations.append(entries)
 
 

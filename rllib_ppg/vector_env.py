@@ -113,11 +113,9 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
     if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
         vector_env.close()
         raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")
-    return (
-        vector_env
-        if is_flat(vector_env.single_observation_space)
-        else FlattenObservations(vector_env)
-    )
+    if not is_flat(vector_env.single_observation_space):
+        vector_env = FlattenObservations(vector_env)
+    return vector_env
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
