@@ -153,6 +153,49 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build, num_learners):
     assert_eventually(lambda: object_store_bytes() - before < 2**20)
 
 
+# -- Restoring into other numbers -------------------------------------------------------------
+
+
+def replay_rows(algo):
+    """{(iteration, row): (V_targ, learner)} of the replay list."""
+    return {
+        (i, int(row)): (ray.get(e.ref).V_targ[k].tolist(), e.learner)
+        for i, entries in enumerate(algo._replay.iterations)
+        for e in entries
+        for k, row in enumerate(e.info.rows)
+    }
+
+
+def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_path):
+    algo = build(several(2, runners=1, envs=6, n_pi=3))
+    for _ in range(2):
+        algo.train()
+    path, saved = algo.save_to_path(tmp_path / "checkpoint"), replay_rows(algo)
+    assert len(saved) == 2 * 6
+    weights, moments = learner_states(algo)
+    algo.stop()
+    for num_learners, runners, envs in [(2, 1, 6), (3, 0, 6), (0, 2, 3)]:
+        other = build(several(num_learners, runners=runners, envs=envs, n_pi=3))
+        other.restore_from_path(path)
+        rows = replay_rows(other)
+        assert {row: V_targ for row, (V_targ, _) in rows.items()} == {
+            row: V_targ for row, (V_targ, _) in saved.items()
+        }
+        if num_learners == 2:
+            assert rows == saved  # each learner has its own states again
+        assert {learner for _, learner in rows.values()} == set(range(max(num_learners, 1)))
+        restored_weights, restored_moments = learner_states(other)
+        for name, w in weights.items():
+            np.testing.assert_array_equal(restored_weights[name], w)
+        for name, arrays in moments.items():
+            for m, expected in zip(restored_moments[name], arrays, strict=True):
+                np.testing.assert_array_equal(m, expected)
+        result = other.train()  # the third iteration, and the auxiliary phase
+        assert result["training_iteration"] == 3
+        assert result["ppg"]["num_aux_phases_lifetime"] == 1
+        other.stop()
+
+
 # -- One error for all ------------------------------------------------------------------------
 
 

@@ -35,14 +35,18 @@ class SGDLearner(PPGTorchLearner):
             self._optimizer_lr_schedules.pop(adam)
 
 
-def make_learner(cls=PPGTorchLearner, obs=OBS, seed=0, **training):
+def make_learner(cls=PPGTorchLearner, obs=OBS, seed=0, gpus=0, env_runners=None, **training):
     torch.manual_seed(seed)
     settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
     config = (
         PPGConfig()
         .environment("CartPole-v1")
         .env_runners(num_env_runners=1, num_envs_per_env_runner=N, rollout_fragment_length=T)
-        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
+        .env_runners(**env_runners or {})
+        .learners(num_gpus_per_learner=gpus)
+        .rl_module(
+            model_config={"fcnet_hiddens": [16, 16], "impala_channels": (4,), "impala_dense": 16}
+        )
         .training(**settings | training)
     )
     spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, ACT)})
