@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from ray import tune
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
@@ -273,20 +272,6 @@ def test_evaluation_runs_whole_episodes(build):
     result = build(config).train()
     evaluated = result["evaluation"]["env_runners"]
     assert evaluated["episode_return_mean"] == 7 and evaluated["num_episodes"] == 3
-
-
-def test_tune_sweeps_over_the_papers_symbols(cluster, tmp_path):
-    space = small().to_dict() | {"n_pi": tune.grid_search([1, 2])}
-    results = tune.Tuner(
-        "PPG",
-        param_space=space,
-        run_config=tune.RunConfig(
-            storage_path=str(tmp_path), stop={"training_iteration": 2}, verbose=0
-        ),
-    ).fit()
-    phases = {r.config["n_pi"]: r.metrics["ppg"]["num_aux_phases_lifetime"] for r in results}
-    assert not results.errors
-    assert phases == {1: 2, 2: 1}
 
 
 def test_too_few_cpus_is_said_at_once(cluster):

@@ -65,9 +65,9 @@ def test_evaluation_for_so_many_steps_in_an_env_of_its_own(build):
 
 
 def parallel_evaluation(duration):
-    return small(Counting).evaluation(
+    return local().evaluation(
         evaluation_interval=1,
-        evaluation_num_env_runners=2,
+        evaluation_num_env_runners=1,
         evaluation_parallel_to_training=True,
         evaluation_duration=duration,
     )
@@ -576,10 +576,8 @@ class Barrier:
 
 def test_two_trials_of_a_sweep_run_at_once_on_fractions_of_cpus(cluster, tmp_path):
     barrier = Barrier.options(name="barrier").remote()
-    config = small().callbacks(RunTogether).env_runners(num_cpus_per_env_runner=0.5)
-    config.resources(num_cpus_for_main_process=0.5).training(
-        n_pi=tune.grid_search([1, 2]), e_aux=tune.grid_search([1, 3])
-    )
+    config = local().callbacks(RunTogether).resources(num_cpus_for_main_process=0.5)
+    config.training(n_pi=tune.grid_search([1, 2]), e_aux=tune.grid_search([1, 3]))
     results = tuner("PPG", config, tmp_path, max_concurrent_trials=2).fit()
     assert not results.errors
     aux = {
@@ -594,14 +592,14 @@ def test_tune_with_resources(cluster, tmp_path):
     request = tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 1.5}])
     trainable = tune.with_resources(PPG, request)
     assert trainable.default_resource_request({}).bundles == request.bundles
-    (result,) = tuner(trainable, small(), tmp_path).fit()
+    (result,) = tuner(trainable, local(), tmp_path).fit()
     assert result.error is None and result.metrics["training_iteration"] == 2
 
 
 def test_tuner_restore_goes_on_within_a_phase(cluster, tmp_path):
     """A trial that fails after its first iteration, with one of two in the replay list."""
     flag = tmp_path / "repaired"
-    config = small(n_pi=2).callbacks(
+    config = local(n_pi=2).callbacks(
         on_train_result=lambda *, result, **_: (
             None if flag.exists() or result["training_iteration"] < 2 else 1 / 0
         )
