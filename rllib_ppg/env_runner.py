@@ -21,9 +21,9 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
-from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.typing import ResultDict
 
+from rllib_ppg.acting import draw
 from rllib_ppg.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.moments import Moments
 from rllib_ppg.reward_norm import discounted_returns_step
@@ -61,6 +61,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _resetting: np.ndarray
     _first: np.ndarray
     _returns: np.ndarray
+    # Of the observations that `sample_rollout` writes.
+    _buffer: np.ndarray | None = None
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
@@ -95,10 +97,16 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
 
         Returns:
             The `RolloutSummary` and `num_shards` `Rollout`s. Call it with
-            `.options(num_returns=num_shards + 1)`, so that each is an object of its own.
+            `.options(num_returns=num_shards + 1)`, so that each is an object of its own. In the
+            same process, their observations are overwritten by the next call.
         """
         T = self.config.get_rollout_fragment_length(self.worker_index or 0)
-        rollout, returns = self._rollout(T, explore=self.config.explore)
+        space = self.env.single_observation_space
+        shape = (self.num_envs, T, *space.shape)
+        if self._buffer is None or self._buffer.shape != shape:
+            # Kept: the kernel takes as long to hand out new pages as it takes to fill them.
+            self._buffer = np.empty(shape, space.dtype)
+        rollout, returns = self._rollout(T, explore=self.config.explore, buffer=self._buffer)
         self._on_sample_end([rollout])
         # The driver logs the episodes, over a window that outlasts the iteration.
         ended, self._ended = self._ended, []
@@ -168,25 +176,36 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         return self.metrics.reduce()
 
     def _rollout(
-        self, T: int, *, explore: bool, random_actions: bool = False
+        self,
+        T: int,
+        *,
+        explore: bool,
+        random_actions: bool = False,
+        buffer: np.ndarray | None = None,
     ) -> tuple[Rollout, np.ndarray]:
-        """Steps all envs T times: the rollout, and the discounted returns of its valid steps."""
+        """Steps all envs T times: the rollout, and the discounted returns of its valid steps.
+
+        Observations are written into `buffer`, `[N, T, ...]`, if there is one.
+        """
         with self.metrics.log_time(SAMPLE_TIMER):
             try:
-                return self._step_envs(T, explore, random_actions)
+                return self._step_envs(T, explore, random_actions, buffer)
             except EnvStepError:
                 if not self.config.restart_failed_sub_environments:
                     raise
             self.make_env()
-            return self._step_envs(T, explore, random_actions)
+            return self._step_envs(T, explore, random_actions, buffer)
 
-    def _step_envs(self, T: int, explore: bool, random_actions: bool) -> tuple[Rollout, np.ndarray]:
+    def _step_envs(
+        self, T: int, explore: bool, random_actions: bool, buffer: np.ndarray | None
+    ) -> tuple[Rollout, np.ndarray]:
         if self._needs_initial_reset:
             self._reset()
+        self.module.eval()
         N, obs = self.num_envs, self._obs
         space = self.env.single_observation_space
         rollout = Rollout(
-            obs=np.empty((N, T, *space.shape), space.dtype),
+            obs=np.empty((N, T, *space.shape), space.dtype) if buffer is None else buffer,
             actions=np.empty((N, T, *self._actions.shape), self._actions.dtype),
             logp=np.zeros((N, T), np.float32),
             rewards=np.empty((N, T), np.float32),
@@ -233,6 +252,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 for n in np.flatnonzero(truncated):
                     final.append((self._final_obs(infos, n, t), (n, t)))
             self._end_step(rewards, terminated | truncated)
+        self._check_finite("log-probability", rollout.logp, T)
         self._obs = rollout.last_obs = obs
         if final:
             rollout.final_obs = np.stack([o for o, _ in final]).astype(space.dtype)
@@ -265,17 +285,14 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
 
         They are drawn from the policy, or are its mode if `explore` is False.
         """
-        module = self.module
         batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
+        # Not through `forward_exploration()`, which walks over all submodules to put them into
+        # evaluation mode, at every step.
         if explore:
-            out = module.forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
-            dist = module.get_exploration_action_dist_cls().from_logits(out)
-            actions = dist.sample()
-        else:
-            out = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
-            dist = module.get_inference_action_dist_cls().from_logits(out)
-            actions = dist.to_deterministic().sample()
-        return convert_to_numpy(actions), convert_to_numpy(dist.logp(actions))
+            inputs = self.module._forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
+            return draw(self.module.get_exploration_action_dist_cls(), inputs)
+        inputs = self.module._forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
+        return draw(self.module.get_inference_action_dist_cls(), inputs, mode=True)
 
     @staticmethod
     def _obs_moments(rollout: Rollout) -> Moments:

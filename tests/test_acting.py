@@ -1,0 +1,51 @@
+"""Drawing actions: their frequencies and log-probabilities are the policy's."""
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core.distribution.torch.torch_distribution import (
+    TorchCategorical,
+    TorchDiagGaussian,
+)
+
+from rllib_ppg import PPGConfig
+from rllib_ppg.acting import draw
+from rllib_ppg.env_runner import BatchedEnvRunner
+
+
+def test_frequencies_and_logp_of_discrete_actions():
+    torch.manual_seed(0)
+    pi = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
+    B = 200_000
+    with np.errstate(divide="ignore"):
+        logits = torch.from_numpy(np.log(pi) + 3.0).expand(B, -1)
+    actions, logp = draw(TorchCategorical, logits)
+    frequencies = np.bincount(actions, minlength=5) / B
+    assert frequencies[4] == 0
+    assert frequencies[:4] == pytest.approx(pi[:4], abs=4 * np.sqrt(0.25 / B))
+    assert np.exp(logp) == pytest.approx(pi[actions])
+    neighbours = np.mean(actions[1:] == actions[:-1])  # independent from state to state
+    assert neighbours == pytest.approx((pi**2).sum(), abs=4 * np.sqrt(0.25 / B))
+
+
+def test_mode():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    actions, logp = draw(TorchCategorical, logits, mode=True)
+    assert actions.tolist() == [1, 0]
+    assert np.exp(logp) == pytest.approx(
+        [np.exp(2) / (1 + np.exp(2) + np.e), np.exp(3) / (np.exp(3) + 2)]
+    )
+    mean, log_std = [0.5, -1.0], [0.0, np.log(2.0)]
+    actions, logp = draw(TorchDiagGaussian, torch.tensor([mean + log_std]), mode=True)
+    assert actions == pytest.approx(np.array([mean]))
+    assert logp == pytest.approx([-np.log(2 * np.pi) - np.log(2.0)])
+
+
+def test_a_policy_that_is_nan_is_said():
+    config = PPGConfig().environment("CartPole-v1").env_runners(num_envs_per_env_runner=2)
+    runner = BatchedEnvRunner(config=config, worker_index=1)
+    with torch.no_grad():
+        next(runner.module.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite log-probability from env 0"):
+        runner.sample_rollout(1)
+    runner.stop()
