@@ -12,6 +12,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.schedules.scheduler import Scheduler
@@ -19,7 +20,7 @@ from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.env_runner import BatchedEnvRunner
-from rllib_ppg.evaluation import on_rllibs_env_runner
+from rllib_ppg.evaluation import act_as_in_training, observe_as_in_training
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.observation_filter import FILTERS
 from rllib_ppg.rl_module import (
@@ -29,7 +30,7 @@ from rllib_ppg.rl_module import (
     check_model_config,
 )
 from rllib_ppg.spaces import check_action_space
-from rllib_ppg.vector_env import check_env_id, probe_spaces
+from rllib_ppg.vector_env import NATIVE, check_env_id, is_vector_env_class, probe_spaces
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
 _REPLACED = {
@@ -38,10 +39,8 @@ _REPLACED = {
     "shuffle_batch_per_epoch": (False, "nothing: PPG always shuffles"),
     "batch_mode": ("truncate_episodes", "rollout_fragment_length"),
 }
-# Settings that need RLlib's own env runner, with their defaults.
+# Settings that PPG does not honour, with their defaults.
 _UNSUPPORTED = {
-    "_env_to_module_connector": (None, "custom env-to-module connectors"),
-    "_module_to_env_connector": (None, "custom module-to-env connectors"),
     "_learner_connector": (None, "custom learner connectors"),
     "num_aggregator_actors_per_learner": (0, "aggregator actors"),
     "output": (None, "recording with .offline_data(output=...)"),
@@ -51,6 +50,11 @@ _UNSUPPORTED = {
     "use_env_runner_state_server": (False, "the env runner state server"),
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
+    "log_gradients": (False, "log_gradients"),
+    "torch_skip_nan_gradients": (
+        False,
+        "torch_skip_nan_gradients: a gradient that is NaN ends the phase, the weights unchanged",
+    ),
 }
 _EPISODE_CALLBACKS = (
     "on_episode_created",
@@ -266,12 +270,49 @@ class PPGConfig(AlgorithmConfig):
         return super()._model_config_auto_includes | own | {"vf_share_layers": False}
 
     @override(AlgorithmConfig)
+    def evaluation(self, **kwargs: Any) -> PPGConfig:
+        """RLlib's settings of the evaluation.
+
+        Raises:
+            ValueError: `evaluation_config` is a whole config; RLlib would then not evaluate.
+        """
+        if isinstance(kwargs.get("evaluation_config"), AlgorithmConfig):
+            raise ValueError(
+                "evaluation_config holds what differs from the training's config: give it "
+                "PPGConfig.overrides(...) or a dict"
+            )
+        return super().evaluation(**kwargs)
+
+    @override(AlgorithmConfig)
     def get_evaluation_config_object(self) -> AlgorithmConfig | None:
         """The evaluation's settings; episodes are sampled by RLlib's own env runner."""
         config = super().get_evaluation_config_object()
-        if config is not None and config.env_runner_cls is self.env_runner_cls:
-            on_rllibs_env_runner(config)
+        if config is None or config.env_runner_cls not in (None, self.env_runner_cls):
+            return config
+        if is_vector_env_class(config.env):
+            # RLlib's runner would lose a step of each episode where these reset in SAME_STEP mode.
+            config.env_runner_cls = self.env_runner_cls
+            config._check_needs_no_episodes()
+            return config
+        config.env_runner_cls = SingleAgentEnvRunner
+        if config.gym_env_vectorize_mode == NATIVE:
+            # RLlib does not fall back to "sync" where an env has no vector env of its own.
+            config.gym_env_vectorize_mode = "sync"
         return config
+
+    @override(AlgorithmConfig)
+    def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
+        pipeline = super().build_env_to_module_connector(*args, **kwargs)
+        if self.add_default_connectors_to_env_to_module_pipeline:
+            observe_as_in_training(pipeline)
+        return pipeline
+
+    @override(AlgorithmConfig)
+    def build_module_to_env_connector(self, *args: Any, **kwargs: Any) -> Any:
+        pipeline = super().build_module_to_env_connector(*args, **kwargs)
+        if self.add_default_connectors_to_module_to_env_pipeline:
+            act_as_in_training(pipeline, self.normalize_actions, self.clip_actions)
+        return pipeline
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
@@ -319,6 +360,13 @@ class PPGConfig(AlgorithmConfig):
         for key, (default, what) in _UNSUPPORTED.items():
             if getattr(self, key) != default:
                 raise ValueError(f"PPG does not support {what}")
+        self._check_needs_no_episodes()
+
+    def _check_needs_no_episodes(self) -> None:
+        """Refuses what only RLlib's env runner can do, which builds episode objects."""
+        for way in ("env_to_module", "module_to_env"):
+            if getattr(self, f"_{way}_connector") is not None:
+                raise ValueError(f"PPG does not support custom {way.replace('_', '-')} connectors")
         overridden = {
             hook
             for cls in force_list(self.callbacks_class)

@@ -7,32 +7,30 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline
 from ray.rllib.connectors.env_to_module.observation_preprocessor import (
     SingleAgentObservationPreprocessor,
 )
+from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline, NormalizeAndClipActions
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.annotations import override
 
+from rllib_ppg.acting import draw
 from rllib_ppg.spaces import Actions, flat_space, flatten_observation, is_flat
-from rllib_ppg.vector_env import is_vector_env_class
 
 
-def on_rllibs_env_runner(config: AlgorithmConfig) -> None:
-    """Changes an evaluation config such that RLlib's env runner sees what PPG's has seen."""
-    config.env_runner_cls = SingleAgentEnvRunner
-    # RLlib does not fall back to "sync" where an env has no vector env of its own.
-    if not is_vector_env_class(config.env):
-        config.gym_env_vectorize_mode = "sync"
-    if config._env_to_module_connector is None:
-        config._env_to_module_connector = lambda *_: [FlattenAsInTraining()]
-    if config._module_to_env_connector is None:
-        normalized, clip = config.normalize_actions, config.clip_actions
-        config._module_to_env_connector = lambda *_: [ActAsInTraining(normalized, clip)]
-        # Or RLlib would do that once more, from the policy's actions.
-        config.normalize_actions = config.clip_actions = False
+def observe_as_in_training(pipeline: EnvToModulePipeline) -> None:
+    """Puts before the user's connectors what PPG's vector envs do."""
+    pipeline.prepend(FlattenAsInTraining())
+
+
+def act_as_in_training(pipeline: ModuleToEnvPipeline, normalized: bool, clip: bool) -> None:
+    """Puts around the user's connectors what PPG's env runner does, in the place of RLlib's."""
+    pipeline.prepend(DrawActions())
+    pipeline.insert_before(NormalizeAndClipActions, ActionsForEnv(normalized, clip))
+    pipeline.remove(NormalizeAndClipActions)
 
 
 class FlattenAsInTraining(SingleAgentObservationPreprocessor):
@@ -53,7 +51,27 @@ class FlattenAsInTraining(SingleAgentObservationPreprocessor):
         return flatten_observation(self.input_observation_space, observation)
 
 
-class ActAsInTraining(ConnectorV2):
+class DrawActions(ConnectorV2):
+    """Draws actions as in training; RLlib's modes of composite actions have no one logp a state."""
+
+    @override(ConnectorV2)
+    def __call__(
+        self, *, rl_module: RLModule, batch: dict[str, Any], explore: bool | None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if Columns.ACTIONS not in batch:  # a user's module may give actions itself
+            dist_cls = (
+                rl_module.get_exploration_action_dist_cls()
+                if explore
+                else rl_module.get_inference_action_dist_cls()
+            )
+            inputs = batch[Columns.ACTION_DIST_INPUTS]
+            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = draw(
+                dist_cls, inputs, mode=not explore
+            )
+        return batch
+
+
+class ActionsForEnv(ConnectorV2):
     """Gives the env its actions as in training; RLlib would leave out a discrete space's start."""
 
     def __init__(self, normalized: bool, clip: bool):

@@ -110,8 +110,9 @@ class PPGTorchLearner(TorchLearner):
     def _make_modules_ddp_if_necessary(self) -> None:
         # No DDP: the losses of each phase reach other parameters, which DDP refuses or waits for.
         # What remains to be done in its place is to start from equal weights.
-        for p in self.module[DEFAULT_MODULE_ID].parameters():
-            self._peers.copy_from_first(p.data)
+        module = self.module[DEFAULT_MODULE_ID]
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._peers.copy_from_first(tensor.data)
 
     def set_observation_filter(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Sets the statistics of the networks' observation filter, `[...]` as one observation."""
@@ -269,6 +270,7 @@ class PPGTorchLearner(TorchLearner):
             V_targs.append(V_targ)
         valid = _valid(As, shards)
         count, total = self._all_reduce([valid.size, valid.sum()])
+        count = max(count, 1)  # all may be masked
         mean = total / count
         (squares,) = self._all_reduce([np.square(valid - mean).sum()])
         std = np.sqrt(squares / count) + 1e-8
@@ -464,7 +466,7 @@ class PPGTorchLearner(TorchLearner):
         )
 
     def _clip_gradients(self, buffer: GradientBuffer) -> None:
-        if self.config.grad_clip is not None:
+        if self.config.grad_clip:  # 0 is RLlib's other word for None
             grads = {p: p.grad for p in buffer.parameters}
             self._get_clip_function()(
                 grads, grad_clip=self.config.grad_clip, grad_clip_by=self.config.grad_clip_by
@@ -502,6 +504,7 @@ def _explained_variance(
     count: float, targ: float, targ2: float, residual: float, residual2: float
 ) -> float:
     """1 - Var[residual] / Var[target] from sums over states; 0 for a constant target."""
+    count = max(count, 1)
     var_targ = targ2 / count - (targ / count) ** 2
     var_residual = residual2 / count - (residual / count) ** 2
     return 1.0 - var_residual / var_targ if var_targ > 0 else 0.0

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import ray
 from pyarrow import fs
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -33,7 +33,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint import check_checkpoint, resolve
 from rllib_ppg.config import PPGConfig
-from rllib_ppg.env_runner import BatchedEnvRunner, RolloutSummary
+from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
@@ -94,6 +94,7 @@ class PPG(Algorithm):
         if self.config.normalize_rewards:
             self._reward_norm.update(summary.returns for summary in summaries)
         *first_rows, num_rows = np.cumsum([0, *(summary.rows for summary in summaries)])
+        n = self._num_learners
         phase = PolicyPhase(
             seed=self._next_seed(),
             rows=[],
@@ -103,12 +104,15 @@ class PPG(Algorithm):
             keep_states=self.config.has_aux_phase,
         )
         calls = []
-        for k in range(self._num_learners):
+        for k in range(n):
+            # Each env runner's shards start with another learner, so that all get equal parts of
+            # what does not divide evenly.
             rows = [
-                first + np.arange(*row_ranges(summary.rows, self._num_learners)[k])
-                for first, summary in zip(first_rows, summaries, strict=True)
+                first + np.arange(*row_ranges(summary.rows, n)[(k + i) % n])
+                for i, (first, summary) in enumerate(zip(first_rows, summaries, strict=True))
             ]
-            calls.append((replace(phase, rows=rows), *(shards[k] for _, shards in rollouts)))
+            shards = [shards[(k + i) % n] for i, (_, shards) in enumerate(rollouts)]
+            calls.append((replace(phase, rows=rows), *shards))
         results = self._call_learners("policy_phase", calls, len(rollouts))
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
         if not self.config.has_aux_phase:
@@ -148,11 +152,7 @@ class PPG(Algorithm):
 
     def _start_observation_filter(self) -> None:
         """Statistics from random actions, so that the first rollout is normalised already."""
-        self._update_observation_filter(
-            self.env_runner_group.foreach_env_runner(
-                BatchedEnvRunner.warm_up, local_env_runner=self.config.num_env_runners == 0
-            )
-        )
+        self._update_observation_filter(moments for (moments,) in self._call_env_runners("warm_up"))
         self._sync_weights()
 
     def _update_observation_filter(self, new: Iterable[Moments | None]) -> None:
@@ -188,38 +188,60 @@ class PPG(Algorithm):
             Exception: What an env runner raised, which is how NaN observations and env errors
                 show. An env runner that died is restarted, or not, as RLlib's settings say.
         """
-        group, n = self.env_runner_group, self._num_learners
+        n = self._num_learners
+        rollouts = self._call_env_runners("sample_rollout", n, num_objects=n)
+        return [(summary, shards) for summary, *shards in rollouts]
+
+    def _call_env_runners(self, method: str, *args: Any, num_objects: int = 0) -> list[list[Any]]:
+        """Calls all healthy env runners at once, and waits for them.
+
+        Args:
+            method: the env runner's method.
+            *args: its arguments.
+            num_objects: number of objects that it returns beside its result; they stay where they
+                are, as references.
+
+        Returns:
+            [result, references to the objects...] of each env runner that is still there.
+
+        Raises:
+            Exception: What an env runner has raised.
+            TimeoutError: None has answered within `sample_timeout_s`.
+        """
+        group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
-            summary, *shards = self.env_runner.sample_rollout(n)
-            return [(summary, shards)]
+            out = getattr(self.env_runner, method)(*args)
+            return [list(out) if num_objects else [out]]
         manager = group._worker_manager
         actors = {i: manager.actors()[i] for i in manager.healthy_actor_ids()}
-        # Not through the manager, which makes one object of a call's result: each learner's rows
-        # are to be an object of their own, and what a call returns outlives the env runner.
+        # Not through the manager, which makes one object of a call's result (each learner's rows
+        # are to be an object of their own, and what a call returns outlives the env runner), and
+        # which would show what an env has raised as a dead actor.
         calls = {
-            i: actor.sample_rollout.options(num_returns=n + 1).remote(n)
+            i: getattr(actor, method).options(num_returns=1 + num_objects).remote(*args)
             for i, actor in actors.items()
         }
+        calls = {i: refs if num_objects else [refs] for i, refs in calls.items()}
         heads = [head for head, *_ in calls.values()]
         timeout = self.config.sample_timeout_s
         late = ray.wait(heads, num_returns=len(heads), timeout=timeout)[1] if heads else []
-        sampled: list[Sampled] = []
-        for i, (head, *shards) in calls.items():
+        results: list[list[Any]] = []
+        for i, (head, *objects) in calls.items():
             if head in late:
                 # Out of service until it answers again: what it was asked for is in its way.
                 manager.set_actor_state(i, healthy=False)
                 continue
             try:
-                sampled.append((ray.get(head), shards))
-            except RayActorError:
+                results.append([ray.get(head), *objects])
+            except RayTaskError as e:
+                raise e.cause from e
+            except RayError:  # it has died, of whatever
                 if not group._ignore_ray_errors_on_env_runners:
                     raise
                 manager.set_actor_state(i, healthy=False)
-            except RayTaskError as e:
-                raise e.cause from e
-        if late and not sampled:
+        if late and not results:
             raise TimeoutError(f"no env runner returned a rollout in sample_timeout_s={timeout:g}")
-        return sampled
+        return results
 
     def _call_learners(
         self, method: str, calls: list[tuple], num_objects: int = 0
@@ -269,17 +291,17 @@ class PPG(Algorithm):
         """
         _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
         for learner, head in zip(self.learner_group._workers, heads, strict=True):
-            if head in stuck:
-                ray.kill(learner)
+            if head in stuck or isinstance(failure_of(head), RayError):
+                ray.kill(learner)  # also one that is only out of reach, and lives on
         failures = {k: failure_of(h) for k, h in enumerate(heads) if h not in stuck}
         # That of a learner that only lost another one says nothing of why.
         (k, cause), *_ = sorted(
             ((k, e) for k, e in failures.items() if e),
             key=lambda f: isinstance(f[1], PeerLostError),
         )
-        if stuck or isinstance(cause, RayActorError):
+        if stuck or isinstance(cause, RayError):
             self._learners_ended = True
-        if isinstance(cause, RayActorError):
+        if isinstance(cause, RayError):
             raise RuntimeError(
                 f"learner {k} of {len(heads)} died in {method}(); restore the last checkpoint to "
                 "go on from there"
@@ -478,12 +500,15 @@ class PPG(Algorithm):
 
 
 def failure_of(ref: ray.ObjectRef) -> Exception | None:
-    """What the call that returns `ref` has raised, or None; `ref` is there already."""
+    """What the call that returns `ref` has raised, or None; `ref` is there already.
+
+    An error of Ray's own (RayError) says that the actor died: of itself, its node, lack of memory.
+    """
     try:
         ray.get(ref)
     except RayTaskError as e:
         cause: Exception = e.cause
         return cause
-    except RayActorError as e:
+    except RayError as e:
         return e
     return None

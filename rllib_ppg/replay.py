@@ -153,14 +153,14 @@ class ReplayList:
         self.clear()
         as_then = {k for learners in saved for k in learners} == set(range(num_learners))
         for i, learners in enumerate(saved):
-            entries = []
+            entries: list[ReplayEntry] = []
             for b, learner in enumerate(learners):
                 with filesystem.open_input_file(f"{path}/{_file(i, b)}") as f:
                     rows, *arrays = (np.load(f) for _ in range(4))
                 parts = [(learner, slice(None))]
                 if not as_then:
-                    ranges = enumerate(row_ranges(len(rows), num_learners))
-                    parts = [(k, slice(*range_)) for k, range_ in ranges]
+                    ranges = row_ranges(len(rows), num_learners)
+                    parts = [((k + b) % num_learners, slice(*r)) for k, r in enumerate(ranges)]
                 for k, part in parts:
                     block = ReplayBlock(*(array[part] for array in arrays))
                     entries.append(ReplayEntry(ray.put(block), block.info(rows[part]), k))

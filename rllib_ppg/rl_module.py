@@ -126,6 +126,8 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             self._freeze(name)
         self.observation_filter: nn.Module = nn.Identity()
         if config["observation_filter"] != "NoFilter":
+            if self._image:
+                raise ValueError("observation_filter is for vectors: images are divided by 255")
             self.observation_filter = MeanStdFilter(self.observation_space.shape)
 
     @override(InferenceOnlyAPI)

@@ -83,7 +83,8 @@ class Actions:
             isinstance(part, spaces.Box) or np.any(part.start) for part in self._parts
         )
         self.shape = (sum(self._widths),) if self._composite else space.shape
-        self.dtype = np.dtype(np.float32) if self._composite else space.dtype
+        real = self._composite or isinstance(space, spaces.Box)
+        self.dtype = np.dtype(np.float32) if real else space.dtype  # as the policy draws them
 
     def pack(self, actions: Any) -> np.ndarray:
         """A batch of actions, Tuples and Dicts of arrays `[B, ...]`, as one array."""

@@ -74,6 +74,19 @@ class NextStepCounting(VectorEnv):
         return obs, rewards, terminated, truncated, {}
 
 
+class SameStepCounting(NextStepCounting):
+    """... and one that resets in the step of an episode's end."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def step(self, actions):
+        rows = [e.step(a)[:4] for e, a in zip(self.envs, actions, strict=True)]
+        obs, rewards, terminated, truncated = (np.array(x) for x in zip(*rows, strict=True))
+        for n in np.flatnonzero(terminated | truncated):
+            obs[n] = self.envs[n].reset()[0]
+        return obs, rewards, terminated, truncated, {}
+
+
 class Target(gym.Env):
     """One-step episodes; the reward is -(action - 0.5)^2, so that 0.5 is to be learned."""
 

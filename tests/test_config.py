@@ -162,6 +162,8 @@ def test_other_refusals():
     )
     refuses(small().env_runners(env_to_module_connector=lambda *_: []), "env-to-module connectors")
     refuses(small().env_runners(env_runner_cls=SingleAgentEnvRunner), "BatchedEnvRunner")
+    refuses(small().reporting(log_gradients=True), "log_gradients")
+    refuses(small().framework(torch_skip_nan_gradients=True), "torch_skip_nan_gradients")
     refuses(small().env_runners(observation_filter="MeanStdFiltr"), "did you mean 'MeanStdFilter'")
     images = small("procgen-coinrun-v0").env_runners(observation_filter="MeanStdFilter")
     refuses(images, "normalises vectors", "255")

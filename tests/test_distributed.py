@@ -82,8 +82,8 @@ def run_phases(algo, *env_runner_rows):
 def test_any_number_of_learners_does_what_one_does(build, num_learners):
     kwargs = {"learner": Float64Learner, "e_v": 2, "segment_length": 4}
     one, many = build(several(0, **kwargs)), build(several(num_learners, **kwargs))
-    # Uneven shards, and with one env runner of two rows: learners that get none.
-    for env_runner_rows in [(6,), (5, 2), (2,)]:
+    # Uneven shards, env runners of one row, and with two rows in all: learners that get none.
+    for env_runner_rows in [(6,), (5, 2), (1, 1, 1), (2,)]:
         expected_states, expected_metrics, _ = run_phases(one, *env_runner_rows)
         states, metrics, iterations = run_phases(many, *env_runner_rows)
         for (weights, grads), (w_expected, g_expected) in zip(states, expected_states, strict=True):
@@ -98,6 +98,8 @@ def test_any_number_of_learners_does_what_one_does(build, num_learners):
             assert {learner for learner, _ in blocks} == set(range(num_learners))
             held = sorted(r for _, rows in blocks for r in rows)
             assert held == list(range(sum(env_runner_rows)))
+            share = [sum(len(r) for k, r in blocks if k == n) for n in range(num_learners)]
+            assert max(share) - min(share) <= 1
     first, *others = many.learner_group.foreach_learner(
         lambda learner: learner.module[DEFAULT_MODULE_ID].state_dict()
     )

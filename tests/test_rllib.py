@@ -1,5 +1,7 @@
 """RLlib's settings on PPG: each has a test that fails where it is ignored."""
 
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import ray
 import torch
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchSquashedGaussian
@@ -20,7 +23,7 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.rl_module import PPGCatalog, PPGTorchRLModule
-from tests.envs import Counting, Target
+from tests.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
 from tests.test_algorithm import assert_equal, learner_metrics, small, weights
 from tests.test_learner import SGDLearner, make_learner, make_rollout, parameters, policy_phase
 
@@ -159,6 +162,70 @@ def test_evaluation_on_another_procgen_level(build):
     assert (trained.obs[:, 0] != frame).any()
 
 
+@pytest.mark.parametrize("env", [SameStepCounting, NextStepCounting])
+def test_evaluation_on_vector_envs(build, env):
+    """Two episodes of each env: of all, all steps and rewards."""
+    config = local(env).evaluation(evaluation_interval=1, evaluation_duration=8)
+    config.evaluation(evaluation_config={"num_envs_per_env_runner": 4})
+    returns = evaluation(build(config).train())
+    assert returns["num_episodes"] == 8
+    assert returns["episode_return_min"] == returns["episode_len_mean"] == 5
+
+
+def test_evaluation_of_a_vector_env_has_no_episode_callbacks():
+    config = local(SameStepCounting).evaluation(
+        evaluation_interval=1, evaluation_config={"callbacks_on_episode_end": print}
+    )
+    with pytest.raises(ValueError, match="can't call on_episode_end"):
+        config.build_algo()
+
+
+def test_evaluation_in_processes_of_their_own(build):
+    config = local().evaluation(
+        evaluation_interval=1, evaluation_config={"gym_env_vectorize_mode": "async"}
+    )
+    algo = build(config)
+    assert isinstance(algo.eval_env_runner.env.unwrapped, gym.vector.AsyncVectorEnv)
+    assert evaluation(algo.train())["episode_return_mean"] == 5
+
+
+def test_an_evaluation_config_is_a_set_of_overrides():
+    with pytest.raises(ValueError, match=r"PPGConfig\.overrides"):
+        local().evaluation(evaluation_interval=1, evaluation_config=PPGConfig())
+
+
+class Seen(ConnectorV2):
+    """A user's connector: keeps what passes, and changes nothing."""
+
+    shapes: ClassVar[set] = set()
+
+    def __call__(self, *, episodes, batch, **kwargs):
+        self.shapes |= {np.shape(e.get_observations(-1)) for e in episodes if e.observations}
+        return batch
+
+
+def test_connectors_of_a_user_in_evaluation(build):
+    """They come beside PPG's own: flattened observations, actions that start at 5."""
+    spaces = {
+        "observation_space": gym.spaces.Dict(a=gym.spaces.Discrete(3)),
+        "action_space": gym.spaces.Discrete(2, start=5),
+    }
+    config = local(AnySpaces).environment(env_config=spaces)
+    overrides = PPGConfig.overrides(
+        _env_to_module_connector=lambda *_: Seen(), _module_to_env_connector=lambda *_: Seen()
+    )
+    config.evaluation(evaluation_interval=1, evaluation_config=overrides)
+    assert evaluation(build(config).train())["episode_len_mean"] == 5
+    assert Seen.shapes == {(3,)}
+
+
+def test_an_error_of_an_env_while_the_filter_is_filled(build):
+    config = small(Counting).environment(env_config={"fail_at": 3})
+    algo = build(config.env_runners(observation_filter="MeanStdFilter"))
+    with pytest.raises(RuntimeError, match="the cable broke"):
+        algo.train()
+
+
 def test_a_custom_evaluation_function(build):
     def evaluate(algorithm, env_runners):
         runner = env_runners.local_env_runner
@@ -285,6 +352,13 @@ def test_grad_clip_by(by):
         "global_norm": each.norm(),
     }
     assert largest[by].item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_grad_clip_of_0_clips_nothing():
+    learner, other = make_learner(grad_clip=0), make_learner()
+    for each in (learner, other):
+        policy_phase(each, make_rollout())
+    assert all(torch.equal(p, parameters(other)[n]) for n, p in parameters(learner).items())
 
 
 def test_all_learning_rates_can_have_schedules(build):

@@ -26,9 +26,9 @@ def config_for(observation_space=None, action_space=None, **env_config):
     return (
         PPGConfig()
         .environment(AnySpaces, env_config=env_config)
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=2, rollout_fragment_length=8)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=3, rollout_fragment_length=8)
         .rl_module(model_config={"fcnet_hiddens": [8], "impala_channels": (2,), "impala_dense": 8})
-        .training(n_pi=1, e_aux=1, num_minibatches=2, num_aux_minibatches=2)
+        .training(n_pi=1, e_aux=1, num_minibatches=3, num_aux_minibatches=3)
         .evaluation(evaluation_interval=1, evaluation_duration=2)
         .debugging(seed=0)
     )
@@ -91,7 +91,7 @@ def test_observations_are_flattened_as_gymnasium_flattens_them():
     env = make_vector_env(config_for(observation_space=space))
     raw = AnySpaces({"observation_space": space})
     seen, _ = env.reset(seed=3)
-    for row, seed in zip(seen, (3, 4), strict=True):  # gymnasium seeds its sub-envs like this
+    for row, seed in zip(seen, (3, 4, 5), strict=True):  # gymnasium seeds its sub-envs like this
         obs, _ = raw.reset(seed=seed)
         one_hot = np.eye(3)[obs["b"]]
         np.testing.assert_array_equal(row, [*one_hot, *obs["a"].ravel()])
@@ -170,7 +170,7 @@ def test_the_recorded_logp_is_that_of_the_mode_without_exploration(build):
     packed = rollout.actions.reshape(-1, 6)
     mean, log_std, a, b, c, d = logits.split([2, 2, 2, 4, 2, 3], dim=1)
     mode = torch.stack([*mean.T, *(x.argmax(1) for x in (a, b, c, d))], 1).numpy()
-    np.testing.assert_allclose(packed, mode, rtol=1e-5)
+    np.testing.assert_allclose(packed, mode, rtol=1e-5, atol=1e-7)  # float32 rounding
     logp = torch.distributions.Normal(mean, log_std.exp()).log_prob(mean).sum(1)
     logp = logp + sum(torch.log_softmax(x, 1).max(1).values for x in (a, b, c, d))
     np.testing.assert_allclose(rollout.logp.ravel(), logp.numpy(), rtol=1e-4)
