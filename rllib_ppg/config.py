@@ -287,11 +287,10 @@ class PPGConfig(AlgorithmConfig):
     def get_evaluation_config_object(self) -> AlgorithmConfig | None:
         """The evaluation's settings; episodes are sampled by RLlib's own env runner."""
         config = super().get_evaluation_config_object()
-        if config is None or config.env_runner_cls not in (None, self.env_runner_cls):
+        if config is None or config.env_runner_cls is not self.env_runner_cls:
             return config
         if is_vector_env_class(config.env):
             # RLlib's runner would lose a step of each episode where these reset in SAME_STEP mode.
-            config.env_runner_cls = self.env_runner_cls
             config._check_needs_no_episodes()
             return config
         config.env_runner_cls = SingleAgentEnvRunner
@@ -374,10 +373,12 @@ class PPGConfig(AlgorithmConfig):
             if getattr(cls, hook, None) is not getattr(RLlibCallback, hook) and hasattr(cls, hook)
         } | {hook for hook in _EPISODE_CALLBACKS if getattr(self, f"callbacks_{hook}", None)}
         if overridden:
+            instead = "use on_sample_end or on_train_result"
+            if not self.in_evaluation:
+                instead += ", or set it in the evaluation_config, whose episodes are RLlib's"
             raise ValueError(
                 f"PPG's env runner builds no episode objects and can't call {min(overridden)}; "
-                "use on_sample_end or on_train_result, or set it in the evaluation_config, whose "
-                "episodes are RLlib's"
+                f"{instead}"
             )
 
     def _check_module_spec(self) -> None:

@@ -224,6 +224,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 actions = to_env = self.env.action_space.sample()
             else:
                 actions, rollout.logp[:, t] = self._act(obs, explore)
+                self._check_finite("log-probability", rollout.logp[:, t], t)
                 to_env = self._actions.for_env(
                     actions,
                     normalized=self.config.normalize_actions,
@@ -252,7 +253,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 for n in np.flatnonzero(truncated):
                     final.append((self._final_obs(infos, n, t), (n, t)))
             self._end_step(rewards, terminated | truncated)
-        self._check_finite("log-probability", rollout.logp, T)
         self._obs = rollout.last_obs = obs
         if final:
             rollout.final_obs = np.stack([o for o, _ in final]).astype(space.dtype)

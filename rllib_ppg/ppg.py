@@ -105,13 +105,13 @@ class PPG(Algorithm):
         )
         calls = []
         for k in range(n):
-            # Each env runner's shards start with another learner, so that all get equal parts of
-            # what does not divide evenly.
-            rows = [
-                first + np.arange(*row_ranges(summary.rows, n)[(k + i) % n])
-                for i, (first, summary) in enumerate(zip(first_rows, summaries, strict=True))
-            ]
-            shards = [shards[(k + i) % n] for i, (_, shards) in enumerate(rollouts)]
+            rows, shards = [], []
+            for i, (summary, all_shards) in enumerate(rollouts):
+                # Each env runner's shards start with another learner, so that all get equal parts
+                # of what does not divide evenly.
+                shard = (k + i) % n
+                rows.append(first_rows[i] + np.arange(*row_ranges(summary.rows, n)[shard]))
+                shards.append(all_shards[shard])
             calls.append((replace(phase, rows=rows), *shards))
         results = self._call_learners("policy_phase", calls, len(rollouts))
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
@@ -152,7 +152,7 @@ class PPG(Algorithm):
 
     def _start_observation_filter(self) -> None:
         """Statistics from random actions, so that the first rollout is normalised already."""
-        self._update_observation_filter(moments for (moments,) in self._call_env_runners("warm_up"))
+        self._update_observation_filter(moments for moments, _ in self._call_env_runners("warm_up"))
         self._sync_weights()
 
     def _update_observation_filter(self, new: Iterable[Moments | None]) -> None:
@@ -189,20 +189,21 @@ class PPG(Algorithm):
                 show. An env runner that died is restarted, or not, as RLlib's settings say.
         """
         n = self._num_learners
-        rollouts = self._call_env_runners("sample_rollout", n, num_objects=n)
-        return [(summary, shards) for summary, *shards in rollouts]
+        return self._call_env_runners("sample_rollout", n, num_objects=n)
 
-    def _call_env_runners(self, method: str, *args: Any, num_objects: int = 0) -> list[list[Any]]:
+    def _call_env_runners(
+        self, method: str, *args: Any, num_objects: int = 0
+    ) -> list[tuple[Any, list[Any]]]:
         """Calls all healthy env runners at once, and waits for them.
 
         Args:
             method: the env runner's method.
             *args: its arguments.
-            num_objects: number of objects that it returns beside its result; they stay where they
-                are, as references.
+            num_objects: number of objects that it returns beside its result.
 
         Returns:
-            [result, references to the objects...] of each env runner that is still there.
+            (result, references to the objects, or those of an env runner in this process) of each
+            env runner that is still there.
 
         Raises:
             Exception: What an env runner has raised.
@@ -211,7 +212,7 @@ class PPG(Algorithm):
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
             out = getattr(self.env_runner, method)(*args)
-            return [list(out) if num_objects else [out]]
+            return [(out[0], list(out[1:])) if num_objects else (out, [])]
         manager = group._worker_manager
         actors = {i: manager.actors()[i] for i in manager.healthy_actor_ids()}
         # Not through the manager, which makes one object of a call's result (each learner's rows
@@ -225,14 +226,14 @@ class PPG(Algorithm):
         heads = [head for head, *_ in calls.values()]
         timeout = self.config.sample_timeout_s
         late = ray.wait(heads, num_returns=len(heads), timeout=timeout)[1] if heads else []
-        results: list[list[Any]] = []
+        results: list[tuple[Any, list[Any]]] = []
         for i, (head, *objects) in calls.items():
             if head in late:
                 # Out of service until it answers again: what it was asked for is in its way.
                 manager.set_actor_state(i, healthy=False)
                 continue
             try:
-                results.append([ray.get(head), *objects])
+                results.append((ray.get(head), objects))
             except RayTaskError as e:
                 raise e.cause from e
             except RayError:  # it has died, of whatever
@@ -240,7 +241,7 @@ class PPG(Algorithm):
                     raise
                 manager.set_actor_state(i, healthy=False)
         if late and not results:
-            raise TimeoutError(f"no env runner returned a rollout in sample_timeout_s={timeout:g}")
+            raise TimeoutError(f"no env runner answered within sample_timeout_s={timeout:g}")
         return results
 
     def _call_learners(
@@ -290,10 +291,10 @@ class PPG(Algorithm):
         Learners that wait for the failed one in a collective would do so until it times out.
         """
         _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
-        for learner, head in zip(self.learner_group._workers, heads, strict=True):
-            if head in stuck or isinstance(failure_of(head), RayError):
-                ray.kill(learner)  # also one that is only out of reach, and lives on
         failures = {k: failure_of(h) for k, h in enumerate(heads) if h not in stuck}
+        for k, learner in enumerate(self.learner_group._workers):
+            if k not in failures or isinstance(failures[k], RayError):
+                ray.kill(learner)  # also one that is only out of reach, and lives on
         # That of a learner that only lost another one says nothing of why.
         (k, cause), *_ = sorted(
             ((k, e) for k, e in failures.items() if e),

@@ -263,6 +263,20 @@ def test_get_module_acts(build):
     assert out["action_dist_inputs"].shape == (1, 2)
 
 
+def test_stored_states_outlive_the_next_rollout(build):
+    """The env runner, here in the same process, writes each rollout into the same memory."""
+    sampled = []
+    config = small(runners=0, n_pi=3).callbacks(
+        on_sample_end=lambda *, samples, **_: sampled.append(samples[0].obs.copy())
+    )
+    algo = build(config)
+    for _ in range(2):
+        algo.train()
+    assert not np.array_equal(*sampled)
+    for obs, (entry,) in zip(sampled, algo._replay.iterations, strict=True):
+        np.testing.assert_array_equal(ray.get(entry.ref).obs, obs)
+
+
 def test_evaluation_runs_whole_episodes(build):
     config = small(Counting).evaluation(
         evaluation_interval=1,

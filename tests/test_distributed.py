@@ -10,6 +10,8 @@ import psutil
 import pytest
 import ray
 import torch
+from pyarrow.fs import LocalFileSystem
+from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
@@ -17,6 +19,8 @@ from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
+from rllib_ppg.ppg import failure_of
+from rllib_ppg.replay import ReplayBlock, ReplayEntry, ReplayList
 from tests.envs import AnySpaces
 from tests.test_learner import T, make_rollout
 
@@ -191,6 +195,27 @@ def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_
         other.stop()
 
 
+def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
+    """Six blocks of one row each, saved by three learners and loaded for two."""
+    saved = ReplayList(n_pi=1)
+    blocks = [ReplayBlock(np.full((1, 4), i), np.zeros((1, 4)), np.ones((1, 4))) for i in range(6)]
+    saved.append(
+        [ReplayEntry(ray.put(b), b.info(np.array([i])), i % 3) for i, b in enumerate(blocks)]
+    )
+    path = str(tmp_path / "replay")
+    saved.save(LocalFileSystem(), path)
+    loaded = ReplayList(n_pi=1)
+    loaded.load(LocalFileSystem(), path, saved.learners(), num_learners=2)
+    assert [sum(len(info.rows) for *_, info in loaded.of_learner(k)) for k in range(2)] == [3, 3]
+    rows = {
+        int(info.rows[0]): ref
+        for k in range(2)
+        for ref, _, info in loaded.of_learner(k)
+        if len(info.rows)
+    }
+    assert {row: ray.get(ref).obs[0, 0] for row, ref in rows.items()} == {i: i for i in range(6)}
+
+
 # -- One error for all ------------------------------------------------------------------------
 
 
@@ -214,6 +239,14 @@ class Failing(PPGTorchLearner):
         if how == "hang":
             signal.pause()
         return {name: term * float("nan") for name, term in terms.items()}
+
+
+def test_a_death_is_seen_whatever_ray_calls_it(cluster):
+    """Lack of memory, a lost node, a crash: not all of Ray's errors are a RayActorError."""
+    crash = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
+    ray.wait([crash])
+    assert isinstance(failure_of(crash), WorkerCrashedError)
+    assert not isinstance(failure_of(crash), RayActorError)
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,24 @@ def test_a_minibatch_without_states_is_skipped():
     assert all(np.isfinite(v) for v in metrics.values())
 
 
+def test_an_iteration_without_transitions_changes_nothing():
+    learner, rollout = make_learner(), make_rollout()
+    rollout.valid[:] = False
+    before = parameters(learner)
+    metrics, _, _ = policy_phase(learner, rollout)
+    assert moved(before, parameters(learner)) == set()
+    assert metrics["policy_loss"] == metrics["vf_explained_var"] == 0
+
+
+def test_learners_start_from_equal_weights_and_buffers():
+    learner, copied = make_learner(), []
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    module.register_buffer("noise", torch.rand(3))
+    learner._peers.copy_from_first = lambda x: copied.append(x.data_ptr())
+    learner._make_modules_ddp_if_necessary()
+    assert {x.data_ptr() for x in module.state_dict().values()} == set(copied)
+
+
 def test_separate_value_epochs_do_not_hang_on_the_shared_weight():
     moves = []
     for vf_loss_coeff in (0.0, 1.0):

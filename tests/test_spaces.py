@@ -177,6 +177,25 @@ def test_the_recorded_logp_is_that_of_the_mode_without_exploration(build):
     algo.train()
 
 
+def test_actions_are_kept_as_the_policy_drew_them():
+    """For a Box of float16, too: or the first ratio pi / pi_old would not be 1."""
+    drawn = np.array([[0.123456789, -1.1]], np.float32)
+    actions = Actions(Box(-2, 2, (2,), np.float16))
+    kept = np.empty((1, *actions.shape), actions.dtype)
+    kept[:] = actions.pack(drawn)
+    np.testing.assert_array_equal(kept, drawn)
+
+
+def test_an_observation_filter_is_none_for_images():
+    """Also where the env, whose observations the config would check, is not looked at."""
+    config = config_for().env_runners(observation_filter="MeanStdFilter")
+    spec = config.environment(disable_env_checking=True).get_rl_module_spec(
+        spaces={DEFAULT_MODULE_ID: (Box(0, 255, (8, 8, 3), np.uint8), Discrete(2))}
+    )
+    with pytest.raises(ValueError, match="for vectors"):
+        spec.build()
+
+
 def test_gym_registry_envs_with_discrete_observations(build):
     config = config_for().environment(gym.spec("FrozenLake-v1").id, env_config={})
     algo = build(config)
