@@ -21,7 +21,7 @@ from ray.util import log_once
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.env_runner import BatchedEnvRunner
 from rllib_ppg.evaluation import act_as_in_training, observe_as_in_training
-from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.learner import PRECISIONS, PPGTorchLearner
 from rllib_ppg.observation_filter import FILTERS
 from rllib_ppg.rl_module import (
     ARCHITECTURES,
@@ -118,13 +118,16 @@ class PPGConfig(AlgorithmConfig):
         self.aux_lr = 5e-4
         self.num_aux_minibatches = 16
         self.replay_may_spill = False
+        self.replay_compression: str | None = None
 
         # Networks.
         self.arch = "dual"
         self.detach_vf_in_aux_phase = True
-        self.micro_batch_size: int | str = "auto"
 
         # Learners.
+        self.micro_batch_size: int | str = "auto"
+        self.policy_precision = "float32"
+        self.aux_precision = "float32"
         self.collective_timeout_s = 300.0
 
         # `training_step` broadcasts the weights; there are no connector states to go with them.
@@ -154,7 +157,10 @@ class PPGConfig(AlgorithmConfig):
         vf_clip_param: float | None = NotProvided,
         normalize_rewards: bool = NotProvided,
         replay_may_spill: bool = NotProvided,
+        replay_compression: str | None = NotProvided,
         micro_batch_size: int | str = NotProvided,
+        policy_precision: str = NotProvided,
+        aux_precision: str = NotProvided,
         collective_timeout_s: float = NotProvided,
         **kwargs: Any,
     ) -> PPGConfig:
@@ -194,8 +200,14 @@ class PPGConfig(AlgorithmConfig):
                 return and clip them to +-10 (metrics report raw returns).
             replay_may_spill: allow a replay list that is larger than the object store, of which
                 Ray then keeps a part on disk.
+            replay_compression: "lz4" keeps the replay list's observations compressed, exactly;
+                None: as they are.
             micro_batch_size: states that go through the network at once; gradients add up to the
-                same. "auto": 128 images on a CPU, 4,096 on a GPU, vectors all at once.
+                same. "auto": 64 images of 64 x 64 on a CPU and 4,096 on a GPU, more if they are
+                smaller and fewer if larger; vectors all at once.
+            policy_precision: "float32", or "bfloat16": the networks of the policy phase compute in
+                bfloat16 (torch's autocast); weights, losses, KL and optimisers stay in float32.
+            aux_precision: the same for the auxiliary phase.
             collective_timeout_s: seconds that a learner waits for the others within a gradient
                 step before it gives up. One that fails is noticed at once, without it.
 
@@ -227,12 +239,16 @@ class PPGConfig(AlgorithmConfig):
         """Env steps of an iteration."""
         return self.rows * self.rollout_fragment_length
 
+    def row_bytes(self, observation_space: gym.Space) -> int:
+        """Bytes of one env's observations of an iteration."""
+        state = math.prod(observation_space.shape) * observation_space.dtype.itemsize
+        return self.rollout_fragment_length * state
+
     def replay_bytes(self, observation_space: gym.Space) -> int:
         """Bytes of observations that a full replay list holds."""
         if not self.has_aux_phase:
             return 0
-        state = math.prod(observation_space.shape) * observation_space.dtype.itemsize
-        return self.batch_size * self.n_pi * state
+        return self.rows * self.n_pi * self.row_bytes(observation_space)
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:
@@ -444,9 +460,19 @@ class PPGConfig(AlgorithmConfig):
             Scheduler.validate(
                 fixed_value_or_schedule=getattr(self, key), setting_name=key, description=key
             )
-        if self.arch not in ARCHITECTURES:
-            hint = did_you_mean(str(self.arch), ARCHITECTURES)
-            raise ValueError(f"arch is one of {', '.join(ARCHITECTURES)}, not {self.arch!r}{hint}")
+        for key, known in {
+            "arch": ARCHITECTURES,
+            "policy_precision": PRECISIONS,
+            "aux_precision": PRECISIONS,
+        }.items():
+            value = getattr(self, key)
+            if value not in known:
+                hint = did_you_mean(str(value), known)
+                raise ValueError(f"{key} is one of {', '.join(known)}, not {value!r}{hint}")
+        if self.replay_compression not in (None, "lz4"):
+            raise ValueError(
+                f"replay_compression is None or 'lz4', not {self.replay_compression!r}"
+            )
 
     def _check_batches(self) -> None:
         T, L = self.rollout_fragment_length, self.segment_length or self.rollout_fragment_length

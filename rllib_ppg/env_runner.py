@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from ray.rllib.utils.typing import ResultDict
 
 from rllib_ppg.acting import draw
+from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
 from rllib_ppg.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.moments import Moments
 from rllib_ppg.reward_norm import discounted_returns_step
@@ -88,6 +89,16 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 ),
             },
         )
+
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """Makes the part of the networks that acts."""
+        super().make_module()
+        if self.env is None:
+            return  # in the driver, beside remote env runners
+        keep_freed_memory()
+        if len(self.env.single_observation_space.shape) == 3 and not self.config.in_evaluation:
+            use_cpus_of_those_who_wait(self.config, self.config.num_env_runners)
 
     def sample_rollout(self, num_shards: int) -> tuple[Any, ...]:
         """One fragment for training.

@@ -11,8 +11,8 @@ is the gradient of the mean over the whole minibatch, however it was cut and dea
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,23 +34,27 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict
 from torch import Tensor
 
+from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
 from rllib_ppg.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
-from rllib_ppg.minibatches import Segments
+from rllib_ppg.minibatches import Segments, number_rows
 from rllib_ppg.peers import Peers
 from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import BlockReader, Observations, ReplayBlock
+from rllib_ppg.replay import BlockInfo, BlockReader, Observations, ReplayBlock
 from rllib_ppg.reward_norm import normalize
 from rllib_ppg.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
 from rllib_ppg.spaces import Actions
-from rllib_ppg.states import States, flat
+from rllib_ppg.states import Arrays, States, as_tensor, flat, one_ahead
 
 VALUE_OPTIMIZER = "value"
 AUX_OPTIMIZER = "aux"
 
-# Frames that go through the CNN at once: on a CPU, more of them fall out of its cache.
-_CPU_FRAMES, _GPU_FRAMES = 128, 4096
+PRECISIONS = ("float32", "bfloat16")
+
+# Pixels that go through the CNN at once: 64 frames of 64 x 64 on a CPU, whose cache more of them
+# fall out of, and 4,096 on a GPU.
+_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**24
 
 Batch = dict[str, Tensor]
 # Terms by name, one number a state, `[B]`.
@@ -65,24 +69,25 @@ class PPGTorchLearner(TorchLearner):
         """Builds the module, its optimisers and schedules."""
         config = self.config
         self._peers = Peers(self.distributed, config.collective_timeout_s)
+        self._precision = "float32"
         super().build()
         self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._dist_cls = self._ppg_module.get_train_action_dist_cls()
         self._actions = Actions(self._ppg_module.action_space)
         self._check_module()
         self._entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
-        self._buffers: dict[str, GradientBuffer] = {}
-        images = len(self._ppg_module.observation_space.shape) == 3
+        # By the name of a loss: its terms, and the gradients of the parameters that it trains.
+        self._losses: dict[str, tuple[list[str], GradientBuffer]] = {}
+        space = self._ppg_module.observation_space
         self._frames = config.micro_batch_size
         if self._frames == "auto":
-            per_pass = _CPU_FRAMES if self._device.type == "cpu" else _GPU_FRAMES
-            self._frames = per_pass if images else 2**62
-        if config.num_learners == 0 and images:
-            # Ray gives a trial's main process one thread. While it learns, its env runners wait
-            # with their CPUs: the local learner takes these too. (Small vectors gain nothing.)
-            cpus = config.num_env_runners * config.num_cpus_per_env_runner
-            cpus = min(int(config.num_cpus_for_main_process + cpus), os.cpu_count() or 1)
-            torch.set_num_threads(max(torch.get_num_threads(), cpus))
+            self._frames = 2**62
+            if len(space.shape) == 3:
+                pixels = _CPU_PIXELS if self._device.type == "cpu" else _GPU_PIXELS
+                self._frames = max(1, pixels // math.prod(space.shape[:2]))
+        keep_freed_memory()
+        if len(space.shape) == 3:  # small vectors gain nothing
+            use_cpus_of_those_who_wait(config, config.num_learners)
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -101,7 +106,7 @@ class PPGTorchLearner(TorchLearner):
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=name,
-                optimizer=torch.optim.Adam(params),
+                optimizer=torch.optim.Adam(params, fused=True),
                 params=params,
                 lr_or_lr_schedule=lr,
             )
@@ -126,10 +131,11 @@ class PPGTorchLearner(TorchLearner):
         module, name = self._ppg_module, type(self._ppg_module).__name__
         if module.is_stateful():
             raise ValueError(f"PPG does not train recurrent modules, and {name} has a state")
-        obs = np.zeros((1, *module.observation_space.shape), module.observation_space.dtype)
         outputs = TRAIN_OUTPUTS if self.config.has_aux_phase else TRAIN_OUTPUTS[:2]
+        space = module.observation_space
+        obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self._device)
         with torch.no_grad():
-            out = self._forward({"obs": torch.from_numpy(obs).to(self._device)}, *outputs)
+            out = self._forward({"obs": obs}, *outputs)
         for column in outputs:
             if column not in out:
                 raise ValueError(f"{name}.forward_train() returns no {column!r}, which PPG trains")
@@ -142,6 +148,15 @@ class PPGTorchLearner(TorchLearner):
                     f"PPG needs an action distribution with a KL and an entropy, and {name}'s, "
                     f"{type(pi).__name__}, has not both: {e}"
                 ) from e
+        actions = np.zeros((1, *self._actions.shape), self._actions.dtype)
+        zero = torch.zeros(1, device=self._device)
+        # One state with every column, to see what a loss reaches where there are no states.
+        self._placeholder = {
+            "obs": obs,
+            "actions": torch.from_numpy(actions).to(self._device),
+            "pi_old": torch.zeros_like(out[Columns.ACTION_DIST_INPUTS]),
+            **dict.fromkeys(("logp_old", "A", "V_targ"), zero),
+        }
 
     @override(Learner)
     def update(self, *args: Any, **kwargs: Any) -> ResultDict:
@@ -170,25 +185,25 @@ class PPGTorchLearner(TorchLearner):
             *shards: this learner's rows, one `Rollout` an env runner.
 
         Returns:
-            (metrics, infos of the blocks); with `phase.keep_states`, that and one `ReplayBlock` a
-            shard. Call it with `.options(num_returns=1 + blocks)`.
+            (metrics, infos of the blocks); if there are blocks, that and each `ReplayBlock`. Call
+            it with `.options(num_returns=1 + blocks)`.
 
         Raises:
             FloatingPointError: A gradient is NaN or infinite.
         """
         config = self.config
         entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
+        self._precision = config.policy_precision
         V, A, V_targ = self._advantages(shards, phase.reward_scale)
-        states = States(
+        states = self._states(
+            [flat(s.obs) for s in shards],
             {
-                "obs": [flat(s.obs) for s in shards],
                 "actions": [flat(s.actions) for s in shards],
                 "logp_old": [flat(s.logp) for s in shards],
                 "A": [flat(a) for a in A],
                 "V_targ": [flat(v) for v in V_targ],
             },
             [flat(s.valid) for s in shards],
-            self._device,
         )
         T = config.rollout_fragment_length
         segments = Segments(phase.rows, phase.num_rows, T, config.segment_length or T)
@@ -217,11 +232,22 @@ class PPGTorchLearner(TorchLearner):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: phase.env_steps}
         self.after_gradient_based_update(timesteps=timesteps)
         result = self._log(metrics)
-        if not phase.keep_states:
-            return result, []
-        blocks = [ReplayBlock(s.obs, v, s.valid) for s, v in zip(shards, V_targ, strict=True)]
-        infos = [b.info(rows) for b, rows in zip(blocks, phase.rows, strict=True)]
-        return (result, infos), *blocks
+        infos, blocks = self._replay_blocks(phase, shards, V_targ)
+        return ((result, infos), *blocks) if blocks else (result, infos)
+
+    def _replay_blocks(
+        self, phase: PolicyPhase, shards: Sequence[Rollout], V_targ: Sequence[np.ndarray]
+    ) -> tuple[list[BlockInfo], list[ReplayBlock]]:
+        infos, blocks, n = [], [], phase.rows_per_block
+        for s, v, rows in zip(shards, V_targ, phase.rows, strict=True):
+            for start in range(0, len(s) if n else 0, n or 1):
+                part = slice(start, start + n)
+                block = ReplayBlock(s.obs[part], v[part], s.valid[part])
+                if self.config.replay_compression:
+                    block = block.compressed()
+                blocks.append(block)
+                infos.append(block.info(rows[part]))
+        return infos, blocks
 
     def policy_loss(self, batch: Batch) -> Terms:
         """-L_clip (or -L_KL), the entropy, and what tells how far the policy has moved."""
@@ -296,18 +322,19 @@ class PPGTorchLearner(TorchLearner):
 
     def presleep(self, phase: AuxPhase) -> None:
         """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
-        self._aux = phase
-        self._blocks = BlockReader([ref for ref, _, _ in phase.blocks])
+        self._precision = self.config.aux_precision
+        reader = BlockReader([ref for ref, _, _ in phase.blocks])
         inputs = Columns.ACTION_DIST_INPUTS
-        self._pi_old, self._V_targ, self._valid = [], [], []
-        for block in self._blocks:
-            pi_old = self._in_chunks(
-                flat(block.obs), lambda x: self._forward({"obs": x}, inputs)[inputs]
-            )
-            self._pi_old.append(pi_old)
+        pi_old, V_targ, valid = [], [], []
+        for block in one_ahead(reader.__getitem__, range(len(reader))):
+            obs = flat(block.obs)
+            pi_old.append(self._in_chunks(obs, lambda x: self._forward({"obs": x}, inputs)[inputs]))
             # Copies: a view, small as it is, would hold its block's observations in memory.
-            self._V_targ.append(flat(block.V_targ).copy())
-            self._valid.append(flat(block.valid).copy())
+            V_targ.append(flat(block.V_targ).copy())
+            valid.append(flat(block.valid).copy())
+        others = {"V_targ": V_targ, "pi_old": pi_old}
+        self._aux = phase
+        self._aux_states = self._states(Observations(reader), others, valid)
 
     def aux_epoch(self, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -322,23 +349,14 @@ class PPGTorchLearner(TorchLearner):
             FloatingPointError: A gradient is NaN or infinite.
         """
         config, phase = self.config, self._aux
-        first_row = np.cumsum([0, *phase.rows_per_iteration])
-        rows = [first_row[iteration] + info.rows for _, iteration, info in phase.blocks]
-        states = States(
-            {
-                "obs": Observations(self._blocks),
-                "V_targ": self._V_targ,
-                "pi_old": self._pi_old,
-            },
-            self._valid,
-            self._device,
-        )
+        numbers = number_rows(phase.rows_per_iteration)
+        rows = [numbers[iteration][info.rows] for _, iteration, info in phase.blocks]
         T = config.rollout_fragment_length
-        segments = Segments(rows, int(first_row[-1]), T, config.segment_length or T)
+        segments = Segments(rows, sum(map(len, numbers)), T, config.segment_length or T)
         num_minibatches = config.num_aux_minibatches * len(phase.rows_per_iteration)
         metrics = self._epoch(
             f"auxiliary phase, epoch {epoch + 1}",
-            states,
+            self._aux_states,
             segments.epoch((phase.seed, epoch), num_minibatches),
             self.aux_loss,
             {
@@ -353,7 +371,7 @@ class PPGTorchLearner(TorchLearner):
         )
         if epoch == config.e_aux - 1:
             self._weights_seq_no += 1
-            del self._aux, self._blocks, self._pi_old, self._V_targ, self._valid
+            del self._aux, self._aux_states
         return self._log({f"aux/{name}": value for name, value in metrics.items()})
 
     def aux_loss(self, batch: Batch) -> Terms:
@@ -403,29 +421,31 @@ class PPGTorchLearner(TorchLearner):
 
         def loss_of(terms: Terms) -> Tensor:
             # A term of weight 0 is left out: a zero gradient would move parameters by momentum.
-            used = [w * terms[n].sum() for n, w in weights.items() if w and n in terms]
+            used = [w * terms[n] for n, w in weights.items() if w and n in terms]
             return torch.stack(used).sum()
 
-        # A learner without states still has to know names and parameters: a placeholder tells.
-        terms = loss_fn(states.placeholder())
-        names = list(terms)
         kind = loss_fn.__name__
-        if kind not in self._buffers:
+        if kind not in self._losses:
+            # A learner without states still has to know names and parameters.
+            terms = loss_fn(self._placeholder)
             parameters = self.get_parameters(self.module[DEFAULT_MODULE_ID])
-            self._buffers[kind] = GradientBuffer(reached(loss_of(terms), parameters), self._device)
-        buffer = self._buffers[kind]
+            buffer = GradientBuffer(reached(loss_of(terms), parameters), self._device)
+            self._losses[kind] = (list(terms), buffer)
+        names, buffer = self._losses[kind]
 
         totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._device)
         optimizer.zero_grad(set_to_none=True)
-        for m, minibatch in enumerate(minibatches):
-            index = states.only_valid(minibatch)
+        indices = [states.only_valid(minibatch) for minibatch in minibatches]
+        batches = states.batches(piece for index in indices for piece in self._pieces(index))
+        for m, index in enumerate(indices):
             buffer.attach()
-            for i in range(0, len(index), self._frames):
-                terms = loss_fn(states.batch(index[i : i + self._frames]))
+            for _ in self._pieces(index):
+                terms = loss_fn(next(batches))
                 loss = loss_of(terms)
                 if loss.requires_grad:  # unless all that it reaches is frozen
                     loss.backward()
-                totals[:-1] += torch.stack([terms[n].detach().double().sum() for n in names])
+                stacked = torch.stack([terms[n].detach() for n in names])
+                totals[:-1] += stacked.sum(1, dtype=torch.float64)
             totals[-1] += len(index)
             if not buffer.reduce(len(index), self._peers):
                 continue
@@ -436,17 +456,31 @@ class PPGTorchLearner(TorchLearner):
         *sums, count = self._all_reduce(totals)
         return {name: value / max(count, 1) for name, value in zip(names, sums, strict=True)}
 
+    def _states(
+        self, obs: Arrays, others: Mapping[str, Arrays], valid: Sequence[np.ndarray]
+    ) -> States:
+        space = self._ppg_module.observation_space
+        obs_bytes = math.prod(space.shape) * space.dtype.itemsize
+        return States(obs, others, valid, obs_bytes, self._device)
+
+    def _pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
+        """A minibatch's states as micro-batches."""
+        return (index[i : i + self._frames] for i in range(0, len(index), self._frames))
+
     def _forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
-        return self._ppg_module.forward_train(
-            {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
-        )
+        """The networks' `outputs`, in the phase's precision but handed out in full."""
+        bfloat16 = self._precision == "bfloat16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
+            out: Batch = self._ppg_module.forward_train(
+                {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
+            )
+        return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
     @torch.no_grad()
     def _in_chunks(self, obs: np.ndarray, fn: Callable[[Tensor], Tensor]) -> np.ndarray:
         """`fn` of `[S, ...]` observations, a micro-batch at a time and without gradients."""
         chunks = [obs[i : i + self._frames] for i in range(0, max(len(obs), 1), self._frames)]
-        # The copy makes writable what is a view of the object store, which torch would warn about.
-        out = [fn(torch.from_numpy(chunk.copy()).to(self._device)) for chunk in chunks]
+        out = [fn(as_tensor(chunk).to(self._device)) for chunk in chunks]
         return torch.cat(out).cpu().numpy()
 
     def _all_reduce(self, values: Sequence[float] | Tensor) -> list[float]:

@@ -1,8 +1,12 @@
 """How a phase's states are cut into minibatches, in the same way for any number of learners.
 
 A minibatch is made of segments: L consecutive steps of one env, whole rows by default. Every
-learner draws the same permutation of all segments from the same seed, and works on those that it
-holds. The composition of a minibatch so depends on the seed alone.
+learner draws the same numbers from the same seed, and works on those segments that it holds. The
+composition of a minibatch so depends on the seed alone.
+
+Samples are stratified: of M consecutive segments, each of the M minibatches gets one. Learners hold
+ranges of rows, and so have equal parts of every minibatch; with a plain permutation of 8 rows
+each, one of two learners would on average wait for the other during a fifth of its time.
 """
 
 from __future__ import annotations
@@ -10,6 +14,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+
+def number_rows(counts: Sequence[int]) -> list[np.ndarray]:
+    """Numbers the rows of several groups so that each stretch has its share of every group.
+
+    The groups are the env runners of an iteration, or the iterations of an auxiliary phase. The
+    first halves of all groups have the first half of the numbers, and so on: what one learner
+    holds, the same part of each group, is a range of numbers, whatever the number of learners.
+
+    Args:
+        counts: number of rows of each group.
+
+    Returns:
+        The numbers of each group's rows, `[counts[g]]`, ascending.
+    """
+    position = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
+    numbers = np.empty(len(position), np.int64)
+    numbers[np.argsort(position, kind="stable")] = np.arange(len(position))
+    return np.split(numbers, np.cumsum(counts)[:-1])
 
 
 class Segments:
@@ -30,8 +53,9 @@ class Segments:
         self.num_segments = num_rows * per_row
         mine = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
         segments = (mine[:, None] * per_row + np.arange(per_row)).ravel()
-        # Number of the segment's first state here; -1: another learner holds it.
-        self._first_state = np.full(self.num_segments, -1, np.int64)
+        # Number of the segment's first state here; -1: another learner holds it, or nobody, as
+        # of the last one.
+        self._first_state = np.full(self.num_segments + 1, -1, np.int64)
         self._first_state[segments] = np.arange(len(segments)) * segment_length
         self._steps = np.arange(segment_length)
 
@@ -46,8 +70,12 @@ class Segments:
             The numbers of the minibatch's states that this learner holds, ascending; as many
             arrays on each learner, empty ones included.
         """
-        order = np.random.default_rng(list(seed)).permutation(self.num_segments)
-        for minibatch in np.array_split(order, num_minibatches):
+        # Strata of as many neighbouring segments as there are minibatches, which get one each.
+        strata = -(-self.num_segments // num_minibatches)
+        order = np.arange(strata * num_minibatches).reshape(strata, num_minibatches)
+        order[order >= self.num_segments] = -1  # nobody's
+        np.random.default_rng(list(seed)).permuted(order, axis=1, out=order)
+        for minibatch in order.T:
             first = np.sort(self._first_state[minibatch])
             first = first[first >= 0]
             yield (first[:, None] + self._steps).ravel()

@@ -20,7 +20,7 @@ class PolicyPhase:
         num_rows: number of rows over all learners.
         env_steps: env steps sampled in the run so far, which schedules go by.
         reward_scale: what rewards are divided by (None: they are taken as they are).
-        keep_states: whether to return replay blocks.
+        rows_per_block: of the replay blocks to return; 0: none are kept.
     """
 
     seed: int
@@ -28,7 +28,7 @@ class PolicyPhase:
     num_rows: int
     env_steps: int
     reward_scale: float | None
-    keep_states: bool
+    rows_per_block: int
 
 
 @dataclass

@@ -7,7 +7,7 @@ is in `env_runner.py` and `learner.py`.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from typing import Any, NoReturn
 
@@ -35,10 +35,11 @@ from rllib_ppg.checkpoint import check_checkpoint, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
+from rllib_ppg.minibatches import number_rows
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
 from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import ReplayEntry, ReplayList
+from rllib_ppg.replay import ReplayEntry, ReplayList, rows_per_block
 from rllib_ppg.resources import check_resources
 from rllib_ppg.reward_norm import RewardNormalizer
 from rllib_ppg.rollout import row_ranges
@@ -93,27 +94,28 @@ class PPG(Algorithm):
         summaries = [summary for summary, _ in rollouts]
         if self.config.normalize_rewards:
             self._reward_norm.update(summary.returns for summary in summaries)
-        *first_rows, num_rows = np.cumsum([0, *(summary.rows for summary in summaries)])
-        n = self._num_learners
+        numbers = number_rows([summary.rows for summary in summaries])
+        n, per_block = self._num_learners, self._rows_per_block
         phase = PolicyPhase(
             seed=self._next_seed(),
             rows=[],
-            num_rows=int(num_rows),
+            num_rows=sum(map(len, numbers)),
             env_steps=self._env_steps(),
             reward_scale=self._reward_norm.scale if self.config.normalize_rewards else None,
-            keep_states=self.config.has_aux_phase,
+            rows_per_block=per_block,
         )
-        calls = []
+        calls, num_blocks = [], []
         for k in range(n):
             rows, shards = [], []
             for i, (summary, all_shards) in enumerate(rollouts):
-                # Each env runner's shards start with another learner, so that all get equal parts
-                # of what does not divide evenly.
-                shard = (k + i) % n
-                rows.append(first_rows[i] + np.arange(*row_ranges(summary.rows, n)[shard]))
+                # What does not divide evenly starts with another learner for each env runner, so
+                # that all get equal parts.
+                shard = (k + i) % n if summary.rows % n else k
+                rows.append(numbers[i][slice(*row_ranges(summary.rows, n)[shard])])
                 shards.append(all_shards[shard])
             calls.append((replace(phase, rows=rows), *shards))
-        results = self._call_learners("policy_phase", calls, len(rollouts))
+            num_blocks.append(sum(-(-len(r) // per_block) for r in rows) if per_block else 0)
+        results = self._call_learners("policy_phase", calls, num_blocks)
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
         if not self.config.has_aux_phase:
             return
@@ -245,14 +247,14 @@ class PPG(Algorithm):
         return results
 
     def _call_learners(
-        self, method: str, calls: list[tuple], num_objects: int = 0
+        self, method: str, calls: list[tuple], num_objects: Sequence[int] | None = None
     ) -> list[tuple[Any, list[ray.ObjectRef]]]:
         """Calls a phase on all learners at once, and waits for it.
 
         Args:
             method: the learner's method.
             calls: its arguments, one tuple a learner.
-            num_objects: number of objects that it returns beside its result, if they are kept.
+            num_objects: number of objects that each learner returns beside its result.
 
         Returns:
             (result, references to the objects) of each learner.
@@ -265,18 +267,17 @@ class PPG(Algorithm):
             raise RuntimeError(
                 "learners of this algorithm have died; restore its last checkpoint into a new one"
             )
-        objects = num_objects if self.config.has_aux_phase else 0
+        counts = num_objects or [0] * len(calls)
         if self.learner_group.is_local:
             args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
             out = getattr(self.learner_group._learner, method)(*args)
-            head, blocks = (out[0], out[1:]) if objects else (out, ())
+            head, *blocks = out if counts[0] else (out,)
             # In the object store, as a remote learner's are: there Ray may spill them to disk.
             return [(head, [ray.put(block) for block in blocks])]
-        returned = [
-            getattr(learner, method).options(num_returns=1 + objects).remote(*args)
-            for learner, args in zip(self.learner_group._workers, calls, strict=True)
-        ]
-        refs = [r if objects else [r] for r in returned]
+        refs: list[list[ray.ObjectRef]] = []
+        for learner, call, count in zip(self.learner_group._workers, calls, counts, strict=True):
+            returned = getattr(learner, method).options(num_returns=1 + count).remote(*call)
+            refs.append(returned if count else [returned])
         heads = [head for head, *_ in refs]
         pending = heads
         while pending:  # one at a time, so that the first failure is seen at once
@@ -349,6 +350,10 @@ class PPG(Algorithm):
             super().setup(config)
         except RayTaskError as e:  # raised in an env runner or a learner
             raise e.cause from e
+        self._rows_per_block = 0  # none are kept
+        if self.config.has_aux_phase:
+            observation_space, _ = self.spaces[DEFAULT_MODULE_ID]
+            self._rows_per_block = rows_per_block(self.config.row_bytes(observation_space))
 
     @classmethod
     @override(Algorithm)
@@ -383,7 +388,7 @@ class PPG(Algorithm):
                 "episodes": [list(episode) for episode in self._episodes.episodes],
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
-                "replay_learners": self._replay.learners(),
+                "replay_layout": self._replay.layout(),
                 "rollout_fragment_length": self.config.rollout_fragment_length,
             }
         }
@@ -395,7 +400,7 @@ class PPG(Algorithm):
         if "ppg" in state:
             own = state["ppg"]
             T = own["rollout_fragment_length"]
-            if own["replay_learners"] and self.config.rollout_fragment_length != T:
+            if own["replay_layout"] and self.config.rollout_fragment_length != T:
                 raise ValueError(
                     f"the checkpoint's replay list has rows of {T} steps: go on with "
                     f"rollout_fragment_length={T}, not {self.config.rollout_fragment_length}"
@@ -407,7 +412,7 @@ class PPG(Algorithm):
             self._episodes.episodes.clear()
             self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
-            self._replay_learners = own["replay_learners"]
+            self._replay_layout = own["replay_layout"]
 
     @override(Algorithm)
     def save_to_path(
@@ -444,8 +449,13 @@ class PPG(Algorithm):
             check_checkpoint(path, filesystem)
         super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
         if component is None:
-            replay = f"{path}/{_REPLAY_DIR}"
-            self._replay.load(filesystem, replay, self._replay_learners, self._num_learners)
+            self._replay.load(
+                filesystem,
+                f"{path}/{_REPLAY_DIR}",
+                self._replay_layout,
+                self._num_learners,
+                compress=self.config.replay_compression is not None,
+            )
         self._force_weights()
 
     def _force_weights(self) -> None:

@@ -8,7 +8,7 @@ the node where they are used.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,21 @@ import numpy as np
 import ray
 from pyarrow import fs
 
-from rllib_ppg.rollout import row_ranges
+from rllib_ppg.compression import Compressed
 from rllib_ppg.states import flat
 
+# A block is as few rows as have these bytes. A minibatch takes its rows from random iterations,
+# and what Ray has spilled comes back a block at a time: larger ones would bring what nobody asked
+# for.
+_BLOCK_BYTES = 2**20
 # What a learner keeps open at once of the replay list. Blocks are views of the object store:
 # those beyond this budget are let go, so that Ray may spill them, and are read again when needed.
-OPEN_BYTES = 2**30
+_OPEN_BYTES = 2**26
+
+
+def rows_per_block(row_bytes: int) -> int:
+    """Number of rows of a block, of so many bytes each."""
+    return max(1, -(-_BLOCK_BYTES // max(row_bytes, 1)))
 
 
 @dataclass
@@ -29,19 +38,29 @@ class ReplayBlock:
     """States and value targets of some rows of one iteration, as a learner returns them.
 
     Attributes:
-        obs: `[n, T, ...]` in the env's dtype.
+        obs: `[n, T, ...]` in the env's dtype; an array, or `Compressed`.
         V_targ: `[n, T]` float32, from the policy phase; fixed.
         valid: `[n, T]` bool (see `Rollout.valid`).
     """
 
-    obs: np.ndarray
+    obs: Any
     V_targ: np.ndarray
     valid: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes that the block is stored in."""
         return self.obs.nbytes + self.V_targ.nbytes + self.valid.nbytes
+
+    def compressed(self) -> ReplayBlock:
+        """This block with its observations under lz4."""
+        return ReplayBlock(Compressed.of(self.obs), self.V_targ, self.valid)
+
+    def opened(self) -> ReplayBlock:
+        """This block with its observations as an array."""
+        if isinstance(self.obs, np.ndarray):
+            return self
+        return ReplayBlock(self.obs.array(), self.V_targ, self.valid)
 
     def info(self, rows: np.ndarray) -> BlockInfo:
         """What the driver needs to know of this block, whose rows have these numbers."""
@@ -118,70 +137,76 @@ class ReplayList:
             if e.learner == learner
         ]
 
-    def learners(self) -> list[list[int]]:
-        """The learner of each block of each iteration."""
-        return [[e.learner for e in entries] for entries in self.iterations]
+    def layout(self) -> list[list[tuple[int, list[int]]]]:
+        """(learner, numbers of the rows) of each block of each iteration."""
+        return [[(e.learner, e.info.rows.tolist()) for e in it] for it in self.iterations]
 
     def save(self, filesystem: fs.FileSystem, path: str) -> None:
         """Writes one file a block under `path`, one block in memory at a time."""
         filesystem.create_dir(path, recursive=True)
         for i, entries in enumerate(self.iterations):
             for k, entry in enumerate(entries):
-                block: ReplayBlock = ray.get(entry.ref)
+                block = ray.get(entry.ref).opened()
                 with filesystem.open_output_stream(f"{path}/{_file(i, k)}") as f:
-                    for array in (entry.info.rows, block.obs, block.V_targ, block.valid):
+                    for array in (block.obs, block.V_targ, block.valid):
                         np.save(f, array)
 
     def load(
         self,
         filesystem: fs.FileSystem,
         path: str,
-        saved: Sequence[Sequence[int]],
+        layout: Sequence[Sequence[tuple[int, Sequence[int]]]],
         num_learners: int,
+        compress: bool = False,
     ) -> None:
         """Reads what `save` wrote, for the learners there are now.
 
-        With as many learners as then, each gets its blocks back; else every block's rows are
-        dealt out among all of them.
+        With as many learners as then, each gets its blocks back; else the rows are dealt out
+        among all of them.
 
         Args:
             filesystem: where `path` is.
             path: the directory.
-            saved: `learners()` when it was saved.
+            layout: `layout()` when it was saved.
             num_learners: number of learners, at least 1.
+            compress: whether the blocks are to be compressed.
         """
         self.clear()
-        as_then = {k for learners in saved for k in learners} == set(range(num_learners))
-        for i, learners in enumerate(saved):
+        then = {learner for blocks in layout for learner, _ in blocks}
+        for i, blocks in enumerate(layout):
+            num_rows = sum(len(numbers) for _, numbers in blocks)
             entries: list[ReplayEntry] = []
-            for b, learner in enumerate(learners):
+            for b, (learner, numbers) in enumerate(blocks):
+                rows = np.array(numbers)
                 with filesystem.open_input_file(f"{path}/{_file(i, b)}") as f:
-                    rows, *arrays = (np.load(f) for _ in range(4))
-                parts = [(learner, slice(None))]
-                if not as_then:
-                    ranges = row_ranges(len(rows), num_learners)
-                    parts = [((k + b) % num_learners, slice(*r)) for k, r in enumerate(ranges)]
-                for k, part in parts:
-                    block = ReplayBlock(*(array[part] for array in arrays))
-                    entries.append(ReplayEntry(ray.put(block), block.info(rows[part]), k))
+                    arrays = [np.load(f) for _ in range(3)]
+                owner = np.full(len(rows), learner)
+                if then != set(range(num_learners)):
+                    owner = rows * num_learners // num_rows
+                for k in np.unique(owner):
+                    block = ReplayBlock(*(array[owner == k] for array in arrays))
+                    if compress:
+                        block = block.compressed()
+                    entry = ReplayEntry(ray.put(block), block.info(rows[owner == k]), int(k))
+                    entries.append(entry)
             self.iterations.append(entries)
 
 
 class BlockReader:
     """Opens blocks by reference, and keeps the last used ones open within a budget of bytes."""
 
-    def __init__(self, refs: Sequence[Any], open_bytes: int = OPEN_BYTES):
+    def __init__(self, refs: Sequence[Any], open_bytes: int = _OPEN_BYTES):
         self._refs = refs
         self._budget = open_bytes
         self._open: OrderedDict[int, ReplayBlock] = OrderedDict()
 
-    def __iter__(self) -> Iterator[ReplayBlock]:
-        return (self[k] for k in range(len(self._refs)))
+    def __len__(self) -> int:
+        return len(self._refs)
 
     def __getitem__(self, k: int) -> ReplayBlock:
-        """Block `k`; its arrays are read-only views of the object store."""
+        """Block `k`; its arrays are read-only views of the object store, if not compressed."""
         if k not in self._open:
-            self._open[k] = ray.get(self._refs[k])
+            self._open[k] = ray.get(self._refs[k]).opened()
             while len(self._open) > 1 and self._open_bytes() > self._budget:
                 self._open.popitem(last=False)
         self._open.move_to_end(k)
@@ -196,6 +221,9 @@ class Observations:
 
     def __init__(self, blocks: BlockReader):
         self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self._blocks)
 
     def __getitem__(self, k: int) -> np.ndarray:
         return flat(self._blocks[k].obs)

@@ -1,14 +1,30 @@
-"""A learner's states, gathered by number from several arrays of rows into one batch of tensors."""
+"""A learner's states, gathered by number into batches of tensors.
+
+The states are numbered 0.. over the learner's blocks of rows, one after the other. A column is
+either one tensor on the device (`Resident`), or lies in blocks that are opened when states of them
+are asked for (`Streamed`): images on a CPU, or more of them than a GPU has room for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Observations of this many bytes are copied into one tensor on a CPU; larger ones stay where they
+# are. On a GPU they may take this part of the memory that is free.
+_CPU_RESIDENT_BYTES = 2**26
+_GPU_RESIDENT_PART = 0.5
+
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 class Arrays(Protocol):
@@ -16,49 +32,170 @@ class Arrays(Protocol):
 
     def __getitem__(self, k: int) -> np.ndarray: ...
 
+    def __len__(self) -> int: ...
+
+
+class Column(Protocol):
+    """A column over all states."""
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """The states with these numbers, ascending, as `[len(index), ...]` on the device."""
+
+
+class Resident:
+    """A column as one tensor on the device."""
+
+    def __init__(self, arrays: Arrays, num_states: int, device: torch.device):
+        if len(arrays) == 1:
+            self._tensor = as_tensor(arrays[0]).to(device)
+        elif len(arrays) == 0:
+            self._tensor = torch.empty(0, device=device)
+        else:
+            start, first = 0, as_tensor(arrays[0])
+            shape = (num_states, *first.shape[1:])
+            self._tensor = torch.empty(shape, dtype=first.dtype, device=device)
+            for k in range(len(arrays)):
+                array = as_tensor(arrays[k])
+                self._tensor[start : start + len(array)] = array
+                start += len(array)
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """See `Column`."""
+        run = _as_run(index)
+        if run is not None:
+            return self._tensor[run]
+        return self._tensor.index_select(0, torch.from_numpy(index).to(self._tensor.device))
+
+
+class Streamed:
+    """A column in blocks, of which each batch is gathered anew: one copy, or none within a row."""
+
+    def __init__(self, arrays: Arrays, starts: np.ndarray, device: torch.device):
+        self._arrays = arrays
+        self._starts = starts
+        self._device = device
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """See `Column`."""
+        block = np.searchsorted(self._starts, index, side="right") - 1
+        cuts = [0, *(np.flatnonzero(np.diff(block)) + 1), len(index)]
+        parts = [(a, b, block[a], index[a:b] - self._starts[block[a]]) for a, b in pairwise(cuts)]
+        first = self._arrays[parts[0][2]]
+        run = _as_run(parts[0][3])
+        on_cpu = self._device.type == "cpu"
+        if on_cpu and len(parts) == 1 and run is not None:
+            return as_tensor(first[run])
+        shape, dtype = (len(index), *first.shape[1:]), as_tensor(first[:0]).dtype
+        out = torch.empty(shape, dtype=dtype, pin_memory=not on_cpu)
+        for a, b, k, local in parts:
+            np.take(self._arrays[k], local, axis=0, out=out.numpy()[a:b], mode="clip")
+        return out.to(self._device, non_blocking=True)
+
+
+class States:
+    """Columns over the same states.
+
+    Args:
+        obs: observations, one array a block.
+        others: name -> arrays of the other columns, which are small.
+        valid: `[S_k]` bool, one array a block: which states are transitions.
+        obs_bytes: of one observation.
+        device: of the tensors handed out.
+    """
+
+    def __init__(
+        self,
+        obs: Arrays,
+        others: Mapping[str, Arrays],
+        valid: Sequence[np.ndarray],
+        obs_bytes: int,
+        device: torch.device,
+    ):
+        self._valid = np.concatenate([*valid, np.empty(0, bool)])
+        starts = np.cumsum([0, *map(len, valid)])
+        S = int(starts[-1])
+        self._device = device
+        self._streamed = S * obs_bytes > _room(device)
+        self._columns: dict[str, Column] = {
+            name: Resident(arrays, S, device) for name, arrays in others.items()
+        }
+        if self._streamed:
+            self._columns["obs"] = Streamed(obs, starts[:-1], device)
+        else:
+            self._columns["obs"] = Resident(obs, S, device)
+
+    def only_valid(self, index: np.ndarray) -> np.ndarray:
+        """Those of the numbers that are transitions."""
+        return index[self._valid[index]]
+
+    def batches(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        """A batch for each array of numbers, ascending; `[len(index), ...]` a column.
+
+        What is streamed is gathered, and brought to a GPU, while the batch before it is worked on.
+        """
+        if not self._streamed:
+            return map(self._batch, indices)
+        return self._ahead(indices)
+
+    def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
+        return {name: column.take(index) for name, column in self._columns.items()}
+
+    def _ahead(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        if self._device.type != "cuda":
+            yield from one_ahead(self._batch, indices)
+            return
+        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        side.wait_stream(current)  # which has filled the resident columns
+
+        def load(index: np.ndarray) -> tuple[dict[str, Tensor], torch.cuda.Event]:
+            with torch.cuda.stream(side):
+                batch = self._batch(index)
+                return batch, side.record_event()
+
+        for batch, arrived in one_ahead(load, indices):
+            current.wait_event(arrived)
+            for tensor in batch.values():
+                tensor.record_stream(current)
+            yield batch
+
+
+def one_ahead(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
+    """`map`, but a thread works out the next result while the caller uses the last one."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead: deque[Future[Y]] = deque()
+        for item in items:
+            ahead.append(thread.submit(fn, item))
+            if len(ahead) == 2:
+                yield ahead.popleft().result()
+        for future in ahead:
+            yield future.result()
+
 
 def flat(array: np.ndarray) -> np.ndarray:
     """`[n, T, ...]` rows as `[n * T, ...]` states; a view."""
     return array.reshape(-1, *array.shape[2:])
 
 
-class States:
-    """Columns over the same states, which are numbered through all blocks.
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor over the same memory, which nobody may write to."""
+    return torch.from_numpy(array)
 
-    Args:
-        columns: name -> arrays, one a block.
-        valid: `[S_k]` bool, one array a block: which states are transitions.
-        device: of the tensors handed out.
-    """
 
-    def __init__(self, columns: Mapping[str, Arrays], valid: Sequence[np.ndarray], device: Any):
-        self._columns = columns
-        self._valid = np.concatenate(valid)
-        self._starts = np.cumsum([0, *map(len, valid)])
-        self._device = device
+def _as_run(index: np.ndarray) -> slice | None:
+    """The ascending numbers as a slice, if there is no gap between them."""
+    if not len(index) or index[-1] - index[0] + 1 != len(index):
+        return None
+    return slice(int(index[0]), int(index[-1]) + 1)
 
-    def only_valid(self, index: np.ndarray) -> np.ndarray:
-        """Those of the numbers that are transitions."""
-        return index[self._valid[index]]
 
-    def batch(self, index: np.ndarray) -> dict[str, Tensor]:
-        """The states with these numbers, ascending; `[len(index), ...]` a column."""
-        cuts = np.searchsorted(index, self._starts)
-        parts = [
-            (k, index[a:b] - self._starts[k]) for k, (a, b) in enumerate(pairwise(cuts)) if a < b
-        ]
-        return {
-            name: self._tensor([arrays[k][local] for k, local in parts])
-            for name, arrays in self._columns.items()
-        }
+def _room(device: torch.device) -> float:
+    """Bytes of observations that one tensor may have."""
+    if device.type == "cuda":
+        return _GPU_RESIDENT_PART * torch.cuda.mem_get_info(device)[0]
+    return _CPU_RESIDENT_BYTES
 
-    def placeholder(self) -> dict[str, Tensor]:
-        """A batch of one state of zeros, with every column's shape and dtype."""
-        return {
-            name: self._tensor([np.zeros((1, *arrays[0].shape[1:]), arrays[0].dtype)])
-            for name, arrays in self._columns.items()
-        }
 
-    def _tensor(self, arrays: list[np.ndarray]) -> Tensor:
-        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        return torch.from_numpy(array).to(self._device)
+# torch warns, once a process, of tensors over read-only memory such as the object store's.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    as_tensor(np.frombuffer(b"0", np.uint8))

@@ -127,7 +127,7 @@ def test_states_are_in_the_object_store_and_the_driver_has_references(build):
     blocks = [ray.get(e.ref) for e in entries]
     assert all(b.obs.shape == (4, 16, 4) for b in blocks)
     assert [e.info.states for e in entries] == [int(b.valid.sum()) for b in blocks]
-    assert [list(e.info.rows) for e in entries[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [list(e.info.rows) for e in entries[:2]] == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 @pytest.mark.parametrize("off", [{"n_pi": 0}, {"e_aux": 0}])
