@@ -26,8 +26,9 @@ from ray.rllib.utils.typing import ResultDict
 from rllib_ppg.acting import draw
 from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
 from rllib_ppg.episodes import EPISODE_METRICS, Episode
+from rllib_ppg.minibatches import number_rows, shard_cuts
 from rllib_ppg.moments import Moments
-from rllib_ppg.reward_norm import discounted_returns_step
+from rllib_ppg.reward_norm import discounted_returns
 from rllib_ppg.rollout import Rollout
 from rllib_ppg.spaces import Actions
 from rllib_ppg.vector_env import autoreset_mode, make_vector_env
@@ -39,14 +40,14 @@ class RolloutSummary:
 
     Attributes:
         metrics: the env runner's reduced metrics.
-        rows: number of rows (envs) of the rollout.
+        rows: number of rows (envs) for each learner.
         episodes: the episodes that ended in it.
         returns: moments of the discounted returns, for the reward normaliser.
         obs: moments of the observations, for the observation filter; None without one.
     """
 
     metrics: ResultDict
-    rows: int
+    rows: list[int]
     episodes: list[Episode]
     returns: Moments
     obs: Moments | None = None
@@ -62,6 +63,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _resetting: np.ndarray
     _first: np.ndarray
     _returns: np.ndarray
+    # Of each env's episode so far: return, length, and when it started.
+    _episode_return: np.ndarray
+    _episode_len: np.ndarray
+    _episode_start: np.ndarray
     # Of the observations that `sample_rollout` writes.
     _buffer: np.ndarray | None = None
 
@@ -125,8 +130,16 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         for key in EPISODE_METRICS:  # there if this runner was asked for episodes before
             metrics.pop(key, None)
         obs = self._obs_moments(rollout) if self.config.observation_filter != "NoFilter" else None
-        summary = RolloutSummary(metrics, len(rollout), ended, Moments.of(returns), obs)
-        return summary, *rollout.split(num_shards)
+        shards = rollout.split(self._shard_cuts(num_shards))
+        rows = [len(shard) for shard in shards]
+        return RolloutSummary(metrics, rows, ended, Moments.of(returns), obs), *shards
+
+    def _shard_cuts(self, num_shards: int) -> list[int]:
+        """Where to cut the rows; without an env runner or two, learners get uneven parts."""
+        runners = max(self.config.num_env_runners, 1)
+        numbers = number_rows([self.num_envs] * runners)
+        mine = numbers[((self.worker_index or 1) - 1) % runners]
+        return shard_cuts(mine, runners * self.num_envs, num_shards)
 
     def warm_up(self) -> Moments:
         """Moments of the observations of a fragment with random actions; all envs start anew.
@@ -227,9 +240,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             final_obs=np.empty((0, *space.shape), space.dtype),
             final_index=np.empty((0, 2), np.int64),
         )
-        returns = np.empty((N, T), np.float32)
         final: list[tuple[np.ndarray, tuple[int, int]]] = []
-        ended_before = len(self._ended)
+        clock = np.empty(T)
         for t in range(T):
             if random_actions:
                 actions = to_env = self.env.action_space.sample()
@@ -242,7 +254,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                     clip=self.config.clip_actions,
                 )
             rollout.obs[:, t], rollout.actions[:, t] = obs, self._actions.pack(actions)
-            valid = rollout.valid[:, t] = ~self._resetting
             try:
                 obs, rewards, terminated, truncated, infos = self.env.step(to_env)
             except Exception as e:
@@ -251,26 +262,63 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                     f"{type(e).__name__}: {e}"
                 ) from e
             self._check_finite("observation", obs, t)
-            self._check_finite("reward", rewards, t)
-            # A step that a NEXT_STEP env spent on its reset ends nothing and earns nothing.
-            rollout.rewards[:, t] = rewards = np.where(valid, rewards, 0.0)
-            rollout.terminated[:, t] = terminated = terminated & valid
-            rollout.truncated[:, t] = truncated = truncated & valid & ~terminated
-            self._returns = np.where(
-                valid, discounted_returns_step(self._returns, rewards, self._first), self._returns
-            )
-            returns[:, t] = self._returns
-            if self._same_step and truncated.any():
-                for n in np.flatnonzero(truncated):
+            rollout.rewards[:, t] = rewards
+            rollout.terminated[:, t], rollout.truncated[:, t] = terminated, truncated
+            clock[t] = time.perf_counter()
+            if self._same_step and np.any(truncated):
+                for n in np.flatnonzero(truncated & ~terminated):
                     final.append((self._final_obs(infos, n, t), (n, t)))
-            self._end_step(rewards, terminated | truncated)
         self._obs = rollout.last_obs = obs
         if final:
             rollout.final_obs = np.stack([o for o, _ in final]).astype(space.dtype)
             rollout.final_index = np.array([i for _, i in final])
-        self._increase_sampled_metrics(rollout.env_steps(), len(self._ended) - ended_before)
+        first = self._mark_episodes(rollout)
+        returns = discounted_returns(rollout.rewards, first, rollout.valid, self._returns)
+        self._returns = returns[:, -1]
+        num_ended = self._end_episodes(rollout, clock)
+        self._increase_sampled_metrics(rollout.env_steps(), num_ended)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         return rollout, returns[rollout.valid]
+
+    def _mark_episodes(self, rollout: Rollout) -> np.ndarray:
+        """Fills `valid` and masks rewards and ends by it.
+
+        Returns:
+            Which steps are the first ones of their episodes, `[N, T]` bool.
+        """
+        if not np.isfinite(rollout.rewards).all():
+            t = int(np.argwhere(~np.isfinite(rollout.rewards.T))[0][0])
+            self._check_finite("reward", rollout.rewards[:, t], t)
+        valid, ended = rollout.valid, rollout.terminated | rollout.truncated
+        valid[:] = True
+        if not self._same_step:
+            # A step that a NEXT_STEP env spends on its reset ends nothing and earns nothing.
+            for t in range(valid.shape[1]):
+                valid[:, t] = ~self._resetting
+                self._resetting = ended[:, t] & valid[:, t]
+            rollout.rewards[~valid] = 0.0
+        rollout.terminated &= valid
+        rollout.truncated &= valid & ~rollout.terminated
+        last = ended if self._same_step else ~valid
+        first = np.concatenate([self._first[:, None], last[:, :-1]], axis=1)
+        self._first = last[:, -1]
+        return first
+
+    def _end_episodes(self, rollout: Rollout, clock: np.ndarray) -> int:
+        """Notes the episodes that have ended, at the times `[T]` of the steps; their number."""
+        returns = self._episode_return[:, None] + rollout.rewards.cumsum(1, dtype=np.float64)
+        lengths = self._episode_len[:, None] + rollout.valid.cumsum(1)
+        # What of these sums belongs to episodes that are over.
+        past_return, past_len = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        ends = np.argwhere((rollout.terminated | rollout.truncated).T)
+        for t, n in ends:
+            length, ret = lengths[n, t] - past_len[n], returns[n, t] - past_return[n]
+            self._ended.append(Episode(int(length), float(ret), clock[t] - self._episode_start[n]))
+            past_return[n], past_len[n] = returns[n, t], lengths[n, t]
+            self._episode_start[n] = clock[t]
+        self._episode_return = returns[:, -1] - past_return
+        self._episode_len = lengths[:, -1] - past_len
+        return len(ends)
 
     def _reset(self) -> None:
         # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
@@ -318,22 +366,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         obs = np.asarray(infos["final_obs"][n])
         self._check_finite("observation", obs[None], t, first_env=n)
         return obs
-
-    def _end_step(self, rewards: np.ndarray, done: np.ndarray) -> None:
-        """Book-keeping of episodes after a step."""
-        self._episode_return += rewards
-        self._episode_len += ~self._resetting
-        self._first = done if self._same_step else self._resetting
-        self._resetting = np.zeros_like(done) if self._same_step else done
-        if not done.any():
-            return
-        now = time.perf_counter()
-        for n in np.flatnonzero(done):
-            length, ret = int(self._episode_len[n]), float(self._episode_return[n])
-            self._ended.append(Episode(length, ret, now - self._episode_start[n]))
-        self._episode_return[done] = 0.0
-        self._episode_len[done] = 0
-        self._episode_start[done] = now
 
     def _check_finite(self, name: str, x: np.ndarray, t: int, first_env: int = 0) -> None:
         if x.dtype.kind == "f" and not np.isfinite(x).all():

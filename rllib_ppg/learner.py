@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ from rllib_ppg.reward_norm import normalize
 from rllib_ppg.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
 from rllib_ppg.spaces import Actions
-from rllib_ppg.states import Arrays, States, as_tensor, flat, one_ahead
+from rllib_ppg.states import Arrays, States, as_tensor, flat, joined, one_ahead
 
 VALUE_OPTIMIZER = "value"
 AUX_OPTIMIZER = "aux"
@@ -195,16 +196,18 @@ class PPGTorchLearner(TorchLearner):
         entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
         self._precision = config.policy_precision
         V, A, V_targ = self._advantages(shards, phase.reward_scale)
-        states = self._states(
-            [flat(s.obs) for s in shards],
-            {
-                "actions": [flat(s.actions) for s in shards],
-                "logp_old": [flat(s.logp) for s in shards],
-                "A": [flat(a) for a in A],
-                "V_targ": [flat(v) for v in V_targ],
-            },
-            [flat(s.valid) for s in shards],
-        )
+        columns = {
+            "actions": [s.actions for s in shards],
+            "logp_old": [s.logp for s in shards],
+            "A": A,
+            "V_targ": V_targ,
+        }
+        valid = np.concatenate([flat(s.valid) for s in shards])
+        others = {
+            name: joined([flat(a) for a in arrays], len(valid), self._device)
+            for name, arrays in columns.items()
+        }
+        states = self._states([flat(s.obs) for s in shards], others, valid, phase.rows)
         T = config.rollout_fragment_length
         segments = Segments(phase.rows, phase.num_rows, T, config.segment_length or T)
         together = config.e_pi == config.e_v
@@ -305,7 +308,8 @@ class PPGTorchLearner(TorchLearner):
     def _values(self, obs: np.ndarray) -> np.ndarray:
         """V of `[S, ...]` observations, `[S]`."""
         V = Columns.VF_PREDS
-        return self._in_chunks(obs, lambda x: self._forward({"obs": x}, V)[V])
+        chunks = self._in_chunks(obs, lambda x: self._forward({"obs": x}, V)[V])
+        return torch.cat(chunks).cpu().numpy()
 
     def _explained_variance(
         self, V: list[np.ndarray], V_targ: list[np.ndarray], shards: Sequence[Rollout]
@@ -324,17 +328,26 @@ class PPGTorchLearner(TorchLearner):
         """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
         self._precision = self.config.aux_precision
         reader = BlockReader([ref for ref, _, _ in phase.blocks])
+        rows = [info.rows for _, _, info in phase.blocks]
+        S = sum(map(len, rows)) * self.config.rollout_fragment_length
         inputs = Columns.ACTION_DIST_INPUTS
-        pi_old, V_targ, valid = [], [], []
+        # In full, although small beside the observations: 4 bytes a logit and a target. A rounded
+        # pi_old would be another policy than the one to be kept.
+        pi_old = self._placeholder["pi_old"].new_empty((S, *self._placeholder["pi_old"].shape[1:]))
+        V_targ, valid = np.empty(S, np.float32), np.empty(S, bool)
+        start = 0
         for block in one_ahead(reader.__getitem__, range(len(reader))):
-            obs = flat(block.obs)
-            pi_old.append(self._in_chunks(obs, lambda x: self._forward({"obs": x}, inputs)[inputs]))
-            # Copies: a view, small as it is, would hold its block's observations in memory.
-            V_targ.append(flat(block.V_targ).copy())
-            valid.append(flat(block.valid).copy())
-        others = {"V_targ": V_targ, "pi_old": pi_old}
+            part = slice(start, start + block.V_targ.size)
+            V_targ[part], valid[part] = block.V_targ.ravel(), block.valid.ravel()
+            chunks = self._in_chunks(
+                flat(block.obs), lambda x: self._forward({"obs": x}, inputs)[inputs]
+            )
+            for chunk in chunks:
+                pi_old[start : start + len(chunk)] = chunk
+                start += len(chunk)
+        others = {"V_targ": torch.from_numpy(V_targ).to(self._device), "pi_old": pi_old}
         self._aux = phase
-        self._aux_states = self._states(Observations(reader), others, valid)
+        self._aux_states = self._states(Observations(reader), others, valid, rows)
 
     def aux_epoch(self, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -435,8 +448,9 @@ class PPGTorchLearner(TorchLearner):
 
         totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._device)
         optimizer.zero_grad(set_to_none=True)
-        indices = [states.only_valid(minibatch) for minibatch in minibatches]
-        batches = states.batches(piece for index in indices for piece in self._pieces(index))
+        # Twice the same minibatches: batches are made ahead of the steps that take them.
+        ahead, indices = tee(states.only_valid(minibatch) for minibatch in minibatches)
+        batches = states.batches(piece for index in ahead for piece in self._pieces(index))
         for m, index in enumerate(indices):
             buffer.attach()
             for _ in self._pieces(index):
@@ -457,11 +471,17 @@ class PPGTorchLearner(TorchLearner):
         return {name: value / max(count, 1) for name, value in zip(names, sums, strict=True)}
 
     def _states(
-        self, obs: Arrays, others: Mapping[str, Arrays], valid: Sequence[np.ndarray]
+        self,
+        obs: Arrays,
+        others: Mapping[str, Tensor],
+        valid: np.ndarray,
+        rows: Sequence[np.ndarray],
     ) -> States:
-        space = self._ppg_module.observation_space
+        """States in blocks of these rows."""
+        space, T = self._ppg_module.observation_space, self.config.rollout_fragment_length
+        starts = np.cumsum([0, *(T * len(r) for r in rows)])[:-1]
         obs_bytes = math.prod(space.shape) * space.dtype.itemsize
-        return States(obs, others, valid, obs_bytes, self._device)
+        return States(obs, others, valid, starts, obs_bytes, self._device)
 
     def _pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """A minibatch's states as micro-batches."""
@@ -477,11 +497,10 @@ class PPGTorchLearner(TorchLearner):
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
     @torch.no_grad()
-    def _in_chunks(self, obs: np.ndarray, fn: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _in_chunks(self, obs: np.ndarray, fn: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """`fn` of `[S, ...]` observations, a micro-batch at a time and without gradients."""
-        chunks = [obs[i : i + self._frames] for i in range(0, max(len(obs), 1), self._frames)]
-        out = [fn(as_tensor(chunk).to(self._device)) for chunk in chunks]
-        return torch.cat(out).cpu().numpy()
+        chunks = (obs[i : i + self._frames] for i in range(0, max(len(obs), 1), self._frames))
+        return [fn(as_tensor(chunk).to(self._device)) for chunk in chunks]
 
     def _all_reduce(self, values: Sequence[float] | Tensor) -> list[float]:
         """Sums the values over all learners, in float64."""

@@ -20,8 +20,8 @@ def number_rows(counts: Sequence[int]) -> list[np.ndarray]:
     """Numbers the rows of several groups so that each stretch has its share of every group.
 
     The groups are the env runners of an iteration, or the iterations of an auxiliary phase. The
-    first halves of all groups have the first half of the numbers, and so on: what one learner
-    holds, the same part of each group, is a range of numbers, whatever the number of learners.
+    first halves of all groups have the first half of the numbers, and so on. Each learner holds a
+    range of numbers (`shard_cuts`), and so the same part of each group.
 
     Args:
         counts: number of rows of each group.
@@ -33,6 +33,21 @@ def number_rows(counts: Sequence[int]) -> list[np.ndarray]:
     numbers = np.empty(len(position), np.int64)
     numbers[np.argsort(position, kind="stable")] = np.arange(len(position))
     return np.split(numbers, np.cumsum(counts)[:-1])
+
+
+def shard_cuts(numbers: np.ndarray, num_rows: int, num_shards: int) -> list[int]:
+    """Where one group's rows are cut so that each learner gets its range of all numbers.
+
+    Args:
+        numbers: of the group's rows, ascending (`number_rows`).
+        num_rows: of all groups.
+        num_shards: number of learners.
+
+    Returns:
+        `num_shards + 1` positions, from 0 to the number of the group's rows.
+    """
+    firsts = np.arange(num_shards + 1) * num_rows / num_shards
+    return [int(cut) for cut in np.searchsorted(numbers, firsts)]
 
 
 class Segments:

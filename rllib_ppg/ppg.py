@@ -42,7 +42,6 @@ from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.replay import ReplayEntry, ReplayList, rows_per_block
 from rllib_ppg.resources import check_resources
 from rllib_ppg.reward_norm import RewardNormalizer
-from rllib_ppg.rollout import row_ranges
 from rllib_ppg.vector_env import probe_spaces
 
 POLICY_PHASE_TIMER = "policy_phase"
@@ -94,7 +93,7 @@ class PPG(Algorithm):
         summaries = [summary for summary, _ in rollouts]
         if self.config.normalize_rewards:
             self._reward_norm.update(summary.returns for summary in summaries)
-        numbers = number_rows([summary.rows for summary in summaries])
+        numbers = number_rows([sum(summary.rows) for summary in summaries])
         n, per_block = self._num_learners, self._rows_per_block
         phase = PolicyPhase(
             seed=self._next_seed(),
@@ -106,14 +105,11 @@ class PPG(Algorithm):
         )
         calls, num_blocks = [], []
         for k in range(n):
-            rows, shards = [], []
-            for i, (summary, all_shards) in enumerate(rollouts):
-                # What does not divide evenly starts with another learner for each env runner, so
-                # that all get equal parts.
-                shard = (k + i) % n if summary.rows % n else k
-                rows.append(numbers[i][slice(*row_ranges(summary.rows, n)[shard])])
-                shards.append(all_shards[shard])
-            calls.append((replace(phase, rows=rows), *shards))
+            rows = []
+            for numbers_, summary in zip(numbers, summaries, strict=True):
+                start = sum(summary.rows[:k])
+                rows.append(numbers_[start : start + summary.rows[k]])
+            calls.append((replace(phase, rows=rows), *(shards[k] for _, shards in rollouts)))
             num_blocks.append(sum(-(-len(r) // per_block) for r in rows) if per_block else 0)
         results = self._call_learners("policy_phase", calls, num_blocks)
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)

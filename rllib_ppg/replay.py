@@ -22,7 +22,7 @@ from rllib_ppg.states import flat
 # A block is as few rows as have these bytes. A minibatch takes its rows from random iterations,
 # and what Ray has spilled comes back a block at a time: larger ones would bring what nobody asked
 # for.
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**18
 # What a learner keeps open at once of the replay list. Blocks are views of the object store:
 # those beyond this budget are let go, so that Ray may spill them, and are read again when needed.
 _OPEN_BYTES = 2**26

@@ -40,14 +40,20 @@ def normalize(rewards: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(rewards / np.float32(scale), -REWARD_CLIP, REWARD_CLIP)
 
 
-def discounted_returns_step(
-    returns: np.ndarray, rewards: np.ndarray, first: np.ndarray
+def discounted_returns(
+    rewards: np.ndarray, first: np.ndarray, valid: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-    """The discounted sum of past rewards after one more step, `[N]`.
+    """The discounted sum of past rewards after each step, `[N, T]` float32.
 
     Args:
-        returns: the sum before the step, `[N]`.
-        rewards: rewards of the step, `[N]`.
-        first: the step was its episode's first: the sum starts anew, `[N]` bool.
+        rewards: rewards of the steps, 0 where they are not valid, `[N, T]`.
+        first: the step was its episode's first: the sum starts anew, `[N, T]` bool.
+        valid: False where the step was no transition: the sum stays as it is, `[N, T]` bool.
+        start: the sum before the first step, `[N]`.
     """
-    return rewards + RETURN_GAMMA * np.where(first, 0.0, returns)
+    decay = np.where(first, 0.0, np.where(valid, RETURN_GAMMA, 1.0)).astype(np.float32)
+    returns = np.empty(rewards.shape, np.float32)
+    running = start
+    for t in range(rewards.shape[1]):
+        running = returns[:, t] = rewards[:, t] + decay[:, t] * running
+    return returns

@@ -7,7 +7,9 @@ of a learner are a range of rows, so that both are cut out without a copy.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,9 +57,9 @@ class Rollout:
         """Number of transitions: there is one agent (RLlib's name for it)."""
         return self.env_steps()
 
-    def split(self, num_shards: int) -> list[Rollout]:
-        """Cuts the rows into `num_shards` ranges of equal size, give or take one; views only."""
-        return [self._rows(*range_) for range_ in row_ranges(len(self), num_shards)]
+    def split(self, cuts: Sequence[int]) -> list[Rollout]:
+        """The rows from each of the `cuts` to the next; views only."""
+        return [self._rows(*range_) for range_ in pairwise(cuts)]
 
     def _rows(self, start: int, stop: int) -> Rollout:
         row = self.final_index[:, 0]
@@ -72,11 +74,6 @@ class Rollout:
             final_obs=self.final_obs[mine],
             final_index=self.final_index[mine] - np.array([start, 0]),
         )
-
-
-def row_ranges(rows: int, num_shards: int) -> list[tuple[int, int]]:
-    """(start, stop) of each shard, when that many rows are dealt out to so many learners."""
-    return [(rows * i // num_shards, rows * (i + 1) // num_shards) for i in range(num_shards)]
 
 
 def successor_values(

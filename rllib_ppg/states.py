@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -45,19 +45,8 @@ class Column(Protocol):
 class Resident:
     """A column as one tensor on the device."""
 
-    def __init__(self, arrays: Arrays, num_states: int, device: torch.device):
-        if len(arrays) == 1:
-            self._tensor = as_tensor(arrays[0]).to(device)
-        elif len(arrays) == 0:
-            self._tensor = torch.empty(0, device=device)
-        else:
-            start, first = 0, as_tensor(arrays[0])
-            shape = (num_states, *first.shape[1:])
-            self._tensor = torch.empty(shape, dtype=first.dtype, device=device)
-            for k in range(len(arrays)):
-                array = as_tensor(arrays[k])
-                self._tensor[start : start + len(array)] = array
-                start += len(array)
+    def __init__(self, tensor: Tensor):
+        self._tensor = tensor
 
     def take(self, index: np.ndarray) -> Tensor:
         """See `Column`."""
@@ -97,8 +86,9 @@ class States:
 
     Args:
         obs: observations, one array a block.
-        others: name -> arrays of the other columns, which are small.
-        valid: `[S_k]` bool, one array a block: which states are transitions.
+        others: name -> the other columns, which are small: `[S, ...]`, on the device.
+        valid: `[S]` bool, which states are transitions.
+        starts: number of the first state of each block.
         obs_bytes: of one observation.
         device: of the tensors handed out.
     """
@@ -106,23 +96,20 @@ class States:
     def __init__(
         self,
         obs: Arrays,
-        others: Mapping[str, Arrays],
-        valid: Sequence[np.ndarray],
+        others: Mapping[str, Tensor],
+        valid: np.ndarray,
+        starts: np.ndarray,
         obs_bytes: int,
         device: torch.device,
     ):
-        self._valid = np.concatenate([*valid, np.empty(0, bool)])
-        starts = np.cumsum([0, *map(len, valid)])
-        S = int(starts[-1])
+        self._valid = valid
         self._device = device
-        self._streamed = S * obs_bytes > _room(device)
-        self._columns: dict[str, Column] = {
-            name: Resident(arrays, S, device) for name, arrays in others.items()
-        }
+        self._streamed = len(valid) * obs_bytes > _room(device)
+        self._columns: dict[str, Column] = {n: Resident(tensor) for n, tensor in others.items()}
         if self._streamed:
-            self._columns["obs"] = Streamed(obs, starts[:-1], device)
+            self._columns["obs"] = Streamed(obs, starts, device)
         else:
-            self._columns["obs"] = Resident(obs, S, device)
+            self._columns["obs"] = Resident(joined(obs, len(valid), device))
 
     def only_valid(self, index: np.ndarray) -> np.ndarray:
         """Those of the numbers that are transitions."""
@@ -169,6 +156,21 @@ def one_ahead(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
                 yield ahead.popleft().result()
         for future in ahead:
             yield future.result()
+
+
+def joined(arrays: Arrays, num_states: int, device: torch.device) -> Tensor:
+    """A column's arrays as one tensor on the device; a single one is not copied on a CPU."""
+    if len(arrays) == 1:
+        return as_tensor(arrays[0]).to(device)
+    if len(arrays) == 0:
+        return torch.empty(0, device=device)
+    start, first = 0, as_tensor(arrays[0])
+    out = torch.empty((num_states, *first.shape[1:]), dtype=first.dtype, device=device)
+    for k in range(len(arrays)):
+        array = as_tensor(arrays[k])
+        out[start : start + len(array)] = array
+        start += len(array)
+    return out
 
 
 def flat(array: np.ndarray) -> np.ndarray:

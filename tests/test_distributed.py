@@ -17,6 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from rllib_ppg import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.minibatches import number_rows, shard_cuts
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
 from rllib_ppg.ppg import failure_of
@@ -68,10 +69,14 @@ def run_phases(algo, *env_runner_rows):
     states, metrics = [], {}
     for i in range(2):
         rollouts = []
-        for j, rows in enumerate(env_runner_rows):
-            r = make_rollout(seed=10 * i + j, rows=rows)
-            summary = RolloutSummary({}, rows, [], Moments.of(r.rewards[r.valid]))
-            rollouts.append((summary, r.split(max(algo.config.num_learners, 1))))
+        n = max(algo.config.num_learners, 1)
+        for j, numbers in enumerate(number_rows(env_runner_rows)):
+            r = make_rollout(seed=10 * i + j, rows=len(numbers))
+            shards = r.split(shard_cuts(numbers, sum(env_runner_rows), n))
+            summary = RolloutSummary(
+                {}, [len(s) for s in shards], [], Moments.of(r.rewards[r.valid])
+            )
+            rollouts.append((summary, shards))
         algo._policy_phase(rollouts)
         states.append(learner_states(algo))
     iterations = [[(e.learner, list(e.info.rows)) for e in it] for it in algo._replay.iterations]

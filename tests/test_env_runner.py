@@ -39,7 +39,7 @@ def test_same_step_rollout_of_terminating_episodes():
     assert r.valid.all() and not r.truncated.any() and len(r.final_obs) == 0
     assert r.last_obs[:, 0].tolist() == [2, 2]
     assert r.env_steps() == 24
-    assert summary.rows == 2
+    assert summary.rows == [2]
 
 
 def test_same_step_truncation_brings_the_final_observation():

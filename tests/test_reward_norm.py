@@ -8,7 +8,7 @@ from rllib_ppg.reward_norm import (
     RETURN_GAMMA,
     REWARD_CLIP,
     RewardNormalizer,
-    discounted_returns_step,
+    discounted_returns,
     normalize,
 )
 
@@ -37,16 +37,11 @@ def test_rewards_are_divided_and_clipped_and_keep_their_mean():
     assert got.tolist() == [0.5, -1.0, REWARD_CLIP, -REWARD_CLIP]
 
 
-def test_returns_start_anew_with_each_episode():
-    rewards = [1.0, 1.0, 1.0, 1.0]
-    first = [True, False, True, False]
-    ret, got = np.zeros(1), []
-    for r, f in zip(rewards, first, strict=True):
-        ret = discounted_returns_step(ret, np.array([r]), np.array([f]))
-        got.append(ret[0])
-    assert got == pytest.approx([1.0, 1.0 + RETURN_GAMMA, 1.0, 1.0 + RETURN_GAMMA])
-
-
-def test_returns_carry_over_from_one_rollout_to_the_next():
-    ret = discounted_returns_step(np.array([10.0]), np.array([1.0]), np.array([False]))
-    assert ret[0] == pytest.approx(1.0 + 0.99 * 10.0)
+def test_returns_start_anew_with_each_episode_and_carry_over_from_the_last_rollout():
+    first = np.array([[True, False, True, False], [False, False, False, False]])
+    valid = np.array([[True, True, True, True], [True, False, True, True]])
+    got = discounted_returns(np.where(valid, 1.0, 0.0), first, valid, np.array([7.0, 10.0]))
+    g = RETURN_GAMMA
+    assert got[0] == pytest.approx([1.0, 1.0 + g, 1.0, 1.0 + g])
+    once = 1.0 + g * 10.0  # the step that is none leaves it alone
+    assert got[1] == pytest.approx([once, once, 1.0 + g * once, 1.0 + g + g**2 * once])

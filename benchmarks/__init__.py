@@ -1,0 +1,1 @@
+"""Scripts behind the documentation's figures; run from the top of the repository."""

@@ -1,0 +1,671 @@
+"""How fast PPG is: each figure is a ratio of two things measured in turn, in one run.
+
+    python -m benchmarks.throughput [--quick] [--json FILE] [--only NAME ...]
+
+Prints a row a figure, and with --json writes them beside versions, seed, machine and date. The
+device is what RLlib's settings choose: a GPU for the learner where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import ray
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+import rllib_ppg.learner
+from benchmarks.bare import ACTIONS, Bare, shuffled
+from benchmarks.envs import FRAMES, MUJOCO_SIZED, Cheap
+from rllib_ppg import PPGCallback, PPGConfig
+from rllib_ppg.cpu import keep_freed_memory
+from rllib_ppg.env_runner import BatchedEnvRunner
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.phases import AuxPhase, PolicyPhase
+from rllib_ppg.rl_module import VF_AUX_PREDS, PPGCatalog, PPGTorchRLModule
+from rllib_ppg.rollout import Rollout
+
+SEED = 0
+GPUS = int(torch.cuda.is_available())
+DEVICE = "cuda" if GPUS else "cpu"
+
+
+@dataclass
+class Sizes:
+    """How much of everything: `rows` of T states, cut into `num_mb` minibatches."""
+
+    rounds: int = 3
+    rows: int = 16
+    T: int = 128
+    num_mb: int = 2
+    e_aux: int = 2
+
+    @property
+    def states(self) -> int:
+        """Env steps of an iteration."""
+        return self.rows * self.T
+
+
+QUICK = Sizes(rounds=1, T=32, num_mb=1, e_aux=1)
+
+
+@dataclass
+class Row:
+    """One figure.
+
+    Attributes:
+        name: what is compared.
+        value: the figure; None where this machine can't tell.
+        target: what it is to be.
+        at_least: whether `value` is to be at least or at most the target.
+        detail: the absolute figures behind it.
+    """
+
+    name: str
+    value: float | None
+    target: float | None = None
+    at_least: bool = True
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one or without a figure."""
+        if self.value is None or self.target is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def seconds(fn: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    fn()
+    if GPUS:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(rounds: int, **fns: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each function, called in turn: A B A B ..."""
+    times: dict[str, list[float]] = {name: [] for name in fns}
+    for _ in range(rounds):
+        for name, fn in fns.items():
+            times[name].append(seconds(fn))
+    return times
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median of the paired ratios."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def per_second(count: int, times: list[float]) -> float:
+    """Count a second, of the median time."""
+    return round(count / statistics.median(times), 1)
+
+
+# -- Sampling ---------------------------------------------------------------------------------
+
+
+def sampling_procgen(sizes: Sizes) -> Iterator[Row]:
+    """`BatchedEnvRunner` against a bare loop of forward pass and env step."""
+    T = 16 if sizes.rounds == 1 else 64
+    runner = BatchedEnvRunner(
+        config=ppg(sizes, 0)
+        .env_runners(num_envs_per_env_runner=64)
+        .env_runners(rollout_fragment_length=T)
+    )
+    env = gym.make_vec(
+        "procgen-coinrun-v0", 64, vectorization_mode="vector_entry_point", distribution_mode="easy"
+    )
+    bare = Bare()
+    obs, _ = env.reset(seed=SEED)
+    runner.sample_rollout(1)
+    bare.sample(env, obs, 4)
+    rounds = 3 * sizes.rounds
+    times = in_turn(
+        rounds, bare=lambda: bare.sample(env, obs, T), ours=lambda: runner.sample_rollout(1)
+    )
+    yield Row(
+        "sampling, Procgen, 64 envs: BatchedEnvRunner / bare loop",
+        ratio(times["bare"], times["ours"]),
+        0.90,
+        detail={f"{k} steps/s": per_second(64 * T, t) for k, t in times.items()},
+    )
+
+
+class TinyModule(PPGTorchRLModule):
+    """Policy and values of one pixel."""
+
+    def setup(self) -> None:
+        """A layer each."""
+        self.pi, self.vf, self.vf_aux = (torch.nn.Linear(3, n) for n in (ACTIONS, 1, 1))
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What does not act."""
+        return ["vf", "vf_aux"]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.pi(batch[Columns.OBS][:, 0, 0].float() / 255.0)}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        pixel = batch[Columns.OBS][:, 0, 0].float() / 255.0
+        vf, vf_aux = self.vf(pixel).squeeze(-1), self.vf_aux(pixel).squeeze(-1)
+        logits = self.pi(pixel)
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: vf, VF_AUX_PREDS: vf_aux}
+
+
+def sampling_trivial(sizes: Sizes) -> Iterator[Row]:
+    """`BatchedEnvRunner` against RLlib's own env runner."""
+    T = 64
+    spec = RLModuleSpec(module_class=TinyModule)
+    runners = {}
+    for cls, config in ((BatchedEnvRunner, PPGConfig()), (SingleAgentEnvRunner, PPOConfig())):
+        config = (
+            config.environment(Cheap, env_config=FRAMES)
+            .env_runners(num_env_runners=0, num_envs_per_env_runner=64, rollout_fragment_length=T)
+            .env_runners(gym_env_vectorize_mode="vector_entry_point")
+            .rl_module(rl_module_spec=spec)
+        )
+        runners[cls] = cls(config=config, worker_index=0)
+    ours, theirs = runners.values()
+    fns = {
+        "rllib": lambda: theirs.sample(num_timesteps=64 * T),
+        "ours": lambda: ours.sample_rollout(1),
+    }
+    in_turn(1, **fns)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as RLlib's env runners have, and more would not help one pixel
+    times = in_turn(5 * sizes.rounds, **fns)
+    torch.set_num_threads(threads)
+    yield Row(
+        "sampling, trivial 64x64x3 env, tiny policy: BatchedEnvRunner / RLlib's",
+        ratio(times["rllib"], times["ours"]),
+        15.0,
+        detail={f"{k} steps/s": per_second(64 * T, t) for k, t in times.items()},
+    )
+
+
+# -- The phases -------------------------------------------------------------------------------
+
+
+def ppg(sizes: Sizes, num_env_runners: int = 1, **training: Any) -> PPGConfig:
+    """PPG on Procgen with the paper's network; every iteration is a whole phase."""
+    return (
+        PPGConfig()
+        .environment("procgen-coinrun-v0", env_config={"distribution_mode": "easy"})
+        .env_runners(
+            num_env_runners=num_env_runners,
+            num_envs_per_env_runner=sizes.rows // max(num_env_runners, 1),
+            rollout_fragment_length=sizes.T,
+        )
+        .learners(num_gpus_per_learner=GPUS)
+        .training(
+            n_pi=1,
+            e_aux=sizes.e_aux,
+            num_minibatches=sizes.num_mb,
+            num_aux_minibatches=sizes.num_mb,
+            **training,
+        )
+        .debugging(seed=SEED)
+    )
+
+
+def random_rollout(sizes: Sizes) -> Rollout:
+    """Frames that are none, of episodes that end now and then."""
+    rng = np.random.default_rng(SEED)
+    shape = (sizes.rows, sizes.T)
+    return Rollout(
+        obs=rng.integers(0, 256, (*shape, 64, 64, 3), np.uint8),
+        actions=rng.integers(0, ACTIONS, shape),
+        logp=np.full(shape, -2.7, np.float32),
+        rewards=rng.normal(size=shape).astype(np.float32),
+        terminated=rng.random(shape) < 0.01,
+        truncated=np.zeros(shape, bool),
+        valid=np.ones(shape, bool),
+        last_obs=rng.integers(0, 256, (sizes.rows, 64, 64, 3), np.uint8),
+        final_obs=np.empty((0, 64, 64, 3), np.uint8),
+        final_index=np.empty((0, 2), np.int64),
+    )
+
+
+def best_bare(obs: torch.Tensor) -> Bare:
+    """The bare loops at the micro-batch that trains the most states a second here."""
+    keep_freed_memory()
+    sizes = (2048, 4096) if GPUS else (32, 64, 128)
+    candidates = {frames: Bare(DEVICE, frames) for frames in sizes}
+    some = [torch.arange(min(len(obs), max(sizes)), device=DEVICE)]
+    fns = {str(n): (lambda b=b: b.policy_epoch(obs, some)) for n, b in candidates.items()}
+    times = in_turn(2, **fns)
+    return candidates[min(candidates, key=lambda n: min(times[str(n)]))]
+
+
+def phases(sizes: Sizes) -> Iterator[Row]:
+    """The learner's phases against the same passes in bare loops, on the same data."""
+    config, S, T = ppg(sizes, 0), sizes.states, sizes.T
+    spaces = {DEFAULT_MODULE_ID: (FRAMES["observation_space"], FRAMES["action_space"])}
+    learner = PPGTorchLearner(
+        config=config, module_spec=config.get_multi_rl_module_spec(spaces=spaces)
+    )
+    learner.build()
+    rollout = random_rollout(sizes)
+    obs = torch.from_numpy(rollout.obs.reshape(S, 64, 64, 3)).to(DEVICE)
+    bare = best_bare(obs)
+    out: list[Any] = []
+
+    def policy() -> None:
+        phase = PolicyPhase(SEED, [np.arange(sizes.rows)], sizes.rows, 0, 1.0, rows_per_block=1)
+        out[:] = learner.policy_phase(phase, rollout)
+
+    def aux() -> None:
+        learner.presleep(AuxPhase(SEED, list(stored), [sizes.rows]))
+        for epoch in range(sizes.e_aux):
+            learner.aux_epoch(epoch)
+
+    def bare_policy() -> None:
+        bare.values(obs)
+        bare.policy_epoch(obs, shuffled(S, sizes.num_mb, T, DEVICE))
+
+    def bare_aux() -> None:
+        pi_old = bare.logits(obs)
+        for _ in range(sizes.e_aux):
+            bare.aux_epoch(obs, pi_old, shuffled(S, sizes.num_mb, T, DEVICE))
+
+    times = in_turn(sizes.rounds, bare=bare_policy, ours=policy)
+    yield Row(
+        "policy phase: learner / bare torch loop",
+        ratio(times["bare"], times["ours"]),
+        0.95,
+        detail={"bare micro-batch": bare.frames}
+        | {f"{k} states/s": per_second(S, t) for k, t in times.items()},
+    )
+    (_, infos), *blocks = out
+    stored = [(ray.put(b), 0, info) for b, info in zip(blocks, infos, strict=True)]
+    times = in_turn(sizes.rounds, bare=bare_aux, ours=aux)
+    yield Row(
+        "auxiliary phase: learner / bare torch loop",
+        ratio(times["bare"], times["ours"]),
+        0.95,
+        detail={f"{k} states/s": per_second(S * sizes.e_aux, t) for k, t in times.items()},
+    )
+
+
+# -- Whole runs -------------------------------------------------------------------------------
+
+
+class WholeMinibatches(PPGTorchLearner):
+    """Whole minibatches at once, in memory as torch finds it: how other PPGs train."""
+
+    def build(self) -> None:
+        """See the class."""
+        rllib_ppg.learner.keep_freed_memory = lambda: None
+        super().build()
+
+
+def train_in_turn(rounds: int, **configs: AlgorithmConfig) -> dict[str, list[float]]:
+    """Seconds of an iteration of each, in turn, after one that does not count."""
+    algos = {name: config.build_algo() for name, config in configs.items()}
+    fns = {name: algo.train for name, algo in algos.items()}
+    if rounds > 1:
+        in_turn(1, **fns)
+    times = in_turn(rounds, **fns)
+    for algo in algos.values():
+        algo.stop()
+    return times
+
+
+def ppo(sizes: Sizes, num_epochs: int) -> PPOConfig:
+    """RLlib's PPO on the same network, env and batch."""
+    module = RLModuleSpec(
+        module_class=PPGTorchRLModule, catalog_class=PPGCatalog, model_config={"arch": "dual"}
+    )
+    return (
+        PPOConfig()
+        .environment("procgen-coinrun-v0", env_config={"distribution_mode": "easy"})
+        .env_runners(
+            num_env_runners=1,
+            num_envs_per_env_runner=sizes.rows,
+            rollout_fragment_length=sizes.T,
+            gym_env_vectorize_mode="vector_entry_point",
+        )
+        .learners(num_gpus_per_learner=GPUS)
+        .rl_module(rl_module_spec=module)
+        .training(
+            train_batch_size_per_learner=sizes.states,
+            minibatch_size=sizes.states // sizes.num_mb,
+            num_epochs=num_epochs,
+            lr=5e-4,
+        )
+        .debugging(seed=SEED)
+    )
+
+
+def whole_run(sizes: Sizes) -> Iterator[Row]:
+    """A run's wall time against the sum of its bare parts, and against RLlib's PPO."""
+    S, T, E = sizes.states, sizes.T, sizes.e_aux
+    env = gym.make_vec(
+        "procgen-coinrun-v0", sizes.rows, vectorization_mode="vector_entry_point",
+        distribution_mode="easy",
+    )  # fmt: skip
+    first, _ = env.reset(seed=SEED)
+    obs = torch.from_numpy(random_rollout(sizes).obs.reshape(S, 64, 64, 3)).to(DEVICE)
+    bare = best_bare(obs)
+    bare.sample(env, first, 4)
+
+    def parts() -> None:
+        bare.sample(env, first, T)
+        bare.values(obs)
+        bare.policy_epoch(obs, shuffled(S, sizes.num_mb, T, DEVICE))
+        pi_old = bare.logits(obs)
+        for _ in range(E):
+            bare.aux_epoch(obs, pi_old, shuffled(S, sizes.num_mb, T, DEVICE))
+
+    ours, theirs = ppg(sizes).build_algo(), ppo(sizes, num_epochs=1 + E).build_algo()
+    ours.train()
+    times = in_turn(sizes.rounds, bare=parts, ours=ours.train, ppo=theirs.train)
+    ours.stop()
+    theirs.stop()
+    detail = {f"{k} env steps/s": per_second(S, t) for k, t in times.items()}
+    yield Row(
+        "whole run: sum of the bare parts / wall time",
+        ratio(times["bare"], times["ours"]),
+        0.90,
+        detail=detail,
+    )
+    yield Row(
+        "env steps/s: PPG / RLlib's PPO, same network, batch and number of passes",
+        ratio(times["ppo"], times["ours"]),
+        2.0,
+        detail=detail,
+    )
+
+
+def micro_batches(sizes: Sizes) -> Iterator[Row]:
+    """Micro-batches and kept memory against whole minibatches; a bfloat16 auxiliary phase."""
+    whole = sizes.states // sizes.num_mb
+    configs: dict[str, Any] = {
+        "whole minibatches": {"micro_batch_size": whole, "learner_class": WholeMinibatches},
+        "memory kept": {"micro_batch_size": whole},
+        "micro-batches": {},
+    }
+    native = GPUS or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if native:
+        configs["bfloat16"] = {"aux_precision": "bfloat16"}
+    times = train_in_turn(
+        sizes.rounds,
+        **{name: ppg(sizes, **kwargs).learners(num_learners=1) for name, kwargs in configs.items()},
+    )
+    detail = {f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()}
+    yield Row(
+        "whole run, float32: micro-batches and memory kept / whole minibatches",
+        ratio(times["whole minibatches"], times["micro-batches"]),
+        1.6,
+        detail=detail,
+    )
+    yield Row(
+        "the same, memory kept in both",
+        ratio(times["memory kept"], times["micro-batches"]),
+        detail=detail,
+    )
+    yield Row(
+        "whole run: bfloat16 auxiliary phase / float32",
+        ratio(times["micro-batches"], times["bfloat16"]) if native else None,
+        1.35,
+        detail={} if native else {"why": "this CPU has no native bfloat16"},
+    )
+
+
+def two_learners(sizes: Sizes) -> Iterator[Row]:
+    """Two learners of one thread each against one of two threads."""
+    if GPUS:
+        return
+    times = train_in_turn(
+        sizes.rounds,
+        one=ppg(sizes, 1).learners(num_learners=1),
+        two=ppg(sizes, 1).learners(num_learners=2),
+    )
+    yield Row(
+        "two learners with one thread each / one with two",
+        ratio(times["one"], times["two"]),
+        0.95,
+        detail={f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()},
+    )
+
+
+def vectors(sizes: Sizes) -> Iterator[Row]:
+    """Small networks, where the framework's own time shows: PPG against RLlib's PPO."""
+    tasks = {
+        "CartPole": ("CartPole-v1", {}),
+        "MuJoCo-sized": (Cheap, MUJOCO_SIZED),
+    }
+    for name, (env, env_config) in tasks.items():
+        shape = {"num_env_runners": 1, "num_envs_per_env_runner": 16}
+        ours = (
+            PPGConfig()
+            .environment(env, env_config=env_config)
+            .env_runners(**shape, rollout_fragment_length=128)
+            .training(n_pi=1, e_pi=2, e_v=2, e_aux=2, segment_length=1)
+            .training(num_minibatches=8, num_aux_minibatches=8)
+        )
+        # As many passes: 2 policy epochs and 2 auxiliary epochs of both networks.
+        theirs = (
+            PPOConfig()
+            .environment(env, env_config=env_config)
+            .env_runners(**shape, rollout_fragment_length=128)
+            .env_runners(gym_env_vectorize_mode="vector_entry_point")
+            .training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=4)
+        )
+        times = train_in_turn(3 * sizes.rounds, ppo=theirs, ours=ours)
+        yield Row(
+            f"env steps/s, {name}: PPG / RLlib's PPO, same network, batch and number of passes",
+            ratio(times["ppo"], times["ours"]),
+            2.0,
+            detail={f"{k} env steps/s": per_second(2048, t) for k, t in times.items()},
+        )
+
+
+# -- Memory -----------------------------------------------------------------------------------
+
+
+def own_bytes() -> int:
+    """This process's memory, the object store's and that of files aside."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
+
+
+class Memory(PPGCallback):
+    """Notes the processes' own memory in each auxiliary epoch, and the object store's."""
+
+    driver: list[int]
+    learner: list[int]
+    restored: list[int]
+
+    @classmethod
+    def forget(cls) -> None:
+        """Starts anew."""
+        cls.driver, cls.learner, cls.restored = [], [], []
+
+    def on_aux_epoch_end(self, *, algorithm: Any, epoch: int, **kwargs: Any) -> None:
+        """Runs in the driver, while learners wait."""
+        entries = [e for it in algorithm._replay.iterations for e in it]
+        Memory.stored = [sum(e.info.states for e in entries), sum(e.info.nbytes for e in entries)]
+        Memory.in_store = in_store([e.ref for e in entries])
+        Memory.restored.append(restored_bytes())
+        Memory.driver.append(own_bytes())
+        results = algorithm.learner_group.foreach_learner(lambda learner: own_bytes())
+        Memory.learner.extend(r.get() for r in results)
+
+
+def restored_bytes() -> int:
+    """What Ray's processes for it have read from spilled files so far."""
+    workers = [p for p in psutil.process_iter(["name"]) if "Restore" in p.info["name"]]
+    return sum(p.io_counters().read_chars for p in workers)
+
+
+def in_store(refs: list[Any]) -> int:
+    """Bytes of the objects in the object store."""
+    where = ray.experimental.get_object_locations(refs)
+    return sum(w["object_size"] for w in where.values())
+
+
+def frames_run(n_pi: int, e_aux: int = 1) -> PPGConfig:
+    """Frames as large as Procgen's, 25 MB an iteration, and networks of one pixel."""
+    return (
+        PPGConfig()
+        .environment(Cheap, env_config=FRAMES)
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=8, rollout_fragment_length=256)
+        .learners(num_learners=1)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=TinyModule))
+        .training(n_pi=n_pi, e_aux=e_aux, num_minibatches=1, num_aux_minibatches=4)
+        .training(replay_may_spill=True)
+        .callbacks(Memory)
+    )
+
+
+def memory(sizes: Sizes) -> Iterator[Row]:
+    """What a replay list costs beside its frames, with N_pi and with 8 N_pi iterations."""
+    peaks, stored = {}, {}
+    for n_pi in (4, 32):
+        Memory.forget()
+        algo = frames_run(n_pi).build_algo()
+        algo.train()
+        before = own_bytes()
+        for _ in range(n_pi - 1):
+            algo.train()
+        algo.stop()
+        peaks[n_pi] = max(Memory.driver) - before, max(Memory.learner)
+        stored[n_pi] = Memory.stored[1]
+    growth = stored[32] - stored[4]
+    raw = 32 * 32 * 64 * 12_288
+    yield Row(
+        "replay list: object-store bytes / raw bytes of its frames",
+        Memory.in_store / raw,
+        1.02,
+        at_least=False,
+        detail={"MB": round(raw / 1e6)},
+    )
+    yield Row(
+        "driver's own memory: growth / bytes of the replay list",
+        max(peaks[32][0], 0) / stored[32],
+        0.02,
+        at_least=False,
+        detail={"MB": round(peaks[32][0] / 1e6, 1)},
+    )
+    yield Row(
+        "learner's own memory: growth with 8 N_pi / growth of the replay list",
+        max(peaks[32][1] - peaks[4][1], 0) / growth,
+        0.01,
+        at_least=False,
+        detail={"MB": round((peaks[32][1] - peaks[4][1]) / 1e6, 1), "of MB": round(growth / 1e6)},
+    )
+
+
+def spilled(sizes: Sizes) -> Iterator[Row]:
+    """An auxiliary phase over a replay list three times the size of the object store."""
+    store, e_aux = 130 * 2**20, 2
+    ray.shutdown()
+    start_ray(object_store_memory=store)
+    Memory.forget()
+    algo = frames_run(17, e_aux).build_algo()
+    for _ in range(17):
+        algo.train()
+    algo.stop()
+    ray.shutdown()
+    start_ray()
+    restored, used = Memory.restored[-1] - Memory.restored[0], e_aux * Memory.stored[1]
+    yield Row(
+        "replay list 3x the object store: bytes restored from disk / bytes used",
+        restored / used,
+        1.2,
+        at_least=False,
+        detail={"list / store": round(Memory.stored[1] / store, 2), "MB": round(restored / 1e6)},
+    )
+
+
+MEASUREMENTS = (
+    sampling_procgen,
+    sampling_trivial,
+    phases,
+    whole_run,
+    micro_batches,
+    two_learners,
+    vectors,
+    memory,
+    spilled,
+)
+
+
+def start_ray(**kwargs: Any) -> None:
+    """A Ray of its own, with CPUs enough for what runs in turn."""
+    ray.init(
+        address="local", num_cpus=16, num_gpus=4 * GPUS, include_dashboard=False,
+        log_to_driver=False, logging_level="ERROR", **kwargs,
+    )  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """What the figures are of."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((x.split(":")[1].strip() for x in cpuinfo if "model name" in x), "unknown")
+    return {
+        "cpu": f"{os.cpu_count()} cores, {cpu}, {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": torch.cuda.get_device_name() if GPUS else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "torch", "numpy", "gymnasium", "rllib-ppg")},
+        "seed": SEED,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description="PPG's speed and memory, as ratios")
+    parser.add_argument("--quick", action="store_true", help="once each, in under three minutes")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    names = [m.__name__ for m in MEASUREMENTS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    args = parser.parse_args()
+    sizes = QUICK if args.quick else Sizes()
+    print(json.dumps(machine()), flush=True)
+    torch.manual_seed(SEED)
+    start_ray()
+    rows = []
+    for measure in MEASUREMENTS:
+        if args.only and measure.__name__ not in args.only:
+            continue
+        start = time.perf_counter()
+        for row in measure(sizes):
+            rows.append(row)
+            value = "-" if row.value is None else f"{row.value:.3f}"
+            sign = ">=" if row.at_least else "<="
+            target = "" if row.target is None else f"{sign} {row.target:g}"
+            mark = {True: "met", False: "NOT MET", None: ""}[row.met]
+            print(f"{value:>8}  {target:8}  {mark:7}  {row.name}  {row.detail}", flush=True)
+        print(f"          ({measure.__name__}: {time.perf_counter() - start:.0f} s)", flush=True)
+    if args.json:
+        with open(args.json, "w") as f:
+            out = [asdict(row) | {"met": row.met} for row in rows]
+            json.dump({**machine(), "quick": args.quick, "rows": out}, f, indent=1)
+            f.write("\n")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
