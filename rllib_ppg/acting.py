@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
+from ray.rllib.core.distribution.torch.torch_distribution import (
+    TorchCategorical,
+    TorchDiagGaussian,
+)
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
+
+_HALF_LOG_2PI = np.float32(0.5 * np.log(2 * np.pi))
 
 
 def draw(dist_cls: type, inputs: Tensor, *, mode: bool = False) -> tuple[Any, np.ndarray]:
@@ -27,6 +32,8 @@ def draw(dist_cls: type, inputs: Tensor, *, mode: bool = False) -> tuple[Any, np
     """
     if dist_cls is TorchCategorical:
         return _draw_categorical(inputs.cpu().numpy(), mode)
+    if dist_cls is TorchDiagGaussian:
+        return _draw_gaussian(inputs.cpu().numpy(), mode)
     dist = dist_cls.from_logits(inputs)  # type: ignore[attr-defined]
     actions = dist.to_deterministic().sample() if mode else dist.sample()
     return convert_to_numpy(actions), convert_to_numpy(dist.logp(actions))
@@ -44,3 +51,13 @@ def _draw_categorical(logits: np.ndarray, mode: bool) -> tuple[np.ndarray, np.nd
         actions = (cdf > (u * total)[:, None]).argmax(-1)
     logp = z[np.arange(len(z)), actions] - np.log(total)
     return actions, logp.astype(np.float32)
+
+
+def _draw_gaussian(inputs: np.ndarray, mode: bool) -> tuple[np.ndarray, np.ndarray]:
+    mean, log_std = np.split(inputs, 2, axis=-1)
+    if mode:
+        actions, eps = mean, np.zeros_like(mean)
+    else:
+        eps = torch.randn(mean.shape).numpy()
+        actions = mean + np.exp(log_std) * eps
+    return actions, -(0.5 * eps**2 + log_std + _HALF_LOG_2PI).sum(-1)

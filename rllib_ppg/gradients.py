@@ -70,6 +70,7 @@ class GradientBuffer:
 
         After `reduce`, all learners get the same answer.
         """
-        if torch.isfinite(self._flat).all():
+        # A NaN or an infinity is in the sum, too, which is the cheaper question.
+        if torch.isfinite(self._flat.sum()) or torch.isfinite(self._flat).all():
             return None
         return next(i for i, view in enumerate(self._views) if not torch.isfinite(view).all())

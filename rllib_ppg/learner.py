@@ -194,7 +194,7 @@ class PPGTorchLearner(TorchLearner):
         """
         config = self.config
         entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
-        self._precision = config.policy_precision
+        self._begin(config.policy_precision)
         V, A, V_targ = self._advantages(shards, phase.reward_scale)
         columns = {
             "actions": [s.actions for s in shards],
@@ -326,7 +326,7 @@ class PPGTorchLearner(TorchLearner):
 
     def presleep(self, phase: AuxPhase) -> None:
         """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
-        self._precision = self.config.aux_precision
+        self._begin(self.config.aux_precision)
         reader = BlockReader([ref for ref, _, _ in phase.blocks])
         rows = [info.rows for _, _, info in phase.blocks]
         S = sum(map(len, rows)) * self.config.rollout_fragment_length
@@ -483,6 +483,11 @@ class PPGTorchLearner(TorchLearner):
         obs_bytes = math.prod(space.shape) * space.dtype.itemsize
         return States(obs, others, valid, starts, obs_bytes, self._device)
 
+    def _begin(self, precision: str) -> None:
+        """Begins a phase."""
+        self._precision = precision
+        self._ppg_module.train()
+
     def _pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """A minibatch's states as micro-batches."""
         return (index[i : i + self._frames] for i in range(0, len(index), self._frames))
@@ -491,7 +496,8 @@ class PPGTorchLearner(TorchLearner):
         """The networks' `outputs`, in the phase's precision but handed out in full."""
         bfloat16 = self._precision == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
-            out: Batch = self._ppg_module.forward_train(
+            # Not `forward_train()`, which walks over all submodules to put them into training mode.
+            out: Batch = self._ppg_module._forward_train(
                 {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
             )
         return {name: x.float() for name, x in out.items()} if bfloat16 else out

@@ -28,6 +28,23 @@ def test_frequencies_and_logp_of_discrete_actions():
     assert neighbours == pytest.approx((pi**2).sum(), abs=4 * np.sqrt(0.25 / B))
 
 
+def test_moments_and_logp_of_gaussian_actions():
+    torch.manual_seed(0)
+    mean, log_std, B = np.array([0.5, -2.0]), np.array([-1.0, 0.7]), 100_000
+    inputs = torch.tensor([*mean, *log_std]).float().expand(B, -1)
+    actions, logp = draw(TorchDiagGaussian, inputs)
+    assert actions.dtype == logp.dtype == np.float32
+    assert actions.mean(0) == pytest.approx(mean, abs=4 * np.exp(0.7) / np.sqrt(B))
+    assert actions.std(0) == pytest.approx(np.exp(log_std), rel=0.02)
+    assert np.corrcoef(actions.T)[0, 1] == pytest.approx(0.0, abs=4 / np.sqrt(B))
+    density = np.prod(
+        np.exp(-0.5 * ((actions - mean) / np.exp(log_std)) ** 2)
+        / (np.exp(log_std) * np.sqrt(2 * np.pi)),
+        axis=1,
+    )
+    assert np.exp(logp) == pytest.approx(density, rel=1e-4, abs=1e-7)
+
+
 def test_mode():
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
     actions, logp = draw(TorchCategorical, logits, mode=True)
