@@ -10,7 +10,7 @@ define run_suite
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lint format test test-learning test-faults test-cluster test-all clean
+.PHONY: help setup run lint format test test-learning test-faults test-cluster test-all benchmark clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-cluster: setup ## Tests on several Ray nodes
 	$(call run_suite,cluster)
 
 test-all: test test-learning test-faults test-cluster ## Every test
+
+benchmark: setup ## Measure speed and memory against their targets (20 minutes)
+	@$(BIN)/python -m benchmarks.throughput
 
 clean: ## Remove .venv, caches and build products
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -89,12 +89,15 @@ def policy_phase(learner, *rollouts, reward_scale=None, env_steps=0, seed=1):
     return peek(metrics), infos, blocks
 
 
-def aux_phase(learner, infos_and_blocks, epochs=None):
-    """A whole auxiliary phase over (info, block) pairs, each an iteration of its own."""
+def aux_phase(learner, infos_and_blocks, epochs=None, rows=None):
+    """A whole auxiliary phase over (info, block) pairs, each an iteration of its own.
+
+    With `rows`, `[number of rows]`, all are of one iteration.
+    """
     import rllib_ppg.replay as replay
 
-    blocks = [(block, i, info) for i, (info, block) in enumerate(infos_and_blocks)]
-    rows = [len(info.rows) for info, _ in infos_and_blocks]
+    blocks = [(b, 0 if rows else i, info) for i, (info, b) in enumerate(infos_and_blocks)]
+    rows = rows or [len(info.rows) for info, _ in infos_and_blocks]
     get, replay.ray.get = replay.ray.get, lambda block: block  # no cluster: blocks by value
     try:
         learner.presleep(AuxPhase(seed=2, blocks=blocks, rows_per_iteration=rows))
@@ -312,7 +315,8 @@ def test_equal_epochs_share_one_pass_and_one_optimiser():
 def phases(learner, *rollouts):
     """A policy phase and an auxiliary phase; all parameters and metrics after them."""
     metrics, infos, blocks = policy_phase(learner, *rollouts)
-    out = aux_phase(learner, list(zip(infos, blocks, strict=True)))
+    rows = [sum(map(len, rollouts))]
+    out = aux_phase(learner, list(zip(infos, blocks, strict=True)), rows=rows)
     return parameters(learner), metrics, out
 
 

@@ -1,0 +1,126 @@
+"""Training throughput of one network, the paper's CNN, and where its time goes.
+
+    python -m benchmarks.network [--compile]
+
+Prints samples/s by the number of frames that go through at once, with memory as torch finds it and
+with memory kept (`rllib_ppg.cpu`), on one thread and on all; then the share of each operator. Each
+figure is the median of three processes' best of three, taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.profiler import profile
+
+from benchmarks.throughput import machine
+from rllib_ppg.cpu import keep_freed_memory
+from rllib_ppg.impala_cnn import ImpalaCNN
+
+FRAMES = (16, 32, 64, 128, 256, 1024)
+
+
+def passes(setting: dict, frames: int) -> tuple[nn.Module, torch.Tensor]:
+    """The network and a micro-batch in the setting's memory format."""
+    net = nn.Sequential(ImpalaCNN((64, 64, 3)), nn.Linear(256, 15))
+    x = torch.randint(0, 256, (frames, 64, 64, 3), dtype=torch.uint8)
+    if setting.get("contiguous"):
+        net[0].stacks.to(memory_format=torch.contiguous_format)
+        x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    if setting.get("compile"):
+        net = torch.compile(net)
+    return net, x
+
+
+def samples_per_second(setting: dict, frames: int) -> float:
+    """In this process; best of three."""
+    if setting.get("kept"):
+        keep_freed_memory()
+    torch.set_num_threads(setting.get("threads") or os.cpu_count() or 1)
+    net, x = passes(setting, frames)
+    repeats = max(1, 256 // frames)
+
+    def train() -> None:
+        for _ in range(repeats):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bool(setting.get("bfloat16"))):
+                out = net(x)
+            out.float().square().sum().backward()
+
+    train()
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        train()
+        best = max(best, repeats * frames / (time.perf_counter() - start))
+    return best
+
+
+def in_a_process(setting: dict, frames: int) -> float:
+    """In a process of its own, whose allocator nobody else has used."""
+    cmd = [sys.executable, "-m", "benchmarks.network", "--one", json.dumps([setting, frames])]
+    return float(subprocess.check_output(cmd, text=True).split()[-1])
+
+
+def operators() -> None:
+    """Prints the operators that take the most time of a micro-batch."""
+    keep_freed_memory()
+    net, x = passes({}, 64)
+    net(x).square().sum().backward()
+    with profile() as prof:
+        for _ in range(5):
+            net(x).square().sum().backward()
+    events = sorted(prof.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in events)
+    print("\n| operator | share of the time |\n|---|---|")
+    for event in events[:10]:
+        print(f"| {event.key} | {event.self_cpu_time_total / total:.1%} |")
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile too (a minute a cell)"
+    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(samples_per_second(*json.loads(args.one)))
+        return
+    kept: dict = {"kept": True}
+    cells: dict[str, tuple[dict, tuple[int, ...]]] = {
+        "as torch finds memory": ({}, FRAMES),
+        "memory kept": (kept, FRAMES),
+        "memory kept, one thread": (kept | {"threads": 1}, FRAMES),
+        "contiguous NCHW": ({"contiguous": True}, (64, 1024)),
+        "bfloat16, memory kept": (kept | {"bfloat16": True}, (64,)),
+    }
+    if args.compile:
+        cells["torch.compile, memory kept"] = (kept | {"compile": True}, (64,))
+    print(json.dumps(machine()))
+    results: dict[tuple[str, int], list[float]] = {}
+    for _ in range(3):
+        for name, (setting, sizes) in cells.items():
+            for frames in sizes:
+                results.setdefault((name, frames), []).append(in_a_process(setting, frames))
+    print("\n| samples/s | " + " | ".join(map(str, FRAMES)) + " |")
+    print("|---" * (len(FRAMES) + 1) + "|")
+    for name in cells:
+        row = [results.get((name, frames)) for frames in FRAMES]
+        print(
+            f"| {name} | " + " | ".join(f"{statistics.median(r):.0f}" if r else "" for r in row),
+            "|",
+        )
+    operators()
+
+
+if __name__ == "__main__":
+    main()

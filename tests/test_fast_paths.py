@@ -1,0 +1,266 @@
+"""What makes PPG fast changes no result: micro-batches, precision, compression, spilling."""
+
+import os
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from benchmarks.envs import FRAMES, Cheap
+from benchmarks.throughput import TinyModule
+from rllib_ppg import PPGCallback, PPGConfig, states
+from rllib_ppg.compression import Compressed
+from rllib_ppg.impala_cnn import ImpalaCNN
+from rllib_ppg.phases import PolicyPhase
+from rllib_ppg.replay import rows_per_block
+from tests.test_learner import N, T, aux_phase, make_learner, make_rollout, parameters, phases
+
+IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+
+
+def relative_error(a, b):
+    """Of all gradients together: the norm of the difference over the norm of `b`."""
+    flat_a, flat_b = (torch.cat([g.flatten().double() for g in x]) for x in (a, b))
+    return float((flat_a - flat_b).norm() / flat_b.norm())
+
+
+def gradients(learner, optimizer):
+    """Those of an Adam's first step, which its first moment is a tenth of."""
+    adam = learner.get_optimizer(DEFAULT_MODULE_ID, optimizer)
+    return [s["exp_avg"] for s in adam.state_dict()["state"].values()]
+
+
+def first_gradients(**kwargs):
+    """The policy phase's, and the auxiliary phase's at the weights that it leaves with lr 0."""
+    learner = make_learner(obs=IMAGES, e_aux=1, lr=0.0, **kwargs)
+    phases(learner, make_rollout(obs=IMAGES))
+    return gradients(learner, "default_optimizer"), gradients(learner, "aux")
+
+
+# -- The same gradient ------------------------------------------------------------------------
+
+
+def test_channels_last_has_the_gradient_of_the_plain_format():
+    torch.manual_seed(0)
+    net = ImpalaCNN((64, 64, 3))
+    images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+
+    def grads(module, x):
+        module.zero_grad()
+        module(x).square().mean().backward()
+        return [p.grad.clone() for p in module.parameters()]
+
+    fast = grads(net, images)
+    net.stacks.to(memory_format=torch.contiguous_format)
+    plain = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)  # NCHW in memory
+    assert relative_error(fast, grads(net, plain)) < 1e-5
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 7, "auto"])
+def test_micro_batches_add_up_to_the_gradient_of_the_minibatch(micro_batch_size):
+    whole = first_gradients(micro_batch_size=10_000)
+    for a, b in zip(first_gradients(micro_batch_size=micro_batch_size), whole, strict=True):
+        assert relative_error(a, b) < 1e-5
+
+
+def test_auto_goes_by_the_size_of_the_images():
+    def frames(*shape):
+        return make_learner(obs=gym.spaces.Box(0, 255, shape, np.uint8))._frames
+
+    assert frames(64, 64, 3) == 64
+    assert frames(84, 84, 4) == 37
+    assert frames(16, 16, 3) == 1024
+
+
+# -- Precision --------------------------------------------------------------------------------
+
+
+def test_bfloat16_has_about_the_same_gradient_in_the_phase_it_is_set_for():
+    """Within 10 % of all gradients' norm: a number has 8 bits, and terms of both signs add up."""
+    policy, aux = first_gradients()
+    policy_b, aux_f = first_gradients(policy_precision="bfloat16")
+    assert 1e-4 < relative_error(policy_b, policy) < 0.1
+    policy_f, aux_b = first_gradients(aux_precision="bfloat16")
+    assert relative_error(policy_f, policy) == 0.0
+    assert 1e-4 < relative_error(aux_b, aux) < 0.1
+    assert relative_error(aux_f, aux) < 0.1  # whose value targets are of the policy phase
+    assert all(g.dtype == torch.float32 for g in policy_b + aux_b)
+
+
+def test_bfloat16_compares_the_policy_with_itself():
+    """Before the first auxiliary step it has not moved, so rounding must not make a KL of it."""
+    learner = make_learner(obs=IMAGES, e_aux=2, aux_precision="bfloat16")
+    _, _, aux = phases(learner, make_rollout(obs=IMAGES))
+    assert aux[0]["aux/clone_kl"] == pytest.approx(0.0, abs=1e-9)
+    assert aux[1]["aux/clone_kl"] > 1e-9
+    assert all(p.dtype == torch.float32 for p in parameters(learner).values())
+
+
+# -- The same states --------------------------------------------------------------------------
+
+
+def test_streamed_observations_train_as_resident_ones_do(monkeypatch):
+    kwargs = {"obs": IMAGES, "num_minibatches": 3, "e_aux": 2, "segment_length": 4}
+    rollouts = [make_rollout(seed=s, rows=3, obs=IMAGES) for s in range(2)]
+    resident = phases(make_learner(**kwargs), *rollouts)
+    monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+    streamed = phases(make_learner(**kwargs), *rollouts)
+    assert_same(resident, streamed)
+
+
+def test_compressed_observations_are_exact():
+    kwargs = {"obs": IMAGES, "num_minibatches": 3, "e_aux": 2}
+    rollout = make_rollout(obs=IMAGES)
+    rollout.obs[:, :, :, :8] = 7  # something to compress
+    plain = phases(make_learner(**kwargs), rollout)
+    learner = make_learner(replay_compression="lz4", **kwargs)
+    assert_same(phases(learner, rollout), plain)
+    phase = PolicyPhase(0, [np.arange(N)], N, 0, None, rows_per_block=N)
+    (_, (info,)), block = learner.policy_phase(phase, rollout)
+    assert isinstance(block.obs, Compressed)
+    assert info.nbytes < 0.7 * rollout.obs.nbytes
+    np.testing.assert_array_equal(block.opened().obs, rollout.obs)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 5, 2), (1,)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_compression_gives_back_any_array(shape, dtype):
+    array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    back = Compressed.of(array).array()
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+    np.testing.assert_array_equal(Compressed.of(array.T).array(), array.T)
+
+
+def test_blocks_of_single_rows_train_as_one_block_does():
+    def both(rows_per_block):
+        learner, rollout = make_learner(e_aux=2, num_aux_minibatches=3), make_rollout()
+        phase = PolicyPhase(1, [np.arange(N)], N, 0, None, rows_per_block)
+        (_, infos), *blocks = learner.policy_phase(phase, rollout)
+        assert [list(i.rows) for i in infos] == [
+            list(range(a, min(a + rows_per_block, N))) for a in range(0, N, rows_per_block)
+        ]
+        metrics = aux_phase(learner, list(zip(infos, blocks, strict=True)), rows=[N])
+        return parameters(learner), None, metrics
+
+    one = both(N)
+    assert_same(both(1), one)
+    assert_same(both(4), one)
+
+
+def test_a_block_is_as_few_rows_as_are_worth_an_object():
+    assert rows_per_block(256 * 12_288) == 1  # Procgen, the paper's rows
+    assert rows_per_block(64 * 12_288) == 1
+    assert rows_per_block(128 * 16) == 128  # CartPole
+    assert rows_per_block(0) >= 1
+
+
+def assert_same(a, b):
+    (parameters_a, metrics_a, aux_a), (parameters_b, metrics_b, aux_b) = a, b
+    for name, p in parameters_a.items():
+        assert torch.equal(p, parameters_b[name]), name
+    assert metrics_a == metrics_b
+    assert aux_a == aux_b
+
+
+class Spilled(PPGCallback):
+    """Notes whether a replay block has been spilled when the auxiliary phase begins."""
+
+    def on_aux_epoch_end(self, *, algorithm, epoch, **kwargs):
+        if epoch == 0:
+            refs = [e.ref for iteration in algorithm._replay.iterations for e in iteration]
+            where = ray.experimental.get_object_locations(refs)
+            algorithm.spilled = sum(w["did_spill"] for w in where.values())
+
+
+class FewColours(Cheap):
+    """Frames that lz4 makes small."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._bank[:, :, 1:] = 3  # all but the first line
+        self._bank[:, :, 0, :, 1:] = 3
+
+
+def test_a_spilled_list_trains_as_one_in_memory_does(build):
+    """The store has 300 MB and the list 470; compressed, it fits."""
+    results = {}
+    for compression in (None, "lz4"):
+        config = (
+            PPGConfig()
+            .environment(FewColours, env_config=FRAMES)
+            .env_runners(num_env_runners=0, num_envs_per_env_runner=16)
+            .env_runners(rollout_fragment_length=128)
+            .learners(num_learners=0)
+            .rl_module(rl_module_spec=RLModuleSpec(module_class=TinyModule))
+            .training(n_pi=19, e_aux=2, num_minibatches=1, num_aux_minibatches=4)
+            .training(replay_may_spill=True, replay_compression=compression)
+            .callbacks(Spilled)
+            .debugging(seed=5)
+        )
+        algo = build(config)
+        for _ in range(19):
+            result = algo.train()
+        assert result["ppg"]["num_aux_phases_lifetime"] == 1
+        assert (algo.spilled > 0) == (compression is None)
+        module = result["learners"][DEFAULT_MODULE_ID]
+        results[compression] = module["aux"], algo.get_module().state_dict()
+        algo.stop()
+    (aux, weights), (expected_aux, expected_weights) = results[None], results["lz4"]
+    assert aux == expected_aux
+    for name, w in weights.items():
+        assert torch.equal(w, expected_weights[name]), name
+
+
+# -- What the process is told -----------------------------------------------------------------
+
+FAULTS = """
+import resource, sys, torch
+from rllib_ppg.cpu import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def layers():
+    kept = [torch.ones(2**20) for _ in range(24)]  # 4 MB each, and 96 MB freed at once
+    del kept
+layers()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    layers()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_freed_memory_is_kept():
+    def faults(how):
+        out = subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True)
+        return int(out.split()[-1])
+
+    given_back, kept = faults("-"), faults("keep")
+    assert kept < given_back / 10
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_an_env_runner_takes_the_cpus_of_those_who_wait(build, images):
+    """One env runner and the main process: two CPUs, which images have use for."""
+    space = IMAGES if images else gym.spaces.Box(-1, 1, (3,))
+    spaces = {"observation_space": space, "action_space": gym.spaces.Discrete(4)}
+    config = (
+        PPGConfig()
+        .environment(Cheap, env_config=spaces)
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=4, rollout_fragment_length=T)
+        .training(n_pi=1, num_minibatches=1, num_aux_minibatches=1)
+        .rl_module(model_config={"impala_channels": (4,), "impala_dense": 16})
+    )
+    algo = build(config)
+    (threads,) = algo.env_runner_group.foreach_env_runner(
+        lambda runner: (torch.get_num_threads(), os.cpu_count()),
+        local_env_runner=False,
+    )
+    assert threads[0] == (min(2, threads[1]) if images else 1)
