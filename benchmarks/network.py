@@ -4,7 +4,7 @@
 
 Prints samples/s by the number of frames that go through at once, with memory as torch finds it and
 with memory kept (`rllib_ppg.cpu`), on one thread and on all; then the share of each operator. Each
-figure is the median of three processes' best of three, taken in turn.
+figure is the median of three processes' best of two, taken in turn.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ import torch
 from torch import nn
 from torch.profiler import profile
 
-from benchmarks.throughput import machine
 from rllib_ppg.cpu import keep_freed_memory
 from rllib_ppg.impala_cnn import ImpalaCNN
 
-FRAMES = (16, 32, 64, 128, 256, 1024)
+FRAMES = (32, 64, 128, 1024)
 
 
 def passes(setting: dict, frames: int) -> tuple[nn.Module, torch.Tensor]:
@@ -41,7 +40,7 @@ def passes(setting: dict, frames: int) -> tuple[nn.Module, torch.Tensor]:
 
 
 def samples_per_second(setting: dict, frames: int) -> float:
-    """In this process; best of three."""
+    """In this process; best of two."""
     if setting.get("kept"):
         keep_freed_memory()
     torch.set_num_threads(setting.get("threads") or os.cpu_count() or 1)
@@ -56,7 +55,7 @@ def samples_per_second(setting: dict, frames: int) -> float:
 
     train()
     best = 0.0
-    for _ in range(3):
+    for _ in range(2):
         start = time.perf_counter()
         train()
         best = max(best, repeats * frames / (time.perf_counter() - start))
@@ -105,6 +104,8 @@ def main() -> None:
     }
     if args.compile:
         cells["torch.compile, memory kept"] = (kept | {"compile": True}, (64,))
+    from benchmarks.throughput import machine  # slow to import, for each process
+
     print(json.dumps(machine()))
     results: dict[tuple[str, int], list[float]] = {}
     for _ in range(3):

@@ -1,6 +1,8 @@
-"""Draws the picture of docs/performance.md from the JSON that benchmarks.throughput writes.
+"""Draws the picture of docs/performance.md from the JSON of `benchmarks.throughput`.
 
-python -m benchmarks.plot_throughput docs/throughput.json docs/throughput.png
+Also prints the table there:
+
+    python -m benchmarks.plot_throughput docs/throughput.json docs/throughput.png
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -20,6 +23,7 @@ MET, MISSED, NEUTRAL = "#2b7a78", "#c8553d", "#9a9a9a"
 def main(source: str, target: str) -> None:
     """One bar a figure: how far it is from its target, on a logarithmic scale."""
     data = json.loads(Path(source).read_text())
+    print_table(data["rows"])
     rows = [r for r in data["rows"] if r["value"] is not None and r["target"] is not None]
     # Above 1 is better than the target, for targets that are lower bounds and for upper ones.
     margins = [
@@ -48,6 +52,17 @@ def main(source: str, target: str) -> None:
         ax.spines[side].set_visible(False)
     fig.tight_layout()
     fig.savefig(target, dpi=130)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The figures as Markdown, with what they are made of."""
+    print("| what | target | figure | | from |\n|---|---|---|---|---|")
+    for r in rows:
+        target = "" if r["target"] is None else f"{'≥' if r['at_least'] else '≤'} {r['target']:g}"
+        value = "-" if r["value"] is None else f"{r['value']:.3g}"
+        met = {True: "met", False: "**not met**", None: ""}[r["met"]]
+        detail = ", ".join(f"{k}: {v}" for k, v in r["detail"].items())
+        print(f"| {r['name']} | {target} | {value} | {met} | {detail} |")
 
 
 if __name__ == "__main__":
