@@ -206,7 +206,8 @@ class PPGConfig(AlgorithmConfig):
                 same. "auto": 64 images of 64 x 64 on a CPU and 4,096 on a GPU, more if they are
                 smaller and fewer if larger; vectors all at once.
             policy_precision: "float32", or "bfloat16": the networks of the policy phase compute in
-                bfloat16 (torch's autocast); weights, losses, KL and optimisers stay in float32.
+                bfloat16 (torch's autocast); weights, losses, KL and optimisers stay in float32. Env
+                runners act in float32, so pi/pi_old is a little off 1 from the start.
             aux_precision: the same for the auxiliary phase.
             collective_timeout_s: seconds that a learner waits for the others within a gradient
                 step before it gives up. One that fails is noticed at once, without it.

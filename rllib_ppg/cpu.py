@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 import ray
 import torch
@@ -25,6 +26,8 @@ def keep_freed_memory() -> None:
     zeroed pages anew for the next ones: at each layer of each pass. Other C libraries have no such
     call, and are left as they are.
     """
+    if sys.platform != "linux":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
@@ -36,13 +39,16 @@ def use_cpus_of_those_who_wait(config: AlgorithmConfig, num_processes: int) -> N
 
     Sampling and learning take turns, and Ray gives a process as many threads as it has CPUs
     reserved. On one machine each may have its share of the CPUs of the whole run; on several, the
-    CPUs of those who wait are elsewhere.
+    CPUs of those who wait are elsewhere. A process that Ray did not start keeps the threads that
+    its user has set.
 
     Args:
         config: of the run.
         num_processes: number of env runners, or of learners; 0 as 1.
     """
-    if config.evaluation_parallel_to_training or len(_nodes()) > 1:
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return
+    if config.evaluation_parallel_to_training or sum(n["Alive"] for n in ray.nodes()) > 1:
         return
     per_learner = config.num_cpus_per_learner
     if per_learner == "auto":
@@ -52,9 +58,12 @@ def use_cpus_of_those_who_wait(config: AlgorithmConfig, num_processes: int) -> N
         + config.num_env_runners * config.num_cpus_per_env_runner
         + config.num_learners * per_learner
     )
-    share = int(min(of_run, os.cpu_count() or 1)) // max(num_processes, 1)
+    share = int(min(of_run, available_cpus())) // max(num_processes, 1)
     torch.set_num_threads(max(torch.get_num_threads(), share))
 
 
-def _nodes() -> list[dict]:
-    return [n for n in ray.nodes() if n["Alive"]] if ray.is_initialized() else []
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -214,8 +214,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         with self.metrics.log_time(SAMPLE_TIMER):
             try:
                 return self._step_envs(T, explore, random_actions, buffer)
-            except EnvStepError:
-                if not self.config.restart_failed_sub_environments:
+            except Exception as e:
+                self._needs_initial_reset = True  # episodes that were cut off don't go on
+                restart = self.config.restart_failed_sub_environments
+                if not (restart and isinstance(e, EnvStepError)):
                     raise
             self.make_env()
             return self._step_envs(T, explore, random_actions, buffer)
@@ -266,7 +268,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             rollout.terminated[:, t], rollout.truncated[:, t] = terminated, truncated
             clock[t] = time.perf_counter()
             if self._same_step and np.any(truncated):
-                for n in np.flatnonzero(truncated & ~terminated):
+                for n in np.flatnonzero(rollout.truncated[:, t] & ~rollout.terminated[:, t]):
                     final.append((self._final_obs(infos, n, t), (n, t)))
         self._obs = rollout.last_obs = obs
         if final:

@@ -41,7 +41,14 @@ from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 from rllib_ppg.minibatches import Segments, number_rows
 from rllib_ppg.peers import Peers
 from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import BlockInfo, BlockReader, Observations, ReplayBlock
+from rllib_ppg.replay import (
+    OPEN_BYTES,
+    OPEN_BYTES_OF_PARTS,
+    BlockInfo,
+    BlockReader,
+    Observations,
+    ReplayBlock,
+)
 from rllib_ppg.reward_norm import normalize
 from rllib_ppg.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
 from rllib_ppg.rollout import Rollout, gae, successor_values
@@ -175,6 +182,13 @@ class PPGTorchLearner(TorchLearner):
         if WEIGHTS_SEQ_NO in state:
             self._weights_seq_no = 0
         super().set_state(state)
+        # A checkpoint's moments are in C order, channels-last weights are not, and the fused Adam
+        # goes through both as they lie in memory.
+        for optimizer in self._named_optimizers.values():
+            for p, moments in optimizer.state.items():
+                for key, x in moments.items():
+                    if isinstance(x, Tensor) and x.shape == p.shape:
+                        moments[key] = torch.empty_like(p).copy_(x)
 
     # -- Policy phase: Algorithm 1, lines 3 to 6 -----------------------------------------------
 
@@ -327,9 +341,13 @@ class PPGTorchLearner(TorchLearner):
     def presleep(self, phase: AuxPhase) -> None:
         """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
         self._begin(self.config.aux_precision)
-        reader = BlockReader([ref for ref, _, _ in phase.blocks])
+        config = self.config
+        T, refs = config.rollout_fragment_length, [ref for ref, _, _ in phase.blocks]
+        # A minibatch of whole rows opens each of its blocks once; of parts of rows, almost all.
+        whole_rows = config.segment_length in (None, T)
+        reader = BlockReader(refs, OPEN_BYTES if whole_rows else OPEN_BYTES_OF_PARTS)
         rows = [info.rows for _, _, info in phase.blocks]
-        S = sum(map(len, rows)) * self.config.rollout_fragment_length
+        S = T * sum(map(len, rows))
         inputs = Columns.ACTION_DIST_INPUTS
         # In full, although small beside the observations: 4 bytes a logit and a target. A rounded
         # pi_old would be another policy than the one to be kept.

@@ -391,7 +391,13 @@ class PPG(Algorithm):
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned."""
+        """Restores what `get_state` returned.
+
+        Raises:
+            ValueError: It is of a version of this package that kept other things.
+        """
+        if "ppg" in state and "replay_layout" not in state["ppg"]:
+            raise ValueError("the checkpoint was written by an earlier version of rllib_ppg")
         super().set_state(state)
         if "ppg" in state:
             own = state["ppg"]

@@ -25,7 +25,8 @@ from rllib_ppg.states import flat
 _BLOCK_BYTES = 2**18
 # What a learner keeps open at once of the replay list. Blocks are views of the object store:
 # those beyond this budget are let go, so that Ray may spill them, and are read again when needed.
-_OPEN_BYTES = 2**26
+OPEN_BYTES = 2**26
+OPEN_BYTES_OF_PARTS = 2**30  # for minibatches that take parts of many rows
 
 
 def rows_per_block(row_bytes: int) -> int:
@@ -142,12 +143,12 @@ class ReplayList:
         return [[(e.learner, e.info.rows.tolist()) for e in it] for it in self.iterations]
 
     def save(self, filesystem: fs.FileSystem, path: str) -> None:
-        """Writes one file a block under `path`, one block in memory at a time."""
+        """Writes one file an iteration under `path`, one block in memory at a time."""
         filesystem.create_dir(path, recursive=True)
         for i, entries in enumerate(self.iterations):
-            for k, entry in enumerate(entries):
-                block = ray.get(entry.ref).opened()
-                with filesystem.open_output_stream(f"{path}/{_file(i, k)}") as f:
+            with filesystem.open_output_stream(f"{path}/{_file(i)}") as f:
+                for entry in entries:
+                    block = ray.get(entry.ref).opened()
                     for array in (block.obs, block.V_targ, block.valid):
                         np.save(f, array)
 
@@ -176,29 +177,29 @@ class ReplayList:
         for i, blocks in enumerate(layout):
             num_rows = sum(len(numbers) for _, numbers in blocks)
             entries: list[ReplayEntry] = []
-            for b, (learner, numbers) in enumerate(blocks):
-                rows = np.array(numbers)
-                with filesystem.open_input_file(f"{path}/{_file(i, b)}") as f:
-                    arrays = [np.load(f) for _ in range(3)]
-                owner = np.full(len(rows), learner)
-                if then != set(range(num_learners)):
-                    owner = rows * num_learners // num_rows
-                for k in np.unique(owner):
-                    block = ReplayBlock(*(array[owner == k] for array in arrays))
-                    if compress:
-                        block = block.compressed()
-                    entry = ReplayEntry(ray.put(block), block.info(rows[owner == k]), int(k))
-                    entries.append(entry)
+            with filesystem.open_input_file(f"{path}/{_file(i)}") as f:
+                for learner, numbers in blocks:
+                    rows, arrays = np.array(numbers), [np.load(f) for _ in range(3)]
+                    owner = np.full(len(rows), learner)
+                    if then != set(range(num_learners)):
+                        owner = rows * num_learners // num_rows
+                    for k in np.unique(owner):
+                        block = ReplayBlock(*(array[owner == k] for array in arrays))
+                        if compress:
+                            block = block.compressed()
+                        entry = ReplayEntry(ray.put(block), block.info(rows[owner == k]), int(k))
+                        entries.append(entry)
             self.iterations.append(entries)
 
 
 class BlockReader:
     """Opens blocks by reference, and keeps the last used ones open within a budget of bytes."""
 
-    def __init__(self, refs: Sequence[Any], open_bytes: int = _OPEN_BYTES):
+    def __init__(self, refs: Sequence[Any], open_bytes: int):
         self._refs = refs
         self._budget = open_bytes
         self._open: OrderedDict[int, ReplayBlock] = OrderedDict()
+        self._open_bytes = 0
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -207,13 +208,12 @@ class BlockReader:
         """Block `k`; its arrays are read-only views of the object store, if not compressed."""
         if k not in self._open:
             self._open[k] = ray.get(self._refs[k]).opened()
-            while len(self._open) > 1 and self._open_bytes() > self._budget:
-                self._open.popitem(last=False)
+            self._open_bytes += self._open[k].nbytes
+            while len(self._open) > 1 and self._open_bytes > self._budget:
+                _, closed = self._open.popitem(last=False)
+                self._open_bytes -= closed.nbytes
         self._open.move_to_end(k)
         return self._open[k]
-
-    def _open_bytes(self) -> int:
-        return sum(block.nbytes for block in self._open.values())
 
 
 class Observations:
@@ -229,5 +229,5 @@ class Observations:
         return flat(self._blocks[k].obs)
 
 
-def _file(iteration: int, block: int) -> str:
-    return f"{iteration:04d}_{block:04d}.npy"
+def _file(iteration: int) -> str:
+    return f"{iteration:04d}.npy"

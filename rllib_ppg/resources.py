@@ -44,7 +44,8 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
             f"the replay list takes {replay_bytes / 1e9:.1f} GB (n_pi={config.n_pi} iterations x "
             f"{config.batch_size:,} states) and the object store has {store / 1e9:.1f} GB: "
             f"{smaller}, start Ray with object_store_memory={replay_bytes * 5 // 4} or more, or "
-            "set replay_may_spill=True to let Ray keep the rest on disk"
+            "set replay_may_spill=True to let Ray keep the rest on disk (less of it with "
+            "replay_compression='lz4')"
         )
 
 

@@ -1,8 +1,10 @@
 """A learner's states, gathered by number into batches of tensors.
 
 The states are numbered 0.. over the learner's blocks of rows, one after the other. A column is
-either one tensor on the device (`Resident`), or lies in blocks that are opened when states of them
+one tensor on the device; but observations may lie in blocks that are opened when states of them
 are asked for (`Streamed`): images on a CPU, or more of them than a GPU has room for.
+
+Batches may share their memory with what is stored, and are not to be written to.
 """
 
 from __future__ import annotations
@@ -35,29 +37,8 @@ class Arrays(Protocol):
     def __len__(self) -> int: ...
 
 
-class Column(Protocol):
-    """A column over all states."""
-
-    def take(self, index: np.ndarray) -> Tensor:
-        """The states with these numbers, ascending, as `[len(index), ...]` on the device."""
-
-
-class Resident:
-    """A column as one tensor on the device."""
-
-    def __init__(self, tensor: Tensor):
-        self._tensor = tensor
-
-    def take(self, index: np.ndarray) -> Tensor:
-        """See `Column`."""
-        run = _as_run(index)
-        if run is not None:
-            return self._tensor[run]
-        return self._tensor.index_select(0, torch.from_numpy(index).to(self._tensor.device))
-
-
 class Streamed:
-    """A column in blocks, of which each batch is gathered anew: one copy, or none within a row."""
+    """Observations in blocks, of which each batch is gathered: one copy, or none within a row."""
 
     def __init__(self, arrays: Arrays, starts: np.ndarray, device: torch.device):
         self._arrays = arrays
@@ -65,7 +46,7 @@ class Streamed:
         self._device = device
 
     def take(self, index: np.ndarray) -> Tensor:
-        """See `Column`."""
+        """The states with these numbers, ascending, as `[len(index), ...]` on the device."""
         block = np.searchsorted(self._starts, index, side="right") - 1
         cuts = [0, *(np.flatnonzero(np.diff(block)) + 1), len(index)]
         parts = [(a, b, block[a], index[a:b] - self._starts[block[a]]) for a, b in pairwise(cuts)]
@@ -104,12 +85,12 @@ class States:
     ):
         self._valid = valid
         self._device = device
-        self._streamed = len(valid) * obs_bytes > _room(device)
-        self._columns: dict[str, Column] = {n: Resident(tensor) for n, tensor in others.items()}
-        if self._streamed:
-            self._columns["obs"] = Streamed(obs, starts, device)
+        self._others = others
+        self._obs: Tensor | Streamed
+        if len(valid) * obs_bytes > _room(device):
+            self._obs = Streamed(obs, starts, device)
         else:
-            self._columns["obs"] = Resident(joined(obs, len(valid), device))
+            self._obs = joined(obs, len(valid), device)
 
     def only_valid(self, index: np.ndarray) -> np.ndarray:
         """Those of the numbers that are transitions."""
@@ -120,12 +101,20 @@ class States:
 
         What is streamed is gathered, and brought to a GPU, while the batch before it is worked on.
         """
-        if not self._streamed:
-            return map(self._batch, indices)
-        return self._ahead(indices)
+        if isinstance(self._obs, Streamed):
+            return self._ahead(indices)
+        return map(self._batch, indices)
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
-        return {name: column.take(index) for name, column in self._columns.items()}
+        where: slice | Tensor | None = _as_run(index)
+        if where is None:
+            where = torch.from_numpy(index)
+            if self._device.type == "cuda":
+                where = where.pin_memory().to(self._device, non_blocking=True)
+        batch = {name: _pick(column, where) for name, column in self._others.items()}
+        obs = self._obs
+        batch["obs"] = obs.take(index) if isinstance(obs, Streamed) else _pick(obs, where)
+        return batch
 
     def _ahead(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         if self._device.type != "cuda":
@@ -183,6 +172,10 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
+def _pick(column: Tensor, where: slice | Tensor) -> Tensor:
+    return column[where] if isinstance(where, slice) else column.index_select(0, where)
+
+
 def _as_run(index: np.ndarray) -> slice | None:
     """The ascending numbers as a slice, if there is no gap between them."""
     if not len(index) or index[-1] - index[0] + 1 != len(index):
@@ -193,7 +186,9 @@ def _as_run(index: np.ndarray) -> slice | None:
 def _room(device: torch.device) -> float:
     """Bytes of observations that one tensor may have."""
     if device.type == "cuda":
-        return _GPU_RESIDENT_PART * torch.cuda.mem_get_info(device)[0]
+        # What torch has reserved and does not use is free, too: of the last phase's, say.
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _GPU_RESIDENT_PART * (torch.cuda.mem_get_info(device)[0] + idle)
     return _CPU_RESIDENT_BYTES
 
 

@@ -1,6 +1,5 @@
 """What makes PPG fast changes no result: micro-batches, precision, compression, spilling."""
 
-import os
 import subprocess
 import sys
 
@@ -16,9 +15,10 @@ from benchmarks.envs import FRAMES, Cheap
 from benchmarks.throughput import TinyModule
 from rllib_ppg import PPGCallback, PPGConfig, states
 from rllib_ppg.compression import Compressed
+from rllib_ppg.cpu import available_cpus
 from rllib_ppg.impala_cnn import ImpalaCNN
 from rllib_ppg.phases import PolicyPhase
-from rllib_ppg.replay import rows_per_block
+from rllib_ppg.replay import BlockReader, ReplayBlock, rows_per_block
 from tests.test_learner import N, T, aux_phase, make_learner, make_rollout, parameters, phases
 
 IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
@@ -246,21 +246,35 @@ def test_freed_memory_is_kept():
     assert kept < given_back / 10
 
 
+@pytest.mark.skipif(available_cpus() == 1, reason="there is nobody to take CPUs from")
 @pytest.mark.parametrize("images", [True, False])
-def test_an_env_runner_takes_the_cpus_of_those_who_wait(build, images):
-    """One env runner and the main process: two CPUs, which images have use for."""
+def test_who_works_takes_the_cpus_of_those_who_wait(build, images):
+    """The main process, an env runner and a learner: three CPUs, which images have use for."""
     space = IMAGES if images else gym.spaces.Box(-1, 1, (3,))
     spaces = {"observation_space": space, "action_space": gym.spaces.Discrete(4)}
     config = (
         PPGConfig()
         .environment(Cheap, env_config=spaces)
         .env_runners(num_env_runners=1, num_envs_per_env_runner=4, rollout_fragment_length=T)
+        .learners(num_learners=1)
         .training(n_pi=1, num_minibatches=1, num_aux_minibatches=1)
         .rl_module(model_config={"impala_channels": (4,), "impala_dense": 16})
     )
-    algo = build(config)
-    (threads,) = algo.env_runner_group.foreach_env_runner(
-        lambda runner: (torch.get_num_threads(), os.cpu_count()),
-        local_env_runner=False,
+    before, algo = torch.get_num_threads(), build(config)
+    threads = algo.env_runner_group.foreach_env_runner(
+        lambda runner: torch.get_num_threads(), local_env_runner=False
     )
-    assert threads[0] == (min(2, threads[1]) if images else 1)
+    threads += [
+        r.get() for r in algo.learner_group.foreach_learner(lambda learner: torch.get_num_threads())
+    ]
+    assert threads == 2 * [min(3, available_cpus()) if images else 1]
+    assert torch.get_num_threads() == before  # the user's own process is left alone
+
+
+def test_blocks_beyond_the_budget_are_closed(cluster):
+    blocks = [ReplayBlock(np.full((1, 100), i), np.zeros(1), np.ones(1)) for i in range(4)]
+    reader = BlockReader([ray.put(b) for b in blocks], open_bytes=2 * blocks[0].nbytes)
+    for k in (0, 1, 2, 3, 0, 1):
+        assert reader[k].obs[0, 0] == k
+        assert reader[k] is reader[k]
+        assert len(reader._open) <= 2

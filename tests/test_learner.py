@@ -4,6 +4,7 @@ With SGD of learning rate 1 and one minibatch, a phase moves each parameter by m
 """
 
 import copy
+import pickle
 from itertools import pairwise
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from torch.distributions import Categorical, kl_divergence
 
-from rllib_ppg import PPGConfig
+from rllib_ppg import PPGConfig, states
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.rollout import Rollout
@@ -462,3 +463,32 @@ def test_state_restores_all_optimisers():
     b.set_state(a.get_state())
     (pa, *_), (pb, *_) = (phases(x, make_rollout(seed=3)) for x in (a, b))
     assert not moved(pa, pb)
+
+
+def test_a_restored_image_learner_goes_on_as_the_first(tmp_path):
+    """Through a file, in which channels-last moments lose their order in memory."""
+    obs = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    kwargs = {"obs": obs, "e_v": 2, "e_aux": 1, "num_minibatches": 2}
+    learner, restored = make_learner(**kwargs), make_learner(**kwargs, seed=1)
+    phases(learner, make_rollout(obs=obs))
+    restored.set_state(pickle.loads(pickle.dumps(learner.get_state())))
+    after = [phases(x, make_rollout(seed=1, obs=obs)) for x in (learner, restored)]
+    for name, p in after[0][0].items():
+        assert torch.equal(p, after[1][0][name]), name
+    assert after[0][1:] == after[1][1:]
+
+
+def test_a_phase_after_one_that_failed_on_streamed_states(monkeypatch):
+    """Batches that were made ahead of the step that failed are forgotten."""
+    monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+    rollout = make_rollout()
+    learner, other = (make_learner(num_minibatches=3, micro_batch_size=5) for _ in range(2))
+    loss = learner.policy_and_value_loss
+    learner.policy_and_value_loss = lambda batch: {
+        n: x * float("nan") for n, x in loss(batch).items()
+    }
+    learner.policy_and_value_loss.__name__ = "policy_and_value_loss"
+    with pytest.raises(FloatingPointError):
+        policy_phase(learner, rollout)
+    learner.policy_and_value_loss = loss
+    assert policy_phase(learner, rollout)[0] == policy_phase(other, rollout)[0]
