@@ -635,11 +635,21 @@ def machine() -> dict[str, Any]:
     }
 
 
+def write(path: pathlib.Path, rows: list[Row], quick: bool) -> None:
+    """Writes the rows; others of the same machine and day stay."""
+    head = machine() | {"quick": quick}
+    new = {row.name: asdict(row) | {"met": row.met} for row in rows}
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if all(old.get(key) == value for key, value in head.items()):
+        new = {row["name"]: row for row in old["rows"]} | new
+    path.write_text(json.dumps({**head, "rows": [*new.values()]}, indent=1) + "\n")
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="PPG's speed and memory, as ratios")
     parser.add_argument("--quick", action="store_true", help="once each, in under three minutes")
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--json", metavar="FILE", help="write the figures, or renew those in it")
     names = [m.__name__ for m in MEASUREMENTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     args = parser.parse_args()
@@ -661,10 +671,7 @@ def main() -> None:
             print(f"{value:>8}  {target:8}  {mark:7}  {row.name}  {row.detail}", flush=True)
         print(f"          ({measure.__name__}: {time.perf_counter() - start:.0f} s)", flush=True)
     if args.json:
-        with open(args.json, "w") as f:
-            out = [asdict(row) | {"met": row.met} for row in rows]
-            json.dump({**machine(), "quick": args.quick, "rows": out}, f, indent=1)
-            f.write("\n")
+        write(pathlib.Path(args.json), rows, args.quick)
     ray.shutdown()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.core.distribution.torch.torch_distribution import (
     TorchCategorical,
     TorchDiagGaussian,
@@ -19,45 +18,50 @@ from torch import Tensor
 _HALF_LOG_2PI = np.float32(0.5 * np.log(2 * np.pi))
 
 
-def draw(dist_cls: type, inputs: Tensor, *, mode: bool = False) -> tuple[Any, np.ndarray]:
+def draw(dist_cls: type, inputs: Tensor, rng: np.random.Generator | None) -> tuple[Any, np.ndarray]:
     """Actions and their log-probability under the policy that they are drawn from.
 
     Args:
         dist_cls: RLlib's distribution class of the policy.
         inputs: its inputs, `[B, ...]`.
-        mode: take the distribution's mode instead.
+        rng: what to draw with (a composite of distributions draws with torch's); None: take the
+            distribution's mode instead.
 
     Returns:
         Actions, arrays `[B, ...]` in the structure of the action space, and logp, `[B]`.
     """
     if dist_cls is TorchCategorical:
-        return _draw_categorical(inputs.cpu().numpy(), mode)
+        return _draw_categorical(inputs.cpu().numpy(), rng)
     if dist_cls is TorchDiagGaussian:
-        return _draw_gaussian(inputs.cpu().numpy(), mode)
+        return _draw_gaussian(inputs.cpu().numpy(), rng)
     dist = dist_cls.from_logits(inputs)  # type: ignore[attr-defined]
-    actions = dist.to_deterministic().sample() if mode else dist.sample()
+    actions = dist.to_deterministic().sample() if rng is None else dist.sample()
     return convert_to_numpy(actions), convert_to_numpy(dist.logp(actions))
 
 
-def _draw_categorical(logits: np.ndarray, mode: bool) -> tuple[np.ndarray, np.ndarray]:
+def _draw_categorical(
+    logits: np.ndarray, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
     z = logits - logits.max(-1, keepdims=True)
     cdf = np.exp(z).cumsum(-1)
     total = cdf[:, -1]
-    if mode:
+    if rng is None:
         actions = z.argmax(-1)
     else:
         # In float64: u * total, once rounded, must not reach an action of probability 0.
-        u = torch.rand(len(z), dtype=torch.float64).numpy()
+        u = rng.random(len(z))
         actions = (cdf > (u * total)[:, None]).argmax(-1)
     logp = z[np.arange(len(z)), actions] - np.log(total)
     return actions, logp.astype(np.float32)
 
 
-def _draw_gaussian(inputs: np.ndarray, mode: bool) -> tuple[np.ndarray, np.ndarray]:
+def _draw_gaussian(
+    inputs: np.ndarray, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
     mean, log_std = np.split(inputs, 2, axis=-1)
-    if mode:
+    if rng is None:
         actions, eps = mean, np.zeros_like(mean)
     else:
-        eps = torch.randn(mean.shape).numpy()
+        eps = rng.standard_normal(mean.shape, np.float32)
         actions = mean + np.exp(log_std) * eps
     return actions, -(0.5 * eps**2 + log_std + _HALF_LOG_2PI).sum(-1)

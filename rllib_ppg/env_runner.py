@@ -101,6 +101,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         super().make_module()
         if self.env is None:
             return  # in the driver, beside remote env runners
+        self._rng = np.random.default_rng(self._seed_sequence())
         keep_freed_memory()
         if len(self.env.single_observation_space.shape) == 3 and not self.config.in_evaluation:
             use_cpus_of_those_who_wait(self.config, self.config.num_env_runners)
@@ -248,8 +249,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             if random_actions:
                 actions = to_env = self.env.action_space.sample()
             else:
-                actions, rollout.logp[:, t] = self._act(obs, explore)
-                self._check_finite("log-probability", rollout.logp[:, t], t)
+                actions, logp = self._act(obs, explore)
+                self._check_finite("log-probability", logp, t)
+                rollout.logp[:, t] = logp
                 to_env = self._actions.for_env(
                     actions,
                     normalized=self.config.normalize_actions,
@@ -322,12 +324,17 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._episode_len = lengths[:, -1] - past_len
         return len(ends)
 
-    def _reset(self) -> None:
+    def _seed_sequence(self) -> np.random.SeedSequence:
+        """Of this env runner; without a seed in the config another one each time."""
+        if self.config.seed is None:
+            return np.random.SeedSequence()
         # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
+        return np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
+
+    def _reset(self) -> None:
         seed = None
         if self.config.seed is not None:
-            sequence = np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
-            seed = int(sequence.generate_state(1)[0] >> 1)
+            seed = int(self._seed_sequence().generate_state(1)[0] >> 1)
         self._obs, _ = self.env.reset(seed=seed)
         self.env.action_space.seed(seed)
         self._check_finite("observation", self._obs, 0)
@@ -351,9 +358,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         # evaluation mode, at every step.
         if explore:
             inputs = self.module._forward_exploration(batch)[Columns.ACTION_DIST_INPUTS]
-            return draw(self.module.get_exploration_action_dist_cls(), inputs)
+            return draw(self.module.get_exploration_action_dist_cls(), inputs, self._rng)
         inputs = self.module._forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
-        return draw(self.module.get_inference_action_dist_cls(), inputs, mode=True)
+        return draw(self.module.get_inference_action_dist_cls(), inputs, None)
 
     @staticmethod
     def _obs_moments(rollout: Rollout) -> Moments:

@@ -54,6 +54,11 @@ class FlattenAsInTraining(SingleAgentObservationPreprocessor):
 class DrawActions(ConnectorV2):
     """Draws actions as in training; RLlib's modes of composite actions have no one logp a state."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # RLlib has seeded numpy's own generator from the config's seed and the env runner's index.
+        self._rng = np.random.default_rng(np.random.randint(2**31))
+
     @override(ConnectorV2)
     def __call__(
         self, *, rl_module: RLModule, batch: dict[str, Any], explore: bool | None, **kwargs: Any
@@ -66,7 +71,7 @@ class DrawActions(ConnectorV2):
             )
             inputs = batch[Columns.ACTION_DIST_INPUTS]
             batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = draw(
-                dist_cls, inputs, mode=not explore
+                dist_cls, inputs, self._rng if explore else None
             )
         return batch
 

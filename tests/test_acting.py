@@ -13,13 +13,16 @@ from rllib_ppg.acting import draw
 from rllib_ppg.env_runner import BatchedEnvRunner
 
 
+def RNG():
+    return np.random.default_rng(0)
+
+
 def test_frequencies_and_logp_of_discrete_actions():
-    torch.manual_seed(0)
     pi = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
     B = 200_000
     with np.errstate(divide="ignore"):
         logits = torch.from_numpy(np.log(pi) + 3.0).expand(B, -1)
-    actions, logp = draw(TorchCategorical, logits)
+    actions, logp = draw(TorchCategorical, logits, RNG())
     frequencies = np.bincount(actions, minlength=5) / B
     assert frequencies[4] == 0
     assert frequencies[:4] == pytest.approx(pi[:4], abs=4 * np.sqrt(0.25 / B))
@@ -29,10 +32,9 @@ def test_frequencies_and_logp_of_discrete_actions():
 
 
 def test_moments_and_logp_of_gaussian_actions():
-    torch.manual_seed(0)
     mean, log_std, B = np.array([0.5, -2.0]), np.array([-1.0, 0.7]), 100_000
     inputs = torch.tensor([*mean, *log_std]).float().expand(B, -1)
-    actions, logp = draw(TorchDiagGaussian, inputs)
+    actions, logp = draw(TorchDiagGaussian, inputs, RNG())
     assert actions.dtype == logp.dtype == np.float32
     assert actions.mean(0) == pytest.approx(mean, abs=4 * np.exp(0.7) / np.sqrt(B))
     assert actions.std(0) == pytest.approx(np.exp(log_std), rel=0.02)
@@ -47,13 +49,13 @@ def test_moments_and_logp_of_gaussian_actions():
 
 def test_mode():
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    actions, logp = draw(TorchCategorical, logits, mode=True)
+    actions, logp = draw(TorchCategorical, logits, None)
     assert actions.tolist() == [1, 0]
     assert np.exp(logp) == pytest.approx(
         [np.exp(2) / (1 + np.exp(2) + np.e), np.exp(3) / (np.exp(3) + 2)]
     )
     mean, log_std = [0.5, -1.0], [0.0, np.log(2.0)]
-    actions, logp = draw(TorchDiagGaussian, torch.tensor([mean + log_std]), mode=True)
+    actions, logp = draw(TorchDiagGaussian, torch.tensor([mean + log_std]), None)
     assert actions == pytest.approx(np.array([mean]))
     assert logp == pytest.approx([-np.log(2 * np.pi) - np.log(2.0)])
 
