@@ -64,7 +64,7 @@ class Sizes:
         return self.rows * self.T
 
 
-QUICK = Sizes(rounds=1, T=16)
+QUICK = Sizes(rounds=1, T=8)
 
 
 @dataclass
@@ -397,56 +397,46 @@ def whole_run(sizes: Sizes) -> Iterator[Row]:
     )
 
 
-def micro_batches(sizes: Sizes) -> Iterator[Row]:
-    """Micro-batches and kept memory against whole minibatches; a bfloat16 auxiliary phase."""
+def learners(sizes: Sizes) -> Iterator[Row]:
+    """Whole runs with learners of other kinds: what micro-batches, precision and numbers give."""
     whole = sizes.states // sizes.num_mb
-    configs: dict[str, Any] = {
-        "whole minibatches": {"micro_batch_size": whole, "learner_class": WholeMinibatches},
-        "micro-batches": {},
-    }
-    if sizes is not QUICK:
-        configs["memory kept"] = {"micro_batch_size": whole}
     native = GPUS or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    one = {"num_learners": 1}
+    configs = {
+        "whole minibatches": ppg(
+            sizes, micro_batch_size=whole, learner_class=WholeMinibatches
+        ).learners(**one),
+        "micro-batches": ppg(sizes).learners(**one),
+    }
+    if not GPUS:
+        configs["two learners"] = ppg(sizes).learners(num_learners=2)
+    if sizes is not QUICK:
+        configs["memory kept"] = ppg(sizes, micro_batch_size=whole).learners(**one)
     if native:
-        configs["bfloat16"] = {"aux_precision": "bfloat16"}
-    times = train_in_turn(
-        sizes.rounds,
-        **{name: ppg(sizes, **kwargs).learners(num_learners=1) for name, kwargs in configs.items()},
-    )
+        configs["bfloat16"] = ppg(sizes, aux_precision="bfloat16").learners(**one)
+    times = train_in_turn(sizes.rounds, **configs)
     detail = {f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()}
+
+    def faster(than: str, name: str = "micro-batches") -> float | None:
+        return ratio(times[than], times[name]) if {than, name} <= times.keys() else None
+
     yield Row(
         "whole run, float32: micro-batches and memory kept / whole minibatches",
-        ratio(times["whole minibatches"], times["micro-batches"]),
+        faster("whole minibatches"),
         1.6,
         detail=detail,
     )
-    yield Row(
-        "the same, memory kept in both",
-        ratio(times["memory kept"], times["micro-batches"]) if "memory kept" in times else None,
-        detail=detail,
-    )
+    yield Row("the same, memory kept in both", faster("memory kept"))
     yield Row(
         "whole run: bfloat16 auxiliary phase / float32",
-        ratio(times["micro-batches"], times["bfloat16"]) if native else None,
+        faster("micro-batches", "bfloat16"),
         1.35,
         detail={} if native else {"why": "this CPU has no native bfloat16"},
     )
-
-
-def two_learners(sizes: Sizes) -> Iterator[Row]:
-    """Two learners of one thread each against one of two threads."""
-    if GPUS:
-        return
-    times = train_in_turn(
-        sizes.rounds,
-        one=ppg(sizes, 1).learners(num_learners=1),
-        two=ppg(sizes, 1).learners(num_learners=2),
-    )
     yield Row(
         "two learners with one thread each / one with two",
-        ratio(times["one"], times["two"]),
+        faster("micro-batches", "two learners"),
         0.95,
-        detail={f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()},
     )
 
 
@@ -456,6 +446,8 @@ def vectors(sizes: Sizes) -> Iterator[Row]:
         "CartPole": ("CartPole-v1", {}),
         "MuJoCo-sized": (Cheap, MUJOCO_SIZED),
     }
+    if sizes is QUICK:
+        del tasks["CartPole"]
     for name, (env, env_config) in tasks.items():
         shape = {"num_env_runners": 1, "num_envs_per_env_runner": 16}
         ours = (
@@ -605,8 +597,7 @@ MEASUREMENTS = (
     sampling_trivial,
     phases,
     whole_run,
-    micro_batches,
-    two_learners,
+    learners,
     vectors,
     memory,
     spilled,
