@@ -409,7 +409,7 @@ def own_bytes(learner: Any) -> int:
     states = getattr(learner, "_aux_states", None)
     if states is None:
         return 0
-    tensors = [c._tensor for name, c in states._columns.items() if name != "obs"]
+    tensors = states._others.values()
     return states._valid.nbytes + sum(t.numel() * t.element_size() for t in tensors)
 
 
