@@ -80,6 +80,17 @@ class Bare:
                 ((L_aux + KL + L_value) / len(index)).backward()
             self.adam.step()
 
+    def policy_phase(self, obs: Tensor, num_minibatches: int, T: int) -> None:
+        """The passes of an iteration's policy phase, E_pi = E_V = 1."""
+        self.values(obs)
+        self.policy_epoch(obs, shuffled(len(obs), num_minibatches, T, self.device))
+
+    def aux_phase(self, obs: Tensor, num_minibatches: int, T: int, e_aux: int) -> None:
+        """The passes of an auxiliary phase."""
+        pi_old = self.logits(obs)
+        for _ in range(e_aux):
+            self.aux_epoch(obs, pi_old, shuffled(len(obs), num_minibatches, T, self.device))
+
     @torch.no_grad()
     def sample(self, env: object, obs: np.ndarray, T: int) -> np.ndarray:
         """T steps of a vector env: forward pass, draw, step; nothing is kept."""

@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-MET, MISSED, NEUTRAL = "#2b7a78", "#c8553d", "#9a9a9a"
+MET, MISSED = "#2b7a78", "#c8553d"
 
 
 def main(source: str, target: str) -> None:

@@ -23,7 +23,7 @@ import ray
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 
 from benchmarks.envs import FRAMES, Cheap
-from benchmarks.throughput import machine
+from benchmarks.throughput import in_store, machine
 from rllib_ppg import PPGConfig
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.minibatches import Segments, number_rows, shard_cuts
@@ -411,12 +411,6 @@ def own_bytes(learner: Any) -> int:
         return 0
     tensors = states._others.values()
     return states._valid.nbytes + sum(t.numel() * t.element_size() for t in tensors)
-
-
-def in_store(refs: list[Any]) -> int:
-    """Bytes of the objects in the object store."""
-    ray.wait(refs, num_returns=len(refs))
-    return sum(w["object_size"] for w in ray.experimental.get_object_locations(refs).values())
 
 
 def store_usage() -> float:

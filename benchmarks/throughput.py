@@ -33,7 +33,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 import rllib_ppg.learner
-from benchmarks.bare import ACTIONS, Bare, shuffled
+from benchmarks.bare import ACTIONS, Bare
 from benchmarks.envs import FRAMES, MUJOCO_SIZED, Cheap
 from rllib_ppg import PPGCallback, PPGConfig
 from rllib_ppg.cpu import keep_freed_memory
@@ -259,7 +259,7 @@ def best_bare(obs: torch.Tensor) -> Bare:
 
 def phases(sizes: Sizes) -> Iterator[Row]:
     """The learner's phases against the same passes in bare loops, on the same data."""
-    config, S, T = ppg(sizes, 0), sizes.states, sizes.T
+    config, S = ppg(sizes, 0), sizes.states
     spaces = {DEFAULT_MODULE_ID: (FRAMES["observation_space"], FRAMES["action_space"])}
     learner = PPGTorchLearner(
         config=config, module_spec=config.get_multi_rl_module_spec(spaces=spaces)
@@ -280,13 +280,10 @@ def phases(sizes: Sizes) -> Iterator[Row]:
             learner.aux_epoch(epoch)
 
     def bare_policy() -> None:
-        bare.values(obs)
-        bare.policy_epoch(obs, shuffled(S, sizes.num_mb, T, DEVICE))
+        bare.policy_phase(obs, sizes.num_mb, sizes.T)
 
     def bare_aux() -> None:
-        pi_old = bare.logits(obs)
-        for _ in range(sizes.e_aux):
-            bare.aux_epoch(obs, pi_old, shuffled(S, sizes.num_mb, T, DEVICE))
+        bare.aux_phase(obs, sizes.num_mb, sizes.T, sizes.e_aux)
 
     times = in_turn(sizes.rounds, bare=bare_policy, ours=policy)
     yield Row(
@@ -371,11 +368,8 @@ def whole_run(sizes: Sizes) -> Iterator[Row]:
 
     def parts() -> None:
         bare.sample(env, first, T)
-        bare.values(obs)
-        bare.policy_epoch(obs, shuffled(S, sizes.num_mb, T, DEVICE))
-        pi_old = bare.logits(obs)
-        for _ in range(E):
-            bare.aux_epoch(obs, pi_old, shuffled(S, sizes.num_mb, T, DEVICE))
+        bare.policy_phase(obs, sizes.num_mb, T)
+        bare.aux_phase(obs, sizes.num_mb, T, E)
 
     ours, theirs = ppg(sizes).build_algo(), ppo(sizes, num_epochs=1 + E).build_algo()
     ours.train()
@@ -496,7 +490,7 @@ class Memory(PPGCallback):
     def on_aux_epoch_end(self, *, algorithm: Any, epoch: int, **kwargs: Any) -> None:
         """Runs in the driver, while learners wait."""
         entries = [e for it in algorithm._replay.iterations for e in it]
-        Memory.stored = [sum(e.info.states for e in entries), sum(e.info.nbytes for e in entries)]
+        Memory.stored = algorithm._replay.nbytes
         Memory.in_store = in_store([e.ref for e in entries])
         Memory.restored.append(restored_bytes())
         Memory.driver.append(own_bytes())
@@ -512,8 +506,8 @@ def restored_bytes() -> int:
 
 def in_store(refs: list[Any]) -> int:
     """Bytes of the objects in the object store."""
-    where = ray.experimental.get_object_locations(refs)
-    return sum(w["object_size"] for w in where.values())
+    ray.wait(refs, num_returns=len(refs))
+    return sum(w["object_size"] for w in ray.experimental.get_object_locations(refs).values())
 
 
 def frames_run(n_pi: int, e_aux: int = 1) -> PPGConfig:
@@ -543,7 +537,7 @@ def memory(sizes: Sizes) -> Iterator[Row]:
             algo.train()
         algo.stop()
         peaks[n_pi] = max(Memory.driver) - before, max(Memory.learner)
-        stored[n_pi] = Memory.stored[1]
+        stored[n_pi] = Memory.stored
     growth, more = stored[many] - stored[few], peaks[many][1] - peaks[few][1]
     raw = many * 8 * 256 * 12_288
     yield Row(
@@ -579,13 +573,13 @@ def spilled(sizes: Sizes) -> Iterator[Row]:
     for _ in range(17):
         algo.train()
     algo.stop()
-    restored, used = Memory.restored[-1] - Memory.restored[0], e_aux * Memory.stored[1]
+    restored, used = Memory.restored[-1] - Memory.restored[0], e_aux * Memory.stored
     yield Row(
         "replay list 3x the object store: bytes restored from disk / bytes used",
         restored / used,
         1.2,
         at_least=False,
-        detail={"list / store": round(Memory.stored[1] / store, 2), "MB": round(restored / 1e6)},
+        detail={"list / store": round(Memory.stored / store, 2), "MB": round(restored / 1e6)},
     )
 
 

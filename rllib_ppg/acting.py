@@ -1,6 +1,6 @@
-"""Drawing actions from a policy; done at every step, so in few operations.
+"""Drawing actions from a policy; done at every step, so in few operations, and numpy's.
 
-numpy's cost half of torch's for arrays as small as a step's.
+For arrays as small as a step's, what an operation costs is the call.
 """
 
 from __future__ import annotations

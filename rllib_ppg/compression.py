@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import lz4.block
@@ -35,6 +36,6 @@ class Compressed:
 
     def array(self) -> np.ndarray:
         """The array again; writable."""
-        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        size = math.prod(self.shape) * self.dtype.itemsize
         data = lz4.block.decompress(self.data, uncompressed_size=size, return_bytearray=True)
         return np.frombuffer(data, self.dtype).reshape(self.shape)

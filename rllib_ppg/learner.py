@@ -60,8 +60,8 @@ AUX_OPTIMIZER = "aux"
 
 PRECISIONS = ("float32", "bfloat16")
 
-# Pixels that go through the CNN at once: 64 frames of 64 x 64 on a CPU, whose cache more of them
-# fall out of, and 4,096 on a GPU.
+# Pixels that go through the CNN at once. On a CPU 64 frames of 64 x 64: the arrays of more are too
+# large to be kept between layers (`cpu.py`). On a GPU 4,096.
 _CPU_PIXELS, _GPU_PIXELS = 2**18, 2**24
 
 Batch = dict[str, Tensor]
@@ -366,6 +366,13 @@ class PPGTorchLearner(TorchLearner):
         others = {"V_targ": torch.from_numpy(V_targ).to(self._device), "pi_old": pi_old}
         self._aux = phase
         self._aux_states = self._states(Observations(reader), others, valid, rows)
+        numbers = number_rows(phase.rows_per_iteration)
+        self._aux_segments = Segments(
+            [numbers[iteration][info.rows] for _, iteration, info in phase.blocks],
+            sum(phase.rows_per_iteration),
+            T,
+            config.segment_length or T,
+        )
 
     def aux_epoch(self, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -380,15 +387,11 @@ class PPGTorchLearner(TorchLearner):
             FloatingPointError: A gradient is NaN or infinite.
         """
         config, phase = self.config, self._aux
-        numbers = number_rows(phase.rows_per_iteration)
-        rows = [numbers[iteration][info.rows] for _, iteration, info in phase.blocks]
-        T = config.rollout_fragment_length
-        segments = Segments(rows, sum(map(len, numbers)), T, config.segment_length or T)
         num_minibatches = config.num_aux_minibatches * len(phase.rows_per_iteration)
         metrics = self._epoch(
             f"auxiliary phase, epoch {epoch + 1}",
             self._aux_states,
-            segments.epoch((phase.seed, epoch), num_minibatches),
+            self._aux_segments.epoch((phase.seed, epoch), num_minibatches),
             self.aux_loss,
             {
                 "vf_aux_loss": 1.0,
@@ -402,7 +405,7 @@ class PPGTorchLearner(TorchLearner):
         )
         if epoch == config.e_aux - 1:
             self._weights_seq_no += 1
-            del self._aux, self._aux_states
+            del self._aux, self._aux_states, self._aux_segments
         return self._log({f"aux/{name}": value for name, value in metrics.items()})
 
     def aux_loss(self, batch: Batch) -> Terms:

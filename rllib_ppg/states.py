@@ -2,7 +2,7 @@
 
 The states are numbered 0.. over the learner's blocks of rows, one after the other. A column is
 one tensor on the device; but observations may lie in blocks that are opened when states of them
-are asked for (`Streamed`): images on a CPU, or more of them than a GPU has room for.
+are asked for (`Streamed`): more than 64 MB of them on a CPU, or than a GPU has room for.
 
 Batches may share their memory with what is stored, and are not to be written to.
 """
