@@ -10,6 +10,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
+from rllib_ppg.compression import Compressed
 from tests.envs import Counting, NextStepCounting
 
 
@@ -250,8 +251,28 @@ def test_a_remote_learners_checkpoint(build, tmp_path):
         build(longer).restore_from_path(path)
 
 
+@pytest.mark.parametrize("then", [None, "lz4"])
+def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
+    """It holds them as they are, for a run with or without compression."""
+    algo = build(small(replay_compression="lz4"))
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    restored = build(small(runners=0, replay_compression=then))
+    restored.restore_from_path(path)
+    (saved,), (loaded,) = algo._replay.iterations, restored._replay.iterations
+    for a, b in zip(saved, loaded, strict=True):
+        kept = ray.get(b.ref)
+        assert isinstance(kept.obs, Compressed) == (then == "lz4")
+        np.testing.assert_array_equal(kept.opened().obs, ray.get(a.ref).opened().obs)
+    assert restored.train()["ppg"]["num_aux_phases_lifetime"] == 1
+
+
 def test_what_is_no_checkpoint(build, tmp_path):
     algo = build(small())
+    state = algo.get_state()
+    del state["ppg"]["replay_layout"]
+    with pytest.raises(ValueError, match="earlier version"):
+        algo.set_state(state)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         algo.restore_from_path(tmp_path)
 

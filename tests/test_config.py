@@ -59,6 +59,7 @@ def test_each_setting_reaches_the_config():
         "arch": "shared", "detach_vf_in_aux_phase": False, "lambda_": 0.5, "clip_param": 0.1,
         "kl_penalty": 1.0, "entropy_coeff": 0.0, "vf_loss_coeff": 0.5, "normalize_rewards": False,
         "replay_may_spill": True, "micro_batch_size": 7, "gamma": 0.5, "lr": 1e-5,
+        "replay_compression": "lz4", "policy_precision": "bfloat16", "aux_precision": "bfloat16",
     }  # fmt: skip
     config = PPGConfig().training(**changed)
     assert {k: getattr(config, k) for k in changed} == changed
@@ -123,6 +124,12 @@ def test_unknown_training_setting():
         ({"segment_length": 5}, ["segment_length=5", "rollout_fragment_length=32"]),
         ({"segment_length": 0}, ["segment_length", "at least 1"]),
         ({"micro_batch_size": "big"}, ["micro_batch_size", "'auto'"]),
+        (
+            {"policy_precision": "bf16"},
+            ["policy_precision is one of float32, bfloat16", "bfloat16"],
+        ),
+        ({"aux_precision": "float16"}, ["aux_precision is one of", "did you mean 'bfloat16'"]),
+        ({"replay_compression": "zip"}, ["replay_compression is None or 'lz4', not 'zip'"]),
         ({"num_minibatches": 3}, ["8 rows", "num_minibatches=3", "1, 2, 4, 8"]),
         ({"num_aux_minibatches": 16}, ["8 rows", "num_aux_minibatches=16", "segment_length"]),
         ({"train_batch_size_per_learner": 999}, ["999", "256 env steps an iteration"]),

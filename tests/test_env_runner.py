@@ -222,6 +222,24 @@ def test_nan_observation_names_the_place(nan_at):
         runner.sample_rollout(1)
 
 
+@pytest.mark.parametrize("env", [Counting, NextStepCounting])
+def test_nan_reward_names_the_place_and_ends_the_episodes(env, monkeypatch):
+    step, lives = Counting.step, []
+
+    def nan_once(self, action):
+        obs, reward, *rest = step(self, action)
+        lives.append(self.life)
+        return obs, float("nan") if len(lives) == 4 else reward, *rest
+
+    monkeypatch.setattr(Counting, "step", nan_once)
+    runner = make_runner(env, N=1, length=5)
+    with pytest.raises(ValueError, match=r"NaN or infinite reward from env 0 .* step 3 of the"):
+        runner.sample_rollout(1)
+    _, r = runner.sample_rollout(1)  # from new episodes: what was cut off does not go on
+    assert r.obs[0, :, 0].tolist()[:5] == [0, 1, 2, 3, 4]
+    assert r.valid[0, :5].all() and r.terminated[0, 4]
+
+
 def test_a_failing_env_is_an_error_or_made_anew():
     with pytest.raises(EnvStepError, match="the cable broke"):
         make_runner(N=1, fail_at=4).sample_rollout(1)
