@@ -1,6 +1,6 @@
 """What a phase of PPG moves, holds and waits for, by the number of learners and env runners.
 
-    python -m benchmarks.scaling [--check] [--json FILE] [--bandwidth 1.25e9 ...]
+    python -m benchmarks.scaling [--check] [--bandwidth 1.25e9 ...]
 
 A model, not a measurement: bytes and counts follow from the code, seconds from `Hardware`, whose
 values are assumptions until you put in your own. `--check` trains a tiny PPG and puts the model's
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import pairwise
@@ -23,11 +23,10 @@ import ray
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 
 from benchmarks.envs import FRAMES, Cheap
-from benchmarks.throughput import in_store, machine
+from benchmarks.throughput import in_store, machine, start_ray
 from rllib_ppg import PPGConfig
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.minibatches import Segments, number_rows, shard_cuts
-from rllib_ppg.phases import AuxPhase
 from rllib_ppg.ppg import PPG
 from rllib_ppg.replay import rows_per_block
 
@@ -149,10 +148,7 @@ class Run:
 
     @property
     def own_bytes(self) -> int:
-        """A learner's own memory beside the networks, in an auxiliary phase: pi_old, V_targ, valid.
-
-        For a moment, when the parts are put together, it is twice that.
-        """
+        """A learner's own memory in an auxiliary phase, networks aside: pi_old, V_targ, valid."""
         return self.n_pi * self.states * (4 * ACTIONS + 4 + 1) // self.learners
 
     def store_bytes(self, copies: float = 2) -> float:
@@ -336,26 +332,6 @@ def print_tables(hw: Hardware) -> None:
         table(["learners \\ env runners x envs", *head], rows)
 
 
-def as_dicts(hw: Hardware) -> Iterator[dict[str, Any]]:
-    """Every cell of the tables in full."""
-    for mode, (make, _) in MODES.items():
-        for n in LEARNERS:
-            for r in RUNNERS:
-                run = make(n, r)
-                name, rate = run.bottleneck(hw)
-                yield {
-                    "mode": mode,
-                    "env_runners": r,
-                    **asdict(run),
-                    "env_steps_per_s": round(rate, 1),
-                    "most_time": name,
-                    "seconds": {k: round(v, 2) for k, v in run.seconds(hw).items()},
-                    "store_bytes": int(run.store_bytes()),
-                    "own_bytes": run.own_bytes,
-                    "references": run.references,
-                }
-
-
 # -- The check ---------------------------------------------------------------------------------
 
 
@@ -394,8 +370,6 @@ class Watched(PPG):
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
         seen["broadcast"] = in_store([ray.put(state[DEFAULT_MODULE_ID])])
-        phase = AuxPhase(0, self._replay.of_learner(0), self._replay.rows_per_iteration())
-        seen["told"] = in_store([ray.put(phase)]) / len(phase.blocks)
 
     def _on_aux_epoch_end(self, epoch: int) -> None:
         if epoch:
@@ -496,38 +470,23 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="PPG's bytes, counts and waits: a model")
     parser.add_argument("--check", action="store_true", help="compare with a tiny run")
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
     for f in fields(Hardware):
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=None)
     args = parser.parse_args()
     given = {f.name: getattr(args, f.name) for f in fields(Hardware)}
     hw = replace(Hardware(), **{k: v for k, v in given.items() if v is not None})
     print_tables(hw)
-    out: dict[str, Any] = {"assumed": asdict(hw), "model": list(as_dicts(hw))}
     if args.check:
-        out |= machine()
         print(json.dumps(machine()))
-        ray.init(
-            address="local", num_cpus=8, include_dashboard=False, log_to_driver=False,
-            logging_level="ERROR",
-        )  # fmt: skip
+        start_ray()
         start = time.perf_counter()
-        rows = check()
-        out["check"] = [{"what": w, "model": m, "measured": x} for w, m, x in rows]
         table(
             ["learners + env runners: what", "model", "measured", "measured / model"],
-            [[what, f"{m:,.0f}", f"{x:,.0f}", f"{x / m:.3f}"] for what, m, x in rows],
+            [[what, f"{m:,.0f}", f"{x:,.0f}", f"{x / m:.3f}"] for what, m, x in check()],
         )
-        per_ref = driver_seconds()
-        print(f"driver: {per_ref * 1e6:.0f} us of CPU a reference")
-        print(f"told to a learner about a block: {Watched.seen['told']:.0f} bytes")
+        print(f"driver: {driver_seconds() * 1e6:.0f} us of CPU a reference")
         print(f"({time.perf_counter() - start:.0f} s)")
-        out |= {"driver_ref_measured": per_ref, "bytes_told_a_block": Watched.seen["told"]}
         ray.shutdown()
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(out, file, indent=1)
-            file.write("\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks.throughput import TinyModule
 from rllib_ppg import PPGCallback, PPGConfig, states
 from rllib_ppg.compression import Compressed
 from rllib_ppg.cpu import available_cpus
+from rllib_ppg.env_runner import BatchedEnvRunner
 from rllib_ppg.impala_cnn import ImpalaCNN
 from rllib_ppg.phases import PolicyPhase
 from rllib_ppg.replay import BlockReader, ReplayBlock, rows_per_block
@@ -244,6 +245,17 @@ def test_freed_memory_is_kept():
 
     given_back, kept = faults("-"), faults("keep")
     assert kept < given_back / 10
+
+
+def test_learners_and_env_runners_keep_it(monkeypatch):
+    told = []
+    for where in ("learner", "env_runner"):
+        name = f"rllib_ppg.{where}.keep_freed_memory"
+        monkeypatch.setattr(name, lambda where=where: told.append(where))
+    make_learner()
+    config = PPGConfig().environment("CartPole-v1").env_runners(num_envs_per_env_runner=1)
+    BatchedEnvRunner(config=config, worker_index=1).stop()
+    assert told == ["learner", "env_runner"]
 
 
 @pytest.mark.skipif(available_cpus() == 1, reason="there is nobody to take CPUs from")
