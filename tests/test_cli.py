@@ -1,7 +1,6 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,7 @@ import pytest
 from rllib_ppg.cli import main, train
 from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.experiment import Experiment
-
-RLLIB = str(Path(sys.executable).parent / "rllib")
+from tests.command import run
 
 
 def experiment_from(command_line):
@@ -32,7 +30,7 @@ def program(request, monkeypatch):
 @pytest.fixture
 def quiet_main(monkeypatch):
     """`main` without what it does to this process's logging, environment and warnings."""
-    monkeypatch.setattr(train, "_keep_quiet", lambda verbose: None)
+    monkeypatch.setattr(train, "keep_quiet", lambda verbose: None)
     return main
 
 
@@ -197,10 +195,6 @@ def test_an_interrupted_run_goes_on_to_its_own_stop(capsys, program):
         f"{program} train file x --stop 'training_iteration: 4' --seed 1 "
         "--restore /results/trial/checkpoint_000000"
     )
-
-
-def run(*words):
-    return subprocess.run([RLLIB, *words], capture_output=True, text=True, timeout=120)
 
 
 def test_a_run_too_large_for_the_machine_ends_at_once():

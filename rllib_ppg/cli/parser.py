@@ -1,15 +1,16 @@
-"""The command line's options."""
+"""The command line as a whole: one sub-command after the other, and how mistyping is met."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from rllib_ppg.cli import train
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.experiment_file import parse_yaml
+
+COMMANDS = (train,)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -21,27 +22,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rllib-ppg {version('rllib-ppg')}")
     parser.set_defaults(main=_no_command)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser)
-
-    about = "train an algorithm on an environment, or run an experiment file"
-    parser_train = commands.add_parser(
-        "train",
-        help=about,
-        description=about.capitalize() + ".",
-        usage="rllib train --algo NAME --env ID [options]\n       rllib train file FILE [options]",
-    )
-    parser_train.set_defaults(main=train.main)
-    _add_train_options(parser_train)
-
-    sources = parser_train.add_subparsers(metavar="file")
-    about = "run an experiment file; the options above, if given, override what it says"
-    parser_file = sources.add_parser(
-        "file",
-        help=about,
-        description=about.capitalize() + ".",
-        usage="rllib train file FILE [options]",
-    )
-    parser_file.add_argument("file", help="a .yaml file, or the name of a shipped example")
-    _add_train_options(parser_file)
+    for command in COMMANDS:
+        command.add_parser(commands)
     return parser
 
 
@@ -65,7 +47,7 @@ class _CommandParser(_Parser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str], namespace: Any = None
     ) -> Any:
-        options = self._option_string_actions
+        options = option_names(self)
         for word in (word.split("=")[0] for word in args if word.startswith("--")):
             if word not in options:
                 hint = did_you_mean(word, options) or f"; see {self.prog} --help"
@@ -73,69 +55,19 @@ class _CommandParser(_Parser):
         return super().parse_known_args(args, namespace)
 
 
-def _add_train_options(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what to train")
-    what.add_argument(
-        "--algo", "--run", "-a", "-r", metavar="NAME", help="PPG, or one of RLlib's own, as in PPO"
-    )
-    what.add_argument("--env", "-e", metavar="ID", help="a gymnasium id, as in procgen-coinrun-v0")
-    what.add_argument(
-        "--config",
-        "-c",
-        type=_mapping,
-        metavar="{...}",
-        help="the algorithm's config as JSON or YAML, as in '{\"n_pi\": 4}'",
-    )
-    what.add_argument("--seed", type=int, metavar="N", help="the config's seed")
-    what.add_argument(
-        "--num-samples", type=int, metavar="N", help="how often to run the config or its grid (1)"
-    )
-
-    how_long = parser.add_argument_group("for how long, and what to keep")
-    how_long.add_argument(
-        "--stop",
-        "-s",
-        type=_mapping,
-        metavar="{...}",
-        help="results at which to stop, as in '{\"num_env_steps_sampled_lifetime\": 100000}'",
-    )
-    how_long.add_argument(
-        "--checkpoint-freq", type=int, metavar="N", help="save every N iterations (never)"
-    )
-    how_long.add_argument(
-        "--checkpoint-at-end", action=argparse.BooleanOptionalAction, help="save at the end (no)"
-    )
-    how_long.add_argument("--restore", metavar="PATH", help="go on from this checkpoint")
-    how_long.add_argument("--storage-path", metavar="PATH", help="where results go (~/ray_results)")
-    how_long.add_argument(
-        "--experiment-name", "-n", metavar="NAME", help="their folder's name (algorithm and date)"
-    )
-
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="a Ray cluster (the one that runs here, or a new one)",
-    )
-    where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
-    where.add_argument(
-        "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
-    )
-
-    parser.add_argument(
-        "-v",
-        dest="verbose",
-        action="count",
-        help="show Ray's logs and the workers' output; -vv: and tracebacks",
-    )
+def option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Returns the names of a parser's options, those of its sub-commands included."""
+    names = set(parser._option_string_actions)
+    for sub in sub_parsers(parser).values():
+        names |= option_names(sub)
+    return names
 
 
-def _mapping(text: str) -> Mapping[str, Any]:
-    """Parses the value of --config or --stop."""
-    try:
-        value = parse_yaml(text, "it")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if not isinstance(value, Mapping):
-        raise argparse.ArgumentTypeError(f"it must be a mapping as in '{{\"a\": 1}}', not {text!r}")
-    return value
+def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Returns the parsers of a parser's sub-commands by their names."""
+    return {
+        name: sub
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, sub in action.choices.items()
+    }

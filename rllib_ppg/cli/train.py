@@ -9,15 +9,91 @@ import os
 import shlex
 import shutil
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.cli import exit_code
+from rllib_ppg.cli.options import add_verbose, mapping
+from rllib_ppg.cli.quiet import keep_quiet
 from rllib_ppg.experiment import Experiment
 
 if TYPE_CHECKING:
     from ray.tune import Result, ResultGrid
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `rllib train`, and `rllib train file` below it."""
+    about = "train an algorithm on an environment, or run an experiment file"
+    parser = commands.add_parser(
+        "train",
+        help=about,
+        description=about.capitalize() + ".",
+        usage="rllib train --algo NAME --env ID [options]\n       rllib train file FILE [options]",
+    )
+    parser.set_defaults(main=main)
+    add_options(parser)
+    about = "run an experiment file; the options above, if given, override what it says"
+    parser_file = parser.add_subparsers(metavar="file").add_parser(
+        "file",
+        help=about,
+        description=about.capitalize() + ".",
+        usage="rllib train file FILE [options]",
+    )
+    parser_file.add_argument("file", help="a .yaml file, or the name of a shipped example")
+    add_options(parser_file)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what to train, for how long, and where."""
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--algo", "--run", "-a", "-r", metavar="NAME", help="PPG, or one of RLlib's own, as in PPO"
+    )
+    what.add_argument("--env", "-e", metavar="ID", help="a gymnasium id, as in procgen-coinrun-v0")
+    what.add_argument(
+        "--config",
+        "-c",
+        type=mapping,
+        metavar="{...}",
+        help="the algorithm's config as JSON or YAML, as in '{\"n_pi\": 4}'",
+    )
+    what.add_argument("--seed", type=int, metavar="N", help="the config's seed")
+    what.add_argument(
+        "--num-samples", type=int, metavar="N", help="how often to run the config or its grid (1)"
+    )
+
+    how_long = parser.add_argument_group("for how long, and what to keep")
+    how_long.add_argument(
+        "--stop",
+        "-s",
+        type=mapping,
+        metavar="{...}",
+        help="results at which to stop, as in '{\"num_env_steps_sampled_lifetime\": 100000}'",
+    )
+    how_long.add_argument(
+        "--checkpoint-freq", type=int, metavar="N", help="save every N iterations (never)"
+    )
+    how_long.add_argument(
+        "--checkpoint-at-end", action=argparse.BooleanOptionalAction, help="save at the end (no)"
+    )
+    how_long.add_argument("--restore", metavar="PATH", help="go on from this checkpoint")
+    how_long.add_argument("--storage-path", metavar="PATH", help="where results go (~/ray_results)")
+    how_long.add_argument(
+        "--experiment-name", "-n", metavar="NAME", help="their folder's name (algorithm and date)"
+    )
+
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="a Ray cluster (the one that runs here, or a new one)",
+    )
+    where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
+    where.add_argument(
+        "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
+    )
+
+    add_verbose(parser)
 
 
 def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -35,7 +111,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """
     options = vars(args)
     verbose = options.get("verbose", 0)
-    _keep_quiet(verbose)
+    keep_quiet(verbose)
     experiment = experiment_from(options)
     experiment.validate()
 
@@ -101,21 +177,6 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
         storage_path=options.get("storage_path"),
         restore=options.get("restore"),
     )
-
-
-def _keep_quiet(verbose: int) -> None:
-    """Leaves the terminal to this command's own lines, and with -v to everybody."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Tune's newer output prints its banner at every verbosity, the older one keeps to verbose=0.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    if verbose:
-        return
-    for name in ("ray", "ray.rllib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Tune logs the traceback of a failed trial; it is in the error file that we name.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # Nothing that a user of this command could act on.
-    warnings.filterwarnings("ignore", module=r"(ray|gym|gymnasium|gym3|torch|procgen)(\.|$)")
 
 
 def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:

@@ -1,0 +1,30 @@
+"""What the options of several sub-commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from rllib_ppg.experiment_file import parse_yaml
+
+
+def mapping(text: str) -> Mapping[str, Any]:
+    """Parses the value of an option that takes JSON or YAML, such as --config."""
+    try:
+        value = parse_yaml(text, "it")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not isinstance(value, Mapping):
+        raise argparse.ArgumentTypeError(f"it must be a mapping as in '{{\"a\": 1}}', not {text!r}")
+    return value
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Adds -v and -vv."""
+    parser.add_argument(
+        "-v",
+        dest="verbose",
+        action="count",
+        help="show Ray's logs and the workers' output; -vv: and tracebacks",
+    )
