@@ -1,6 +1,6 @@
-"""Experiments: a YAML file or the command line's options, checked, as the arguments of a Tuner.
+"""Experiments: a file or the command line's options, checked, as the arguments of a Tuner.
 
-A file is in RLlib's classic form, one experiment under its name::
+A YAML file is in RLlib's classic form, one experiment under its name::
 
     my-experiment:
       run: PPG
@@ -8,25 +8,46 @@ A file is in RLlib's classic form, one experiment under its name::
       stop: {num_env_steps_sampled_lifetime: 1000000}
       num_samples: 1
       checkpoint_config: {checkpoint_at_end: true}
+      scheduler: async_hyperband
+      scheduler_config: {time_attr: num_env_steps_sampled_lifetime, max_t: 1000000}
       config: {n_pi: 32, env_config: {distribution_mode: easy}}
+
+A Python file has `config`, an `AlgorithmConfig` or a dict, and whichever of the other keys it needs
+as variables of those names; its experiment is called as the file is. It is code, and it is run.
 """
 
 from __future__ import annotations
 
+import inspect
+import os
+import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
+import yaml
+
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.experiment_file import find_experiment_file, import_experiment_file, parse_yaml
 
 if TYPE_CHECKING:
     from ray import tune
     from ray.rllib.algorithms import Algorithm, AlgorithmConfig
     from ray.rllib.callbacks.callbacks import RLlibCallback
+    from ray.tune.schedulers import TrialScheduler
 
-_FILE_KEYS = ("run", "env", "stop", "num_samples", "checkpoint_config", "config")
+_FILE_KEYS = (
+    "run",
+    "env",
+    "stop",
+    "num_samples",
+    "checkpoint_config",
+    "scheduler",
+    "scheduler_config",
+    "config",
+)
 _CHECKPOINT_KEYS = (
     "checkpoint_at_end",
     "checkpoint_frequency",
@@ -34,6 +55,8 @@ _CHECKPOINT_KEYS = (
     "checkpoint_score_order",
     "num_to_keep",
 )
+# The result that says how well a policy does, by the name that Tune gives nested results.
+EPISODE_RETURN_MEAN = "env_runners/episode_return_mean"
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,10 @@ class Experiment:
             which a trial ends, whichever comes first; empty: it trains until interrupted.
         num_samples: How often the whole grid is run.
         checkpoint_config: Arguments of `ray.tune.CheckpointConfig`.
+        scheduler: What ends or changes trials on the way: a Tune scheduler, or its name as
+            `ray.tune.create_scheduler` knows it; None runs each to its stop.
+        scheduler_config: Arguments of the scheduler of that name. Its `metric` and `mode` are the
+            mean return and "max" unless they are given.
         storage_path: Where the results go, a folder or a URI; None means `~/ray_results`.
         restore: A checkpoint to start from.
     """
@@ -59,34 +86,27 @@ class Experiment:
     stop: Mapping[str, float] = field(default_factory=dict)
     num_samples: int = 1
     checkpoint_config: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: str | TrialScheduler | None = None
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     storage_path: str | None = None
     restore: str | None = None
 
     @classmethod
     def from_file(cls, file: str | Path) -> Experiment:
-        """Reads an experiment file.
+        """Reads an experiment file; one that is Python is run.
 
         Args:
-            file: The path of a `.yaml` or `.yml` file, or the name of a shipped example.
+            file: The path of a `.yaml`, `.yml` or `.py` file, or the name of a shipped example.
 
         Raises:
             ValueError: If there is no such file, it is not in the form above, or it has a key that
                 experiments don't have.
         """
         path = find_experiment_file(file)
-        content = _mapping(parse_yaml(path.read_text(), str(path)), str(path))
-        if len(content) != 1:
-            raise ValueError(
-                f"{path} must hold one experiment, `name: {{run: ..., env: ..., ...}}`, "
-                f"it holds {len(content)}"
-            )
-        [(name, body)] = content.items()
-        body = _mapping(body, f"experiment {name} in {path}")
-        _reject_unknown(body, _FILE_KEYS, f"experiment {name} in {path}")
-        if not isinstance(body.get("run"), str):
-            raise ValueError(
-                f"experiment {name} in {path} must name its algorithm, as in `run: PPG`"
-            )
+        if path.suffix == ".py":
+            name, body = path.stem, _read_python(path)
+        else:
+            name, body = _read_yaml(path)
         config = dict(_mapping(body.get("config"), f"config in {path}"))
         if "env" in body:
             if config.get("env", body["env"]) != body["env"]:
@@ -97,14 +117,43 @@ class Experiment:
             config["env"] = body["env"]
         return cls(
             run=body["run"],
-            name=str(name),
+            name=name,
             config=config,
             stop=_mapping(body.get("stop"), f"stop in {path}"),
             num_samples=body.get("num_samples", 1),
             checkpoint_config=_mapping(
                 body.get("checkpoint_config"), f"checkpoint_config in {path}"
             ),
+            scheduler=body.get("scheduler"),
+            scheduler_config=_mapping(body.get("scheduler_config"), f"scheduler_config in {path}"),
         )
+
+    def to_yaml(self) -> tuple[str, list[str]]:
+        """Returns the experiment file that says the same, as far as it is data.
+
+        Returns:
+            The YAML, and the names of what is no data (classes, functions, search spaces of Tune's)
+            and stands there as text.
+        """
+        body = {key: getattr(self, key) for key in _FILE_KEYS if key != "env"}
+        defaults = {**vars(Experiment(run="")), "config": None}
+        not_data: list[str] = []
+        given = {k: v for k, v in body.items() if v != defaults[k]}
+        data = _as_data(given, not_data)
+        return yaml.safe_dump({self.name or self.run: data}, sort_keys=False), not_data
+
+    def with_seed(self) -> Experiment:
+        """Returns this experiment with a seed drawn for each sample, unless it has one already.
+
+        So the config that a run leaves behind is enough to repeat it.
+        """
+        if self.config.get("seed") is not None:
+            return self
+        if self.num_samples == 1:
+            return self.override(config={"seed": random.SystemRandom().randrange(2**31)})
+        from ray import tune
+
+        return self.override(config={"seed": tune.randint(0, 2**31)})
 
     def override(
         self,
@@ -144,6 +193,7 @@ class Experiment:
             raise ValueError(f"num_samples must be 1 or more, not {self.num_samples!r}")
         _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
         self._checkpoint_config()
+        self._scheduler()
         if self.restore:
             from rllib_ppg.checkpoint import check_checkpoint
 
@@ -156,23 +206,40 @@ class Experiment:
         Raises:
             ValueError: If a trial would wait for ever.
         """
+        self._for_each_variant(lambda algorithm, config: self.resources(config))
+
+    def resources(self, config: dict[str, Any]) -> dict[str, float]:
+        """Returns what one trial reserves of the running Ray cluster, by the resource's name.
+
+        Args:
+            config: of the trial, as in `variants`.
+
+        Raises:
+            ValueError: If the cluster has less, and nobody adds nodes to it.
+        """
         import ray
 
         from rllib_ppg.resources import has_autoscaler
 
+        # PPG says by itself, and in more detail, what does not fit.
+        needed = self.algorithm.default_resource_request(config).required_resources
         have = ray.cluster_resources()
+        for name, amount in needed.items():
+            if amount > have.get(name, 0) and not has_autoscaler():
+                raise ValueError(
+                    f"a trial asks for {amount:g} {name}s and Ray has {have.get(name, 0):g}: "
+                    "lower num_env_runners or num_learners"
+                )
+        return needed
 
-        def check(algorithm: type[Algorithm], config: dict[str, Any]) -> None:
-            # PPG says by itself, and in more detail, what does not fit.
-            needed = algorithm.default_resource_request(config).required_resources
-            for name, amount in needed.items():
-                if amount > have.get(name, 0) and not has_autoscaler():
-                    raise ValueError(
-                        f"a trial asks for {amount:g} {name}s and Ray has {have.get(name, 0):g}: "
-                        "lower num_env_runners or num_learners"
-                    )
+    @property
+    def algorithm(self) -> type[Algorithm]:
+        """The algorithm's class.
 
-        self._for_each_variant(check)
+        Raises:
+            ValueError: If RLlib knows none of that name.
+        """
+        return _algorithm_class(self.run)
 
     def to_tuner(
         self,
@@ -192,6 +259,9 @@ class Experiment:
         """
         from ray import tune
 
+        if self.scheduler is not None:
+            # An iteration in which no episode ended has no mean return; schedulers wait for one.
+            os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
         config = dict(self.config)
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
@@ -199,7 +269,7 @@ class Experiment:
         return tune.Tuner(
             self.run,
             param_space=config,
-            tune_config=tune.TuneConfig(num_samples=self.num_samples),
+            tune_config=tune.TuneConfig(num_samples=self.num_samples, scheduler=self._scheduler()),
             run_config=tune.RunConfig(
                 name=self.name,
                 storage_path=_absolute(self.storage_path) if self.storage_path else None,
@@ -213,6 +283,44 @@ class Experiment:
             _tuner_kwargs={"restore": _absolute(self.restore)} if self.restore else None,
         )
 
+    def to_resumed_tuner(self, callbacks: Iterable[tune.Callback] = ()) -> tune.Tuner:
+        """Returns the Tuner that goes on with this experiment where it was interrupted.
+
+        Trials go on from their last checkpoints, or begin anew if they have none, with the settings
+        that they were started with.
+
+        Args:
+            callbacks: Tune's callbacks, called in this process.
+
+        Raises:
+            ValueError: If there is nothing to resume.
+        """
+        from ray import tune
+
+        tuner = tune.Tuner.restore(self.resumable(), trainable=self.run, resume_errored=True)
+        # Tune keeps the callbacks of the first run, in the state that they were pickled in.
+        tuner._local_tuner.get_run_config().callbacks = list(callbacks)
+        return tuner
+
+    def resumable(self) -> str:
+        """Returns the folder, or URI, of this experiment's earlier run.
+
+        Raises:
+            ValueError: If there is none, or this experiment has no name to find it by.
+        """
+        from pyarrow.fs import FileType
+        from ray.train.constants import DEFAULT_STORAGE_PATH
+
+        from rllib_ppg.checkpoint import resolve
+
+        if self.name is None:
+            raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
+        folder = f"{_absolute(self.storage_path or DEFAULT_STORAGE_PATH)}/{self.name}"
+        filesystem, path = resolve(folder)
+        if filesystem.get_file_info(f"{path}/tuner.pkl").type != FileType.File:
+            raise ValueError(f"there is nothing to resume in {folder}")
+        return folder
+
     def variants(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the config of each trial and what tells it from the others, as in "n_pi=4"."""
         from ray.tune.search.variant_generator import generate_variants
@@ -220,8 +328,8 @@ class Experiment:
         for resolved, config in generate_variants(dict(self.config)):
             yield ", ".join(f"{path[-1]}={value}" for path, value in resolved.items()), config
 
-    def _for_each_variant(self, check: Callable[[type[Algorithm], dict[str, Any]], None]) -> None:
-        algorithm = _algorithm_class(self.run)
+    def _for_each_variant(self, check: Callable[[type[Algorithm], dict[str, Any]], Any]) -> None:
+        algorithm = self.algorithm
         for label, config in self.variants():
             try:
                 check(algorithm, config)
@@ -235,6 +343,83 @@ class Experiment:
         # Tune saves at the end unless told not to; PPG's checkpoints hold the replay list, and
         # gigabytes are for the user to ask for.
         return tune.CheckpointConfig(**{"checkpoint_at_end": False, **self.checkpoint_config})
+
+    def _scheduler(self) -> TrialScheduler | None:
+        from ray.tune.error import TuneError
+        from ray.tune.schedulers import SCHEDULER_IMPORT, create_scheduler
+
+        if not isinstance(self.scheduler, str):
+            if self.scheduler_config:
+                raise ValueError("scheduler_config needs a scheduler's name, as in scheduler: pbt")
+            return self.scheduler
+        name = self.scheduler.lower()
+        if name not in SCHEDULER_IMPORT:
+            raise ValueError(
+                f"there is no scheduler {self.scheduler!r}, there are "
+                f"{', '.join(SCHEDULER_IMPORT)}{did_you_mean(name, SCHEDULER_IMPORT)}"
+            )
+        cls = SCHEDULER_IMPORT[name]
+        known = inspect.signature(cls() if inspect.isfunction(cls) else cls).parameters
+        _reject_unknown(self.scheduler_config, known, f"scheduler {self.scheduler}")
+        # Ray leaves out what the scheduler does not take.
+        defaults = {"metric": EPISODE_RETURN_MEAN, "mode": "max"}
+        try:
+            return create_scheduler(name, **{**defaults, **self.scheduler_config})
+        except (TypeError, ValueError, AssertionError, TuneError) as error:
+            raise ValueError(f"scheduler {self.scheduler}: {error}") from error
+
+
+def _read_yaml(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """Returns the name of a YAML file's experiment, and what it says."""
+    content = _mapping(parse_yaml(path.read_text(), str(path)), str(path))
+    if len(content) != 1:
+        raise ValueError(
+            f"{path} must hold one experiment, `name: {{run: ..., env: ..., ...}}`, "
+            f"it holds {len(content)}"
+        )
+    [(name, body)] = content.items()
+    body = _mapping(body, f"experiment {name} in {path}")
+    _reject_unknown(body, _FILE_KEYS, f"experiment {name} in {path}")
+    if not isinstance(body.get("run"), str):
+        raise ValueError(f"experiment {name} in {path} must name its algorithm, as in `run: PPG`")
+    return str(name), body
+
+
+def _read_python(path: Path) -> Mapping[str, Any]:
+    """Returns what a Python file says, in a YAML file's terms."""
+    from ray.rllib.algorithms import AlgorithmConfig
+    from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME
+
+    import rllib_ppg  # noqa: F401  puts PPG into the registry
+
+    module = import_experiment_file(path)
+    body = {key: getattr(module, key) for key in _FILE_KEYS if hasattr(module, key)}
+    config = body.get("config")
+    if isinstance(config, AlgorithmConfig):
+        algorithm = config.algo_class.__name__
+        body["run"] = ALGORITHMS_CLASS_TO_NAME.get(algorithm, algorithm)
+        body["config"] = changed_settings(config)
+    elif not isinstance(config, Mapping):
+        raise ValueError(f"{path} must have a `config`, an AlgorithmConfig or a dict")
+    return {"run": "PPG", **body}
+
+
+def changed_settings(config: AlgorithmConfig) -> dict[str, Any]:
+    """Returns those settings of a config that are not its class's defaults, by their names."""
+    defaults = vars(type(config)(algo_class=config.algo_class))
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if name not in ("algo_class", "_is_frozen")
+        and not (name in defaults and _same(value, defaults[name]))
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (ValueError, TypeError):  # arrays, say
+        return False
 
 
 def _algorithm_class(run: str) -> type[Algorithm]:
@@ -278,6 +463,23 @@ def _config_callbacks(config: Mapping[str, Any]) -> list[type[RLlibCallback]]:
 
     callbacks = force_list(config.get("callbacks_class", config.get("callbacks")))
     return [deserialize_type(callback, error=True) for callback in callbacks]
+
+
+def _as_data(value: Any, not_data: list[str], name: str = "") -> Any:
+    """Returns a value in YAML's types; appends the names of what has no such type to `not_data`."""
+    if isinstance(value, Mapping):
+        return {
+            str(k): _as_data(v, not_data, f"{name}.{k}" if name else str(k))
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_as_data(v, not_data, name) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    not_data.append(name)
+    return str(value)
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

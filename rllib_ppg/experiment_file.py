@@ -1,15 +1,20 @@
-"""Experiment files: where they are, and what YAML says in them."""
+"""Experiment files: where they are, and how they are read."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 
 from rllib_ppg.did_you_mean import did_you_mean
+
+SUFFIXES = (".yaml", ".yml", ".py")
 
 
 def find_experiment_file(file: str | Path) -> Path:
@@ -23,13 +28,13 @@ def find_experiment_file(file: str | Path) -> Path:
     """
     path = Path(file)
     if path.is_file():
-        if path.suffix not in (".yaml", ".yml"):
+        if path.suffix not in SUFFIXES:
             raise ValueError(
-                f"{file} is not an experiment file: its name must end in .yaml or .yml"
+                f"{file} is not an experiment file: its name must end in {', '.join(SUFFIXES)}"
             )
         return path
     examples = {example.stem: example for example in shipped_examples()}
-    if path.name == str(file) and path.stem in examples and path.suffix in ("", ".yaml", ".yml"):
+    if path.name == str(file) and path.stem in examples and path.suffix in ("", *SUFFIXES):
         return examples[path.stem]
     raise ValueError(
         f"there is no experiment file {file}, and the shipped examples are "
@@ -43,7 +48,28 @@ def shipped_examples() -> list[Path]:
     # Inside the package where a wheel put them, beside it in a clone.
     places = [package / "tuned_examples", package.parent / "tuned_examples"]
     folder = next((place for place in places if place.is_dir()), places[0])
-    return sorted(folder.glob("*.yaml"))
+    return sorted(path for path in folder.glob("[!_]*") if path.suffix in SUFFIXES)
+
+
+def import_experiment_file(path: Path) -> ModuleType:
+    """Runs a Python file and returns the module that it makes.
+
+    Raises:
+        ValueError: If it raises.
+    """
+    from ray import cloudpickle
+
+    spec = importlib.util.spec_from_file_location(f"rllib_experiment_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    # Other processes have no such module: what it defines, an env say, is to travel by value.
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+    return module
 
 
 def parse_yaml(text: str, source: str) -> Any:

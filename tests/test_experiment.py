@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from rllib_ppg.experiment import Experiment
@@ -75,8 +76,10 @@ def test_shipped_examples_are_found_by_name_and_files_by_path(tmp_path):
     assert find_experiment_file(file) == file
     with pytest.raises(ValueError, match="did you mean 'procgen_small'"):
         find_experiment_file("procgen_smal")
+    text = tmp_path / "experiment.txt"
+    text.write_text("a: {run: PPG}")
     with pytest.raises(ValueError, match="must end in"):
-        find_experiment_file(__file__)
+        find_experiment_file(text)
 
 
 @pytest.mark.parametrize("example", shipped_examples(), ids=lambda path: path.stem)
@@ -157,3 +160,121 @@ def test_the_users_own_callbacks_stay(tmp_path):
     tuner = experiment.to_tuner(rllib_callbacks=[Ours])
     names = [cls.__name__ for cls in tuner._local_tuner.param_space["callbacks_class"]]
     assert names == ["PPGCallback", "Ours"]
+
+
+def write_python(tmp_path, text):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    return file
+
+
+def test_a_python_file_says_the_same_in_code(tmp_path):
+    experiment = Experiment.from_file(
+        write_python(
+            tmp_path,
+            """
+from ray import tune
+from rllib_ppg import PPGConfig
+from tests.envs import Counting
+
+config = (
+    PPGConfig()
+    .environment(Counting, env_config={"length": 3})
+    .training(n_pi=tune.grid_search([2, 4]), lr=1e-3)
+)
+stop = {"training_iteration": 3}
+num_samples = 2
+scheduler = tune.schedulers.ASHAScheduler(metric="env_runners/episode_return_mean", mode="max")
+unrelated = 3
+""",
+        )
+    )
+    assert (experiment.run, experiment.name, experiment.num_samples) == ("PPG", "mine", 2)
+    assert experiment.stop == {"training_iteration": 3}
+    assert experiment.config["env"].__name__ == "Counting"
+    rest = {key: value for key, value in experiment.config.items() if key != "env"}
+    # Only what differs from the defaults, so that the rest can be told from it.
+    assert rest == {"env_config": {"length": 3}, "n_pi": {"grid_search": [2, 4]}, "lr": 1e-3}
+    assert type(experiment.scheduler).__name__ == "AsyncHyperBandScheduler"
+
+
+def test_a_python_file_may_be_of_another_algorithm_or_plain_data(tmp_path):
+    of_ppo = write_python(
+        tmp_path,
+        "from ray.rllib.algorithms.ppo import PPOConfig\n"
+        "config = PPOConfig().environment('CartPole-v1')",
+    )
+    assert Experiment.from_file(of_ppo) == Experiment(
+        run="PPO", name="mine", config={"env": "CartPole-v1"}
+    )
+    data = write_python(tmp_path, "config = {'env': 'CartPole-v1', 'n_pi': 4}")
+    assert Experiment.from_file(data).config == {"env": "CartPole-v1", "n_pi": 4}
+    assert Experiment.from_file(data).run == "PPG"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x = 1", "must have a `config`"),
+        ("config = 3", "must have a `config`"),
+        ("1 / 0", "raised ZeroDivisionError"),
+    ],
+)
+def test_a_python_file_that_is_no_experiment(tmp_path, text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Experiment.from_file(write_python(tmp_path, text))
+
+
+def test_schedulers_by_name_go_by_the_return():
+    named = Experiment(
+        run="PPG",
+        config=SMALL,
+        scheduler="ASYNC_hyperband",
+        scheduler_config={"max_t": 7, "grace_period": 2},
+    )
+    named.validate()
+    scheduler = named.to_tuner()._local_tuner._tune_config.scheduler
+    assert type(scheduler).__name__ == "AsyncHyperBandScheduler"
+    assert scheduler.metric == "env_runners/episode_return_mean"
+    assert scheduler._max_t == 7
+    with pytest.raises(ValueError, match=r"scheduler async_hyperband: grace_period must be"):
+        Experiment(
+            run="PPG",
+            config=SMALL,
+            scheduler="async_hyperband",
+            scheduler_config={"max_t": 1, "grace_period": 2},
+        ).validate()
+
+
+def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
+    experiment = Experiment(
+        run="PPG",
+        name="mine",
+        config={**SMALL, "lr": 1e-5, "n_pi": {"grid_search": (2, 4)}, "gamma": np.float64(0.9)},
+        stop={"training_iteration": 3},
+        num_samples=2,
+        checkpoint_config={"checkpoint_at_end": True},
+        scheduler="pbt",
+        scheduler_config={"perturbation_interval": 3},
+    )
+    text, not_data = experiment.to_yaml()
+    again = Experiment.from_file(write(tmp_path, text))
+    assert not not_data
+    # A tuple comes back as a list, and numpy's numbers as Python's.
+    assert again == experiment.override(config={"n_pi": {"grid_search": [2, 4]}, "gamma": 0.9})
+
+
+def test_what_is_no_data_is_named():
+    text, not_data = Experiment(run="PPG", config={"env": Experiment, "a": {"b": len}}).to_yaml()
+    assert not_data == ["config.env", "config.a.b"]
+    assert "Experiment" in text
+
+
+def test_each_sample_gets_a_seed_unless_there_is_one():
+    one = Experiment(run="PPG", config=SMALL).with_seed()
+    assert isinstance(one.config["seed"], int)
+    assert one.config["seed"] != Experiment(run="PPG", config=SMALL).with_seed().config["seed"]
+    assert one.with_seed() == one
+    several = Experiment(run="PPG", config=SMALL, num_samples=3).with_seed()
+    seeds = {config["seed"] for _ in range(3) for _, config in several.variants()}
+    assert len(seeds) == 3
