@@ -2,12 +2,13 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from rllib_ppg.cli import main, train
+from rllib_ppg.cli import main, report, train
 from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.experiment import Experiment
 from tests.command import run
@@ -23,7 +24,7 @@ def program(request, monkeypatch):
     """What the user has to type to run the command again."""
     monkeypatch.setattr(sys, "argv", [".venv/bin/rllib"])
     on_path = request.param == "on the PATH"
-    monkeypatch.setattr(train.shutil, "which", lambda name: f"/bin/{name}" if on_path else None)
+    monkeypatch.setattr(report.shutil, "which", lambda name: f"/bin/{name}" if on_path else None)
     return "rllib" if on_path else ".venv/bin/rllib"
 
 
@@ -39,7 +40,10 @@ def test_options_make_an_experiment():
         "train --algo PPG --env procgen-coinrun-v0 --seed 3 --num-samples 2 "
         """--config '{"n_pi": 4, "env_config": {"distribution_mode": "easy"}}' """
         """--stop '{"num_env_steps_sampled_lifetime": 100000}' """
-        "--checkpoint-freq 5 --checkpoint-at-end --storage-path here --restore there -n mine"
+        "--checkpoint-freq 5 --checkpoint-at-end --keep-checkpoints-num 3 "
+        "--checkpoint-score-attr min-x/y --storage-path here --restore there -n mine "
+        "--scheduler pbt --scheduler-config 'perturbation_interval: 3' "
+        "--set env_config.num_levels=200 --set n_pi=8 --set lr=1e-3"
     )
     assert experiment == Experiment(
         run="PPG",
@@ -47,12 +51,21 @@ def test_options_make_an_experiment():
         config={
             "env": "procgen-coinrun-v0",
             "seed": 3,
-            "n_pi": 4,
-            "env_config": {"distribution_mode": "easy"},
+            "n_pi": 8,  # the last word is --set's
+            "lr": 0.001,
+            "env_config": {"distribution_mode": "easy", "num_levels": 200},
         },
         stop={"num_env_steps_sampled_lifetime": 100000},
         num_samples=2,
-        checkpoint_config={"checkpoint_frequency": 5, "checkpoint_at_end": True},
+        checkpoint_config={
+            "checkpoint_frequency": 5,
+            "checkpoint_at_end": True,
+            "num_to_keep": 3,
+            "checkpoint_score_attribute": "x/y",
+            "checkpoint_score_order": "min",
+        },
+        scheduler="pbt",
+        scheduler_config={"perturbation_interval": 3},
         storage_path="here",
         restore="there",
     )
@@ -104,6 +117,21 @@ def test_options_override_a_file_and_leave_the_rest():
         ("train -a PPG -e CartPole-v1 -c '{\"n_pie\": 3}'", "did you mean 'n_pi'"),
         ("train -a PPG -e Nope-v0", "Nope-v0"),
         ("train -a PPO -e CartPole-v1 --restore /nowhere", "/nowhere is not a checkpoint"),
+        ("train -a PPO -e CartPole-v1 --set lr", "--set: it must be KEY=VALUE"),
+        ("train -a PPO -e CartPole-v1 --set lr=[1", "--set: lr is not valid YAML or JSON"),
+        ("train -a PPO -e CartPole-v1 --set lrr=1", "'lrr'; did you mean 'lr'?"),
+        ("train -a PPO -e CartPole-v1 --scheduler pbd", "did you mean 'pbt'?"),
+        (
+            "train -a PPO -e CartPole-v1 --scheduler pbt --scheduler-config 'max_t: 1'",
+            "scheduler pbt has no setting 'max_t'",
+        ),
+        ("train -a PPO -e CartPole-v1 --scheduler-config 'max_t: 1'", "needs a scheduler's name"),
+        ("train -a PPO -e CartPole-v1 --resume", "--resume needs the name"),
+        (
+            "train -a PPO -e CartPole-v1 --resume -n x --storage-path /nowhere",
+            "nothing to resume in /nowhere/x",
+        ),
+        ("train -a PPO -e CartPole-v1 --as-test", "--as-test needs a return to reach"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(quiet_main, capsys, command_line, complaint):
@@ -151,7 +179,7 @@ EXPERIMENT = Experiment(run="PPG", stop={"training_iteration": 4, "env_runners/x
 
 
 def test_a_finished_run_says_how_to_go_on(capsys, program):
-    assert train.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
+    assert report.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "results: /results/trial\n" in out
     [command] = re.findall("to go on: (.*)", out)
@@ -163,13 +191,13 @@ def test_a_finished_run_says_how_to_go_on(capsys, program):
 
 
 def test_a_run_that_saved_nothing_says_so(capsys):
-    assert train.report(FakeResults([fake_result(checkpoint=None)]), EXPERIMENT, COMMAND) == 0
+    assert report.report(FakeResults([fake_result(checkpoint=None)]), EXPERIMENT, COMMAND) == 0
     assert "--checkpoint-at-end" in capsys.readouterr().out
 
 
 def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
     error = RuntimeError("Traceback:\n  many lines\nValueError: rewards are NaN\n")
-    assert train.report(FakeResults([fake_result(error)]), EXPERIMENT, COMMAND) == 1
+    assert report.report(FakeResults([fake_result(error)]), EXPERIMENT, COMMAND) == 1
     err = capsys.readouterr().err
     assert "the run failed: ValueError: rewards are NaN" in err
     assert "/results/trial/error.txt" in err
@@ -179,22 +207,40 @@ def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
 def test_a_run_that_failed_before_its_first_result(capsys):
     result = fake_result(RuntimeError("ValueError: rewards are NaN"), checkpoint=None)
     result.metrics = {}
-    assert train.report(FakeResults([result]), EXPERIMENT, COMMAND) == 1
+    assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 1
     assert "the run failed: ValueError: rewards are NaN" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_has_exit_code_130():
     results = FakeResults([fake_result(), fake_result(done=False)])
-    assert train.report(results, EXPERIMENT, COMMAND) == 130
+    assert report.report(results, EXPERIMENT, COMMAND) == 130
 
 
-def test_an_interrupted_run_goes_on_to_its_own_stop(capsys, program):
-    assert train.report(FakeResults([fake_result(done=False)]), EXPERIMENT, COMMAND) == 130
-    [command] = re.findall("to go on: (.*)", capsys.readouterr().out)
+@pytest.mark.parametrize("name", ["mine", None])
+def test_an_interrupted_run_says_how_to_resume(capsys, program, name):
+    experiment = replace(EXPERIMENT, name=name)
+    argv = [*COMMAND, "--resume"] if name else COMMAND
+    assert report.report(FakeResults([fake_result(done=False)]), experiment, argv) == 130
+    [command] = re.findall("to resume: (.*)", capsys.readouterr().out)
+    of_name = "" if name else "-n results"  # the folder that Tune has made for it
     assert shlex.split(command) == shlex.split(
-        f"{program} train file x --stop 'training_iteration: 4' --seed 1 "
-        "--restore /results/trial/checkpoint_000000"
+        f"{program} {shlex.join(COMMAND)} {of_name} --resume"
     )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "code"),
+    [
+        ({"env_runners": {"x": 450.0}}, 0),
+        ({"env_runners": {"x": 449.9}}, 1),
+        ({}, 1),
+    ],
+)
+def test_as_test_fails_short_of_the_goal_whatever_the_budget(capsys, metrics, code):
+    result = fake_result()
+    result.metrics = {"done": True, "training_iteration": 4, **metrics}
+    assert report.judge(FakeResults([result]), EXPERIMENT.stop) == code
+    assert ("not reached: env_runners/x is" in capsys.readouterr().err) == bool(code)
 
 
 def test_a_run_too_large_for_the_machine_ends_at_once():

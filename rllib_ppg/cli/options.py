@@ -20,6 +20,20 @@ def mapping(text: str) -> Mapping[str, Any]:
     return value
 
 
+def setting(text: str) -> dict[str, Any]:
+    """Parses `a.b=value`, the value being YAML, into {"a": {"b": value}}."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise argparse.ArgumentTypeError(f"it must be KEY=VALUE, as in n_pi=4, not {text!r}")
+    try:
+        parsed = parse_yaml(value, path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    for key in reversed(path.split(".")):
+        parsed = {key: parsed}
+    return parsed
+
+
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """Adds -v and -vv."""
     parser.add_argument(

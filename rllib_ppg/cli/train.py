@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.cli import exit_code
-from rllib_ppg.cli.options import add_verbose, mapping
+from rllib_ppg.cli.options import add_verbose, mapping, setting
 from rllib_ppg.cli.quiet import keep_quiet
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.cli.report import goals, judge, report
+from rllib_ppg.experiment import EPISODE_RETURN_MEAN, Experiment
+from rllib_ppg.experiment_file import find_experiment_file
 
 if TYPE_CHECKING:
-    from ray.tune import Result, ResultGrid
+    from ray.tune import ResultGrid
 
 
 def add_parser(commands: Any) -> None:
@@ -39,7 +37,9 @@ def add_parser(commands: Any) -> None:
         description=about.capitalize() + ".",
         usage="rllib train file FILE [options]",
     )
-    parser_file.add_argument("file", help="a .yaml file, or the name of a shipped example")
+    parser_file.add_argument(
+        "file", help="a .yaml or .py file (which is run), or the name of a shipped example"
+    )
     add_options(parser_file)
 
 
@@ -57,9 +57,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="{...}",
         help="the algorithm's config as JSON or YAML, as in '{\"n_pi\": 4}'",
     )
+    what.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        metavar="KEY=VALUE",
+        help="one setting of the config, as in n_pi=4 or env_config.num_levels=200; repeat it",
+    )
     what.add_argument("--seed", type=int, metavar="N", help="the config's seed")
     what.add_argument(
         "--num-samples", type=int, metavar="N", help="how often to run the config or its grid (1)"
+    )
+    what.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="what ends or changes trials on the way, as in async_hyperband or pbt (none)",
+    )
+    what.add_argument(
+        "--scheduler-config", type=mapping, metavar="{...}", help="its arguments as JSON or YAML"
+    )
+    what.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show settings, phases, replay list and resources, and train nothing",
     )
 
     how_long = parser.add_argument_group("for how long, and what to keep")
@@ -76,7 +96,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how_long.add_argument(
         "--checkpoint-at-end", action=argparse.BooleanOptionalAction, help="save at the end (no)"
     )
+    how_long.add_argument(
+        "--as-test", action="store_true", help="fail if the run ends short of a return in --stop"
+    )
+    how_long.add_argument(
+        "--keep-checkpoints-num", type=int, metavar="N", help="keep only so many (all)"
+    )
+    how_long.add_argument(
+        "--checkpoint-score-attr",
+        metavar="RESULT",
+        help="keep those that are best by this result, or with min-RESULT lowest (the last)",
+    )
     how_long.add_argument("--restore", metavar="PATH", help="go on from this checkpoint")
+    how_long.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an experiment that was interrupted, with the settings it was started with",
+    )
     how_long.add_argument("--storage-path", metavar="PATH", help="where results go (~/ray_results)")
     how_long.add_argument(
         "--experiment-name", "-n", metavar="NAME", help="their folder's name (algorithm and date)"
@@ -89,6 +125,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a Ray cluster (the one that runs here, or a new one)",
     )
     where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
+    where.add_argument("--ray-num-gpus", type=int, metavar="N", help="its GPUs (all)")
     where.add_argument(
         "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
     )
@@ -110,38 +147,73 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         ValueError: For bad input.
     """
     options = vars(args)
-    verbose = options.get("verbose", 0)
-    keep_quiet(verbose)
+    keep_quiet(options.get("verbose", 0))
     experiment = experiment_from(options)
+    if "as_test" in options and not goals(experiment.stop):
+        raise ValueError(
+            f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
+        )
     experiment.validate()
+    if "resume" in options:
+        experiment.resumable()
 
     import ray
 
-    from rllib_ppg.cli.progress import AuxiliaryProgress, Progress
+    from rllib_ppg.cli import dry_run
 
+    _start_ray(options)
+    try:
+        if "dry_run" in options:
+            return exit_code.OK if dry_run.show(experiment) else exit_code.BAD_INPUT
+        if "resume" not in options:  # else it goes on with what it was started with
+            experiment.validate_resources()
+            experiment = experiment.with_seed()
+        results = _run(experiment, options, argv)
+    finally:
+        ray.shutdown()
+    code = report(results, experiment, argv)
+    if code == exit_code.OK and "as_test" in options:
+        return judge(results, experiment.stop)
+    return code
+
+
+def _start_ray(options: Mapping[str, Any]) -> None:
+    import ray
+
+    verbose = options.get("verbose", 0)
     address = options.get("ray_address") or os.environ.get("RAY_ADDRESS")
     ray.init(
         # Without an address, a Ray of its own: not one that somebody else left running here.
         address=address or "local",
         num_cpus=options.get("ray_num_cpus"),
+        num_gpus=options.get("ray_num_gpus"),
         object_store_memory=options.get("ray_object_store_memory"),
         include_dashboard=None if address else False,
         log_to_driver=verbose > 0,
         logging_level=logging.INFO if verbose else logging.ERROR,
     )
-    try:
-        experiment.validate_resources()
-        is_ppg = experiment.run == "PPG"
+
+
+def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]) -> ResultGrid:
+    from rllib_ppg.cli.interrupt import SaveOnInterrupt
+    from rllib_ppg.cli.progress import AuxiliaryProgress, Progress
+    from rllib_ppg.cli.run_files import RunFiles
+    from rllib_ppg.csv_logger import CSVLogger
+
+    is_ppg = experiment.run == "PPG"
+    callbacks = [Progress(auxiliary=is_ppg), SaveOnInterrupt(), CSVLogger()]
+    if "resume" in options:
+        tuner = experiment.to_resumed_tuner(callbacks)
+    else:
+        file = find_experiment_file(options["file"]) if "file" in options else None
+        python = file if file and file.suffix == ".py" else None
         tuner = experiment.to_tuner(
-            callbacks=[Progress(auxiliary=is_ppg)],
+            callbacks=[*callbacks, RunFiles(experiment, argv, python)],
             rllib_callbacks=[AuxiliaryProgress] if is_ppg else [],
         )
-        if not experiment.stop:
-            print("training until Ctrl-C, for want of --stop", flush=True)
-        results = tuner.fit()
-    finally:
-        ray.shutdown()
-    return report(results, experiment, argv)
+    if not experiment.stop:
+        print("training until Ctrl-C, for want of --stop", flush=True)
+    return tuner.fit()
 
 
 def experiment_from(options: dict[str, Any]) -> Experiment:
@@ -163,76 +235,25 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
             "or an experiment, as in `rllib train file procgen_small`"
         )
     in_config: dict[str, Any] = {key: options[key] for key in ("env", "seed") if key in options}
+    experiment = experiment.override(config={**options.get("config", {}), **in_config})
+    for one in options.get("set", []):
+        experiment = experiment.override(config=one)
+    score = options.get("checkpoint_score_attr", "")
     checkpoint = {
         "checkpoint_frequency": options.get("checkpoint_freq"),
         "checkpoint_at_end": options.get("checkpoint_at_end"),
+        "num_to_keep": options.get("keep_checkpoints_num"),
+        "checkpoint_score_attribute": score.removeprefix("min-") or None,
+        "checkpoint_score_order": "min" if score.startswith("min-") else None,
     }
     return experiment.override(
         run=options.get("algo"),
         name=options.get("experiment_name"),
-        config={**options.get("config", {}), **in_config},
         stop=options.get("stop"),
         num_samples=options.get("num_samples"),
         checkpoint_config={k: v for k, v in checkpoint.items() if v is not None},
+        scheduler=options.get("scheduler"),
+        scheduler_config=options.get("scheduler_config"),
         storage_path=options.get("storage_path"),
         restore=options.get("restore"),
     )
-
-
-def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
-    """Prints what came of the run and how to go on.
-
-    Args:
-        results: What the Tuner returned.
-        experiment: What it ran.
-        argv: The command line that asked for it.
-
-    Returns:
-        The exit code.
-    """
-    # A trial that failed in its first iteration has no metrics at all.
-    finished = all((result.metrics or {}).get("done", False) for result in results)
-    print(f"results: {results.experiment_path if len(results) > 1 else results[0].path}")
-    for result in results:
-        if result.checkpoint:
-            print(f"checkpoint: {result.checkpoint.path}")
-    if len(results) == 1:
-        print(_how_to_go_on(results[0], experiment.stop if finished else {}, argv))
-    for result in results:
-        if result.error:
-            reason = str(result.error).strip().splitlines()[-1]
-            print(
-                f"rllib: error: the run failed: {reason} (all of it is in {result.path}/error.txt)",
-                file=sys.stderr,
-            )
-    if results.num_errors:
-        return exit_code.FAILED
-    if finished:
-        return exit_code.OK
-    print("rllib: interrupted", file=sys.stderr)
-    return exit_code.INTERRUPTED
-
-
-def _how_to_go_on(result: Result, reached: Mapping[str, float], argv: Sequence[str]) -> str:
-    if result.checkpoint is None:
-        return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
-    # As `make run` calls it, out of an environment that is not activated, by its path.
-    program = "rllib" if shutil.which("rllib") else sys.argv[0]
-    command = [program, *_without(argv, ("--restore",)), "--restore", result.checkpoint.path]
-    if reached:
-        # A return to reach stays, a budget grows by as much again.
-        budgets = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
-        stop = {key: 2 * n if key in budgets else n for key, n in reached.items()}
-        command = [*_without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
-    return f"to go on: {shlex.join(command)}"
-
-
-def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Returns a command line without some options and their values."""
-    kept: list[str] = []
-    skip_value = False
-    for word in argv:
-        if not skip_value and word.split("=")[0] not in options:
-            kept.append(word)
-        skip_value = not skip_value and word in options
-    return kept

@@ -1,0 +1,162 @@
+"""`rllib train --dry-run`: what a run would do and need, before it does."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rllib_ppg.config import PPGConfig
+    from rllib_ppg.experiment import Experiment
+
+Line = tuple[str, str]
+_WIDTH = 100
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+
+
+def show(experiment: Experiment) -> bool:
+    """Prints what the trials of an experiment would do and need; those that are alike at once.
+
+    Args:
+        experiment: A valid one. Ray is running: its resources are what there is.
+
+    Returns:
+        Whether each trial fits.
+    """
+    _print(f"{experiment.run}: settings other than the defaults", _settings(experiment))
+    fits = True
+    alike: dict[str, list[str]] = {}
+    for label, config in experiment.variants():
+        lines, trial_fits = _trial(experiment, config)
+        fits &= trial_fits
+        alike.setdefault("\n".join(_aligned(lines)), []).append(label)
+    for text, labels in alike.items():
+        number = len(labels) * experiment.num_samples
+        which = f": {'; '.join(labels)}" if any(labels) else ""
+        print("\n".join(["", *_wrapped(f"{number} trial{'s' * (number > 1)}{which}"), text]))
+    return fits
+
+
+def _settings(experiment: Experiment) -> list[Line]:
+    defaults = experiment.algorithm.get_default_config()
+    lines = []
+    for name, value in sorted(experiment.config.items()):
+        default = getattr(defaults, defaults._translate_special_keys(name), None)
+        if isinstance(value, Mapping) and "grid_search" not in value:
+            lines += [(f"{name}.{key}", str(v)) for key, v in value.items()]
+        elif value != default:
+            lines.append((name, f"{_words(value)}   (default: {default})"))
+    return lines
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping) and "grid_search" in value:
+        return f"each of {', '.join(map(str, value['grid_search']))}"
+    return str(value)
+
+
+def _trial(experiment: Experiment, config: dict[str, Any]) -> tuple[list[Line], bool]:
+    import ray
+
+    have = ray.cluster_resources()
+    lines = []
+    if experiment.run == "PPG":
+        merged = experiment.algorithm.get_default_config().update_from_dict(config)
+        lines = _phases(merged, experiment.stop, have.get("object_store_memory", 0))
+    try:
+        needed = experiment.resources(config)
+    except ValueError as error:
+        return [*lines, ("does not fit", str(error))], False
+    words = [f"{n:g} {name}s of {have.get(name, 0):g}" for name, n in needed.items() if n]
+    return [*lines, ("resources", ", ".join(words))], True
+
+
+def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[Line]:
+    """The arithmetic of PPG's phases."""
+    from rllib_ppg.vector_env import probe_spaces
+
+    batch, T = config.batch_size, config.rollout_fragment_length
+    n = config.num_env_runners
+    runners = f"{n} env runner{'s' * (n > 1)} x " if n else ""
+    joint = config.e_pi == config.e_v
+    epochs = config.e_pi if joint else config.e_v + config.e_pi
+    steps = epochs * config.num_minibatches
+    of_what = "" if joint else f" ({config.e_v} of the values, {config.e_pi} of the policy)"
+    lines = [
+        (
+            "an iteration",
+            f"{batch:,} env steps: {runners}{config.num_envs_per_env_runner} envs x {T} steps",
+        ),
+        (
+            "  policy phase",
+            f"{_epochs(epochs)}{of_what} of {config.num_minibatches:,} minibatches of "
+            f"{batch // config.num_minibatches:,} states: {steps:,} gradient steps",
+        ),
+    ]
+    aux_steps = 0
+    if config.has_aux_phase:
+        minibatches = config.n_pi * config.num_aux_minibatches
+        aux_steps = config.e_aux * minibatches
+        replay = config.replay_bytes(probe_spaces(config)[0])
+        lines += [
+            ("a phase", f"{config.n_pi:,} iterations: {config.n_pi * batch:,} env steps"),
+            (
+                "  auxiliary phase",
+                f"{_epochs(config.e_aux)} of {minibatches:,} minibatches of "
+                f"{batch // config.num_aux_minibatches:,} states: {aux_steps:,} gradient steps",
+            ),
+            ("  replay list", f"{_size(replay)} of the object store's {_size(store)}"),
+        ]
+    iterations = _iterations(stop, batch)
+    if iterations is not None:
+        phases = iterations // config.n_pi if config.has_aux_phase else 0
+        rest = iterations % config.n_pi if config.has_aux_phase else 0
+        total = iterations * steps + phases * aux_steps
+        lines.append(
+            (
+                "the run",
+                f"{iterations:,} iterations: {iterations * batch:,} env steps, {phases:,} "
+                f"auxiliary phases, {total:,} gradient steps"
+                + (f"; it ends {rest} iterations into a phase" if rest else ""),
+            )
+        )
+    return lines
+
+
+def _iterations(stop: Mapping[str, float], batch: int) -> int | None:
+    """How many iterations a run has at most; None if its stop does not say."""
+    per_unit = {"training_iteration": 1, "num_env_steps_sampled_lifetime": batch}
+    limits = [math.ceil(stop[key] / unit) for key, unit in per_unit.items() if key in stop]
+    return min(limits) if limits else None
+
+
+def _epochs(n: int) -> str:
+    return "1 epoch" if n == 1 else f"{n} epochs"
+
+
+def _size(num_bytes: float) -> str:
+    unit, name = next((u, n) for u, n in _UNITS if num_bytes >= u or u == 1)
+    return f"{num_bytes / unit:.1f} {name}"
+
+
+def _print(title: str, lines: list[Line]) -> None:
+    print("\n".join([title, *_aligned(lines)]))
+
+
+def _aligned(lines: list[Line]) -> list[str]:
+    width = max((len(name) for name, _ in lines), default=0)
+    return [
+        line for name, text in lines for line in _wrapped(text, f"  {name:<{width}}   ", width + 5)
+    ]
+
+
+def _wrapped(text: str, head: str = "", indent: int = 0) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,  # they are parts of the envs' names
+    )

@@ -1,0 +1,117 @@
+"""What a run says when it ends: where its results are, how to go on, and whether it passed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from rllib_ppg.cli import exit_code
+from rllib_ppg.experiment import Experiment
+
+if TYPE_CHECKING:
+    from ray.tune import Result, ResultGrid
+
+# What a `stop` spends, by its names for it; all else in it is to be reached.
+_BUDGETS = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
+
+
+def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
+    """Prints what came of the run and how to go on.
+
+    Args:
+        results: What the Tuner returned.
+        experiment: What it ran.
+        argv: The command line that asked for it.
+
+    Returns:
+        The exit code.
+    """
+    # A trial that failed in its first iteration, or never began, has no metrics at all.
+    finished = all((result.metrics or {}).get("done", False) for result in results)
+    alone = len(results) == 1
+    print(f"results: {results[0].path if alone else results.experiment_path}")
+    if alone and results[0].checkpoint:
+        print(f"checkpoint: {results[0].checkpoint.path}")
+    if not finished and not results.num_errors:
+        print(f"to resume: {_resume(results, experiment, argv)}")
+    elif alone:
+        print(_how_to_go_on(results[0], experiment.stop if finished else {}, argv))
+    for result in results:
+        if result.error:
+            reason = str(result.error).strip().splitlines()[-1]
+            print(
+                f"rllib: error: the run failed: {reason} (all of it is in {result.path}/error.txt)",
+                file=sys.stderr,
+            )
+    if results.num_errors:
+        return exit_code.FAILED
+    if finished:
+        return exit_code.OK
+    print("rllib: interrupted", file=sys.stderr)
+    return exit_code.INTERRUPTED
+
+
+def goals(stop: Mapping[str, float]) -> dict[str, float]:
+    """Returns what is to be reached of a run's stop criteria; the rest is its budget."""
+    return {key: value for key, value in stop.items() if key not in _BUDGETS}
+
+
+def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
+    """Says whether each trial reached a goal before its budget was spent.
+
+    Args:
+        results: What the Tuner returned.
+        stop: The stop criteria of each trial.
+
+    Returns:
+        The exit code.
+    """
+    from ray.tune.utils import flatten_dict
+
+    code = exit_code.OK
+    for result in results:
+        flat = flatten_dict(result.metrics or {}, delimiter="/")
+        ends = {key: flat.get(key) for key in goals(stop)}
+        if not any(end is not None and end >= stop[key] for key, end in ends.items()):
+            code = exit_code.FAILED
+            short = ", ".join(f"{key} is {end}, not {stop[key]:g}" for key, end in ends.items())
+            print(f"rllib: error: not reached: {short} ({result.path})", file=sys.stderr)
+    return code
+
+
+def _program() -> str:
+    # As `make run` calls it, out of an environment that is not activated, by its path.
+    return "rllib" if shutil.which("rllib") else sys.argv[0]
+
+
+def _resume(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> str:
+    name = [] if experiment.name else ["-n", PurePath(results.experiment_path).name]
+    return shlex.join([_program(), *_without(argv, (), ("--resume",)), *name, "--resume"])
+
+
+def _how_to_go_on(result: Result, reached: Mapping[str, float], argv: Sequence[str]) -> str:
+    if result.checkpoint is None:
+        return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
+    argv = _without(argv, ("--restore",), ("--resume",))
+    command = [_program(), *argv, "--restore", result.checkpoint.path]
+    if reached:
+        # A return to reach stays, a budget grows by as much again.
+        stop = {key: 2 * n if key in _BUDGETS else n for key, n in reached.items()}
+        command = [*_without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
+    return f"to go on: {shlex.join(command)}"
+
+
+def _without(argv: Sequence[str], options: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
+    """Returns a command line without some options and their values, and without some flags."""
+    kept: list[str] = []
+    skip_value = False
+    for word in argv:
+        if not skip_value and word not in flags and word.split("=")[0] not in options:
+            kept.append(word)
+        skip_value = not skip_value and word in options
+    return kept
