@@ -35,7 +35,7 @@ def show(experiment: Experiment) -> bool:
     for text, labels in alike.items():
         number = len(labels) * experiment.num_samples
         which = f": {'; '.join(labels)}" if any(labels) else ""
-        print("\n".join(["", *_wrapped(f"{number} trial{'s' * (number > 1)}{which}"), text]))
+        print("\n".join(["", *_wrapped(f"{_count(number, 'trial')}{which}"), text]))
     return fits
 
 
@@ -79,7 +79,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
 
     batch, T = config.batch_size, config.rollout_fragment_length
     n = config.num_env_runners
-    runners = f"{n} env runner{'s' * (n > 1)} x " if n else ""
+    runners = f"{_count(n, 'env runner')} x " if n else ""
     joint = config.e_pi == config.e_v
     epochs = config.e_pi if joint else config.e_v + config.e_pi
     steps = epochs * config.num_minibatches
@@ -91,7 +91,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
         ),
         (
             "  policy phase",
-            f"{_epochs(epochs)}{of_what} of {config.num_minibatches:,} minibatches of "
+            f"{_count(epochs, 'epoch')}{of_what} of {config.num_minibatches:,} minibatches of "
             f"{batch // config.num_minibatches:,} states: {steps:,} gradient steps",
         ),
     ]
@@ -101,10 +101,10 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
         aux_steps = config.e_aux * minibatches
         replay = config.replay_bytes(probe_spaces(config)[0])
         lines += [
-            ("a phase", f"{config.n_pi:,} iterations: {config.n_pi * batch:,} env steps"),
+            ("a phase", f"{_count(config.n_pi, 'iteration')}: {config.n_pi * batch:,} env steps"),
             (
                 "  auxiliary phase",
-                f"{_epochs(config.e_aux)} of {minibatches:,} minibatches of "
+                f"{_count(config.e_aux, 'epoch')} of {minibatches:,} minibatches of "
                 f"{batch // config.num_aux_minibatches:,} states: {aux_steps:,} gradient steps",
             ),
             ("  replay list", f"{_size(replay)} of the object store's {_size(store)}"),
@@ -117,9 +117,9 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
         lines.append(
             (
                 "the run",
-                f"{iterations:,} iterations: {iterations * batch:,} env steps, {phases:,} "
-                f"auxiliary phases, {total:,} gradient steps"
-                + (f"; it ends {rest} iterations into a phase" if rest else ""),
+                f"{_count(iterations, 'iteration')}: {iterations * batch:,} env steps, "
+                f"{_count(phases, 'auxiliary phase')}, {total:,} gradient steps"
+                + (f"; it ends {_count(rest, 'iteration')} into a phase" if rest else ""),
             )
         )
     return lines
@@ -132,8 +132,8 @@ def _iterations(stop: Mapping[str, float], batch: int) -> int | None:
     return min(limits) if limits else None
 
 
-def _epochs(n: int) -> str:
-    return "1 epoch" if n == 1 else f"{n} epochs"
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _size(num_bytes: float) -> str:

@@ -1,0 +1,111 @@
+"""The arithmetic of `rllib train --dry-run`, against numbers worked out by hand."""
+
+import json
+import re
+
+import pytest
+
+from rllib_ppg.cli import dry_run
+from rllib_ppg.experiment import Experiment
+from tests.command import run
+
+
+def shown(capsys, **changes):
+    experiment = Experiment.from_file("procgen_small").override(**changes)
+    fits = dry_run.show(experiment)
+    return fits, capsys.readouterr().out
+
+
+def line(text, name):
+    unwrapped = re.sub(r"\n {12,}", " ", text)
+    [found] = re.findall(rf"^ *{name} {{2,}}(.*)$", unwrapped, re.MULTILINE)
+    return found
+
+
+def test_the_command_shows_a_run_and_trains_nothing(tmp_path):
+    command = ("train", "file", "procgen_small", "--dry-run", "--storage-path", tmp_path)
+    ended = run(*command, "--ray-num-cpus", "2", "--ray-object-store-memory", 200_000_000)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    text = ended.stdout
+    assert line(text, "an iteration") == "2,048 env steps: 1 env runner x 16 envs x 128 steps"
+    assert line(text, "policy phase") == "1 epoch of 8 minibatches of 256 states: 8 gradient steps"
+    assert line(text, "a phase") == "4 iterations: 8,192 env steps"
+    assert (
+        line(text, "auxiliary phase")
+        == "3 epochs of 32 minibatches of 256 states: 96 gradient steps"
+    )
+    # 4 iterations x 2,048 states x 64 x 64 x 3 bytes
+    assert line(text, "replay list") == "100.7 MB of the object store's 200.0 MB"
+    assert (
+        line(text, "the run")
+        == "8 iterations: 16,384 env steps, 2 auxiliary phases, 256 gradient steps"
+    )
+    assert line(text, "resources") == "2 CPUs of 2"
+    assert line(text, "n_pi") == "4   (default: 32)"
+    assert "gamma" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_an_error(tmp_path):
+    command = ("train", "file", "procgen_small", "--dry-run", "--ray-num-cpus", "2")
+    ended = run(*command, "--ray-object-store-memory", 90_000_000)
+    assert ended.returncode == 2
+    text = " ".join(ended.stdout.split())
+    assert "does not fit the replay list takes 0.1 GB" in text
+    assert "set n_pi=3 or less" in text
+
+
+def test_value_epochs_of_their_own_and_a_stop_within_a_phase(cluster, capsys):
+    fits, text = shown(
+        capsys,
+        config={"e_pi": 1, "e_v": 9, "num_env_runners": 0},
+        stop={"training_iteration": 100, "num_env_steps_sampled_lifetime": 12_000},
+    )
+    assert fits
+    assert line(text, "an iteration") == "2,048 env steps: 16 envs x 128 steps"
+    assert line(text, "policy phase").endswith(": 80 gradient steps")
+    assert "10 epochs (9 of the values, 1 of the policy)" in text
+    # 12,000 / 2,048 = 5.9: 6 iterations with 80 steps each, and one auxiliary phase of 96.
+    assert line(text, "the run") == (
+        "6 iterations: 12,288 env steps, 1 auxiliary phase, 576 gradient steps; "
+        "it ends 2 iterations into a phase"
+    )
+
+
+def test_plain_ppo_has_no_phases(cluster, capsys):
+    _, text = shown(capsys, config={"n_pi": 0, "num_env_runners": 0})
+    assert "auxiliary" not in text.replace("0 auxiliary phases", "")
+    assert "replay list" not in text
+
+
+def test_trials_of_a_grid_are_shown_once_if_they_are_alike(cluster, capsys):
+    grid = {"n_pi": {"grid_search": [2, 4]}, "seed": {"grid_search": [0, 1]}}
+    fits, text = shown(capsys, config=grid | {"num_env_runners": 0}, num_samples=3)
+    assert fits
+    assert line(text, "n_pi") == "each of 2, 4   (default: 32)"
+    heads = re.findall(r"^6 trials: (.*)", text, re.MULTILINE)
+    assert heads == ["n_pi=2, seed=0; n_pi=2, seed=1", "n_pi=4, seed=0; n_pi=4, seed=1"]
+
+
+def test_another_algorithm_has_its_own_defaults_and_no_phases(cluster, capsys):
+    experiment = Experiment(run="PPO", config={"env": "CartPole-v1", "lr": 0.1})
+    assert dry_run.show(experiment)
+    text = capsys.readouterr().out
+    assert line(text, "lr") == "0.1   (default: 5e-05)"
+    assert line(text, "resources") == "3 CPUs of 4"
+    assert "a phase" not in text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"), [(25_769_803_776, "25.8 GB"), (16_384, "16.4 kB"), (0, "0.0 B")]
+)
+def test_sizes(num_bytes, words):
+    assert dry_run._size(num_bytes) == words
+
+
+def test_options_of_the_command_count(capsys):
+    config = json.dumps({"num_env_runners": 0})
+    ended = run(
+        "train", "-a", "PPG", "-e", "CartPole-v1", "-c", config, "--set", "n_pi=3", "--dry-run"
+    )
+    assert line(ended.stdout, "n_pi") == "3   (default: 32)"
