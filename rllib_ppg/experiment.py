@@ -139,7 +139,7 @@ class Experiment:
         defaults = {**vars(Experiment(run="")), "config": None}
         not_data: list[str] = []
         given = {k: v for k, v in body.items() if v != defaults[k]}
-        data = _as_data(given, not_data)
+        data = as_data(given, not_data)
         return yaml.safe_dump({self.name or self.run: data}, sort_keys=False), not_data
 
     def with_seed(self) -> Experiment:
@@ -465,20 +465,27 @@ def _config_callbacks(config: Mapping[str, Any]) -> list[type[RLlibCallback]]:
     return [deserialize_type(callback, error=True) for callback in callbacks]
 
 
-def _as_data(value: Any, not_data: list[str], name: str = "") -> Any:
-    """Returns a value in YAML's types; appends the names of what has no such type to `not_data`."""
+def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> Any:
+    """Returns a value in the types that YAML and JSON have.
+
+    Args:
+        value: Any value; what has no such type becomes text.
+        not_data: The names of such values are appended here.
+        name: of the value.
+    """
     if isinstance(value, Mapping):
         return {
-            str(k): _as_data(v, not_data, f"{name}.{k}" if name else str(k))
+            str(k): as_data(v, not_data, f"{name}.{k}" if name else str(k))
             for k, v in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_as_data(v, not_data, name) for v in value]
+        return [as_data(v, not_data, name) for v in value]
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, str | int | float):
         return value
-    not_data.append(name)
+    if not_data is not None:
+        not_data.append(name)
     return str(value)
 
 

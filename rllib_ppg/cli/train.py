@@ -16,6 +16,7 @@ from rllib_ppg.experiment import EPISODE_RETURN_MEAN, Experiment
 from rllib_ppg.experiment_file import find_experiment_file
 
 if TYPE_CHECKING:
+    from ray import tune
     from ray.tune import ResultGrid
 
 
@@ -130,6 +131,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
     )
 
+    tracking = parser.add_argument_group("Weights & Biases")
+    tracking.add_argument("--track", action="store_true", help="log to W&B (no)")
+    tracking.add_argument("--wandb-project", metavar="NAME", help="its project (rllib_ppg)")
+    tracking.add_argument("--wandb-group", metavar="NAME", help="its group (the experiment's name)")
+    tracking.add_argument(
+        "--wandb-mode",
+        choices=("online", "offline"),
+        help="offline keeps the data on disk (online, and offline without a key or network)",
+    )
+    tracking.add_argument(
+        "--wandb-checkpoints", action="store_true", help="keep checkpoints there, too (no)"
+    )
+
     add_verbose(parser)
 
 
@@ -201,7 +215,7 @@ def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
     from rllib_ppg.csv_logger import CSVLogger
 
     is_ppg = experiment.run == "PPG"
-    callbacks = [Progress(auxiliary=is_ppg), SaveOnInterrupt(), CSVLogger()]
+    callbacks = [Progress(auxiliary=is_ppg), SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
     if "resume" in options:
         tuner = experiment.to_resumed_tuner(callbacks)
     else:
@@ -214,6 +228,20 @@ def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
     if not experiment.stop:
         print("training until Ctrl-C, for want of --stop", flush=True)
     return tuner.fit()
+
+
+def _tracking(options: Mapping[str, Any]) -> list[tune.Callback]:
+    """W&B, if it is asked for."""
+    given = {key: options[key] for key in options if key.startswith("wandb_")}
+    if "track" not in options:
+        if given:
+            raise ValueError(f"--{min(given).replace('_', '-')} has no effect without --track")
+        return []
+    from rllib_ppg.wandb_logger import WandbLogger
+
+    upload_checkpoints = given.pop("wandb_checkpoints", False)
+    names = {key.removeprefix("wandb_"): value for key, value in given.items()}
+    return [WandbLogger(**names, upload_checkpoints=upload_checkpoints)]
 
 
 def experiment_from(options: dict[str, Any]) -> Experiment:

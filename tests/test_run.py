@@ -1,0 +1,218 @@
+"""One run as a user has it: begun, interrupted by Ctrl-C, resumed, and what its folder holds."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import struct
+import subprocess
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import wandb
+from tensorboardX.proto.event_pb2 import Event
+
+from rllib_ppg.experiment import Experiment
+from rllib_ppg.wandb_logger import WandbLogger
+from tests.command import RLLIB, run
+from tests.wandb_file import items, records
+
+ITERATIONS = 12
+CONFIG = {
+    "env": "CartPole-v1",
+    "seed": 5,
+    "num_env_runners": 0,
+    "num_envs_per_env_runner": 8,
+    "rollout_fragment_length": 64,
+    "segment_length": 1,
+    "n_pi": 2,
+    "e_aux": 2,
+}
+SECRET = "0123456789" * 4
+CLONE_KL = "learners/default_policy/aux/clone_kl"
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """A run that W&B is to track, but can't be reached; it is interrupted, and then resumed."""
+    home = tmp_path_factory.mktemp("home")
+    file = home / "mine.yaml"
+    body = {"run": "PPG", "stop": {"training_iteration": ITERATIONS}, "config": CONFIG}
+    file.write_text(json.dumps({"mine": body}))
+    env = os.environ | {
+        "HOME": str(home),  # where no W&B key is
+        "WANDB_API_KEY": SECRET,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+    }
+    words = ["train", "file", file, "--storage-path", home / "results", "--track"]
+    words += ["--wandb-project", "pro", "--wandb-group", "gr", "--wandb-checkpoints"]
+    with subprocess.Popen(
+        [RLLIB, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    ) as first:
+        out = ""
+        for line in first.stdout:
+            out += line
+            if line.startswith(f"iteration 1/{ITERATIONS}"):
+                os.killpg(first.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        err = first.stderr.read()
+    [command] = re.findall(r"to resume: \S*rllib (.*)", out)
+    second = run(*shlex.split(command), env=env)
+    folder = home / "results" / "mine"
+    [trial] = folder.glob("PPG_*")
+    return SimpleNamespace(
+        out=out,
+        err=err,
+        code=first.returncode,
+        resumed=second,
+        folder=folder,
+        trial=trial,
+        results=[json.loads(line) for line in (trial / "result.json").read_text().splitlines()],
+    )
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(a_run):
+    assert a_run.code == 130
+    assert "stopping: a checkpoint is saved when this iteration ends" in a_run.out
+    assert a_run.err == "rllib: interrupted\n"
+    assert re.search(r"^checkpoint: .*/checkpoint_000000$", a_run.out, re.MULTILINE)
+
+
+def test_a_resumed_run_goes_on_where_it_was(a_run):
+    assert a_run.resumed.returncode == 0, a_run.resumed.stderr
+    numbers = [int(n) for n in re.findall(r"^iteration (\d+)/\d+ .* steps/s", a_run.out, re.M)]
+    again = [
+        int(n) for n in re.findall(r"^iteration (\d+)/\d+ .* steps/s", a_run.resumed.stdout, re.M)
+    ]
+    assert numbers + again == list(range(1, ITERATIONS + 1))
+    assert len(numbers) < ITERATIONS
+    assert [r["training_iteration"] for r in a_run.results] == list(range(1, ITERATIONS + 1))
+
+
+def test_the_csv_file_has_the_auxiliary_phases_metrics(a_run):
+    with (a_run.trial / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["training_iteration"]) for row in rows] == list(range(1, ITERATIONS + 1))
+    with_phase = {int(row["training_iteration"]): row[CLONE_KL] for row in rows if row[CLONE_KL]}
+    assert list(with_phase) == list(range(2, ITERATIONS + 1, 2))
+    assert [float(kl) for kl in with_phase.values()] == [
+        r["learners"]["default_policy"]["aux"]["clone_kl"] for r in a_run.results[1::2]
+    ]
+
+
+def test_tensorboard_has_them_too(a_run):
+    values = {}
+    for path in a_run.trial.glob("events.out.tfevents.*"):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 12 + length + 4
+            for value in event.summary.value:
+                if value.tag == f"ray/tune/{CLONE_KL}":
+                    values[event.step] = value.simple_value
+    # tensorboardX writes in a thread of its own: of the iteration in which the run was interrupted
+    # it may lose some.
+    interrupted_in = len(re.findall(r"^iteration .* steps/s", a_run.out, re.MULTILINE))
+    whole = {n for n in range(2, ITERATIONS + 1, 2) if n != interrupted_in}
+    assert whole <= set(values) <= {*whole, interrupted_in}
+
+
+def test_the_run_can_be_repeated_from_its_folder(a_run, tmp_path):
+    of_run, of_trial = (
+        Experiment.from_file(folder / "config.yaml") for folder in (a_run.folder, a_run.trial)
+    )
+    assert of_run == of_trial
+    assert of_run.config == CONFIG
+    command = (a_run.trial / "command.txt").read_text()
+    assert shlex.split(command)[:3] == ["rllib", "train", "file"]
+    assert "--resume" not in command
+
+    again = run(
+        *("train", "file", a_run.trial / "config.yaml", "--storage-path", tmp_path),
+        *("--stop", '{"training_iteration": 2}'),
+    )
+    assert again.returncode == 0, again.stderr
+    [path] = tmp_path.glob("*/*/result.json")
+    results = [json.loads(line) for line in path.read_text().splitlines()]
+    for result, before in zip(results, a_run.results, strict=False):
+        for path in ("env_runners/episode_return_mean", "learners/default_policy/policy_loss"):
+            assert nested(result, path) == pytest.approx(nested(before, path), rel=1e-5)
+
+
+def nested(result, path):
+    for key in path.split("/"):
+        result = result[key]
+    return result
+
+
+def wandb_records(a_run):
+    """Of both W&B files, one of each part of the run."""
+    files = sorted(a_run.trial.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    return [record for file in files for record in records(file)]
+
+
+def test_without_wandb_the_run_goes_on_offline(a_run):
+    lines = [line for line in a_run.out.splitlines() if line.startswith("W&B")]
+    assert len(lines) == 2
+    assert "logging offline, the run goes on" in lines[0]
+    assert re.fullmatch(r"W&B: `wandb sync .*/wandb/offline-run-\S+` uploads it", lines[1])
+
+
+def test_wandb_has_results_against_env_steps_and_the_config(a_run):
+    found = wandb_records(a_run)
+    runs = [record for kind, record in found if kind == "run"]
+    assert {(r.project, r.run_group) for r in runs} == {("pro", "gr")}
+    assert len({r.run_id for r in runs}) == 1
+    axes = {r.glob_name: r.step_metric for kind, r in found if kind == "metric" and r.step_metric}
+    assert axes == {"*": "num_env_steps_sampled_lifetime"}
+
+    rows = [items(record) for kind, record in found if kind == "history"]
+    steps = [row["num_env_steps_sampled_lifetime"] for row in rows]
+    assert steps == [r["num_env_steps_sampled_lifetime"] for r in a_run.results]
+    assert [row["training_iteration"] for row in rows if CLONE_KL in row] == list(
+        range(2, ITERATIONS + 1, 2)
+    )
+    config = {}
+    for kind, record in found:
+        if kind == "config":
+            config |= items(record)
+    # What was given, and what was not.
+    assert (config["n_pi"], config["beta_clone"]) == (2, 1.0)
+
+
+def test_checkpoints_become_artifacts_if_asked_for(a_run):
+    [artifact] = [record for kind, record in wandb_records(a_run) if kind == "artifact"]
+    assert artifact.type == "model"
+    assert "rllib_checkpoint.json" in {entry.path for entry in artifact.manifest.contents}
+
+
+def test_the_key_is_nowhere_in_the_folder(a_run):
+    files = [path for path in a_run.folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_tracker_that_fails_does_not_fail_the_run(monkeypatch, tmp_path, capsys):
+    def fail(**kwargs):
+        raise wandb.errors.CommError("the service is down")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    logger = WandbLogger(mode="offline")
+    trial = Mock(path=None, local_path=str(tmp_path))
+    logger.setup()
+    logger.log_trial_start(trial)
+    logger.log_trial_result(1, trial, {"training_iteration": 1})
+    logger.log_trial_save(trial)
+    logger.log_trial_end(trial)
+    out = capsys.readouterr().out
+    assert out.startswith("W&B: the service is down; ")
+    assert out.count("\n") == 1
