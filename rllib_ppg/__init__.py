@@ -1,19 +1,19 @@
 """Phasic Policy Gradient for Ray RLlib.
 
-Importing this package makes "PPG" known to RLlib and Tune, and the ids `procgen-<game>-v0` to
-gymnasium.
+Importing this package makes "PPG" known to RLlib and Tune, and the ids `procgen-<game>-v0` and
+`atari-<game>-v5` to gymnasium.
 """
 
 from typing import Any
 
 from ray.rllib.algorithms import registry
 
-from rllib_ppg import procgen
-from rllib_ppg.callbacks import PPGCallback
+from rllib_ppg import atari, procgen
+from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.ppg import PPG
 
-__all__ = ["PPG", "PPGCallback", "PPGConfig"]
+__all__ = ["PPG", "PPGCallback", "PPGConfig", "ProcgenMetrics"]
 __version__ = "0.1.0"
 
 
@@ -26,3 +26,4 @@ def _load() -> tuple[Any, Any]:
 registry.ALGORITHMS["PPG"] = _load
 registry.ALGORITHMS_CLASS_TO_NAME["PPG"] = "PPG"
 procgen.register()
+atari.register()

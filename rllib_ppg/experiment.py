@@ -55,6 +55,8 @@ _CHECKPOINT_KEYS = (
     "checkpoint_score_order",
     "num_to_keep",
 )
+# Settings that choose a network.
+_NETWORK_KEYS = {"_rl_module_spec", "rl_module_spec", "_model_config", "model_config", "model"}
 # The result that says how well a policy does, by the name that Tune gives nested results.
 EPISODE_RETURN_MEAN = "env_runners/episode_return_mean"
 
@@ -262,7 +264,7 @@ class Experiment:
         if self.scheduler is not None:
             # An iteration in which no episode ended has no mean return; schedulers wait for one.
             os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-        config = dict(self.config)
+        config = dict(self.config) | self._network_for_images()
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
             config.pop("callbacks", None)
@@ -282,6 +284,22 @@ class Experiment:
             # config would be saved with, and run again from, every later checkpoint.
             _tuner_kwargs={"restore": _absolute(self.restore)} if self.restore else None,
         )
+
+    def _network_for_images(self) -> dict[str, Any]:
+        """The paper's network, where RLlib's PPO would fail: its own takes no uint8 images."""
+        if self.run != "PPO" or _NETWORK_KEYS & set(self.config):
+            return {}
+        from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+        from rllib_ppg.ppo_rl_module import ImpalaPPOModule
+        from rllib_ppg.vector_env import probe_spaces
+
+        _, config = next(self.variants())
+        merged = self.algorithm.get_default_config().update_from_dict(config)
+        observations, _ = probe_spaces(merged)
+        if len(observations.shape) != 3 or observations.dtype != np.uint8:
+            return {}
+        return {"_rl_module_spec": RLModuleSpec(module_class=ImpalaPPOModule)}
 
     def to_resumed_tuner(self, callbacks: Iterable[tune.Callback] = ()) -> tune.Tuner:
         """Returns the Tuner that goes on with this experiment where it was interrupted.

@@ -15,6 +15,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_ppg.atari import stacked_first
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.spaces import flat_space, flatten_observation, is_flat
 
@@ -90,6 +91,12 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
         spec = find_spec(env)
         if mode == NATIVE and (not spec.vector_entry_point or spec.additional_wrappers):
             mode = "sync"
+        other = stacked_first(spec) if mode == NATIVE else None
+        if other:
+            raise ValueError(
+                f"{env} stacks its frames first, where networks for images have rows of pixels: "
+                f"{other} is the same with the frames last"
+            )
         vector_env = gym.make_vec(
             env,
             num_envs=num_envs,

@@ -13,6 +13,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.tune.logger import LoggerCallback
 from ray.tune.utils import flatten_dict
 
+from rllib_ppg.evaluation_videos import NO_VIDEO, VIDEO
 from rllib_ppg.experiment import as_data
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class WandbLogger(LoggerCallback):
         self._upload_checkpoints = upload_checkpoints
         self._runs: dict[Trial, wandb.Run] = {}
         self._places: list[str] = []
+        self._told = False  # that there are no videos
 
     def setup(self, **info: Any) -> None:
         """Is called by Tune before the first trial starts; goes offline if that is all there is."""
@@ -93,7 +95,15 @@ class WandbLogger(LoggerCallback):
         config = {k: v for k, v in result.get("config", {}).items() if "callbacks" not in k}
         run.config.update(as_data(config), allow_val_change=True)
         flat = flatten_dict({k: v for k, v in result.items() if k != "config"}, delimiter="/")
-        run.log({key: value for key, value in flat.items() if _is_number(value)})
+        row = {key: value for key, value in flat.items() if _is_number(value)}
+        video = flat.get(f"evaluation/{VIDEO}")
+        if video and Path(video).is_file():  # it is not if the trial runs on another node
+            row[f"evaluation/{VIDEO}"] = wandb.Video(video, format="mp4")
+        why_not = flat.get(f"evaluation/{NO_VIDEO}")
+        if why_not and not self._told:
+            self._told = True
+            print(f"W&B: there are no videos: {why_not}", flush=True)
+        run.log(row)
 
     def log_trial_save(self, trial: Trial) -> None:
         """Uploads the trial's newest checkpoint, if that is asked for."""

@@ -280,3 +280,19 @@ def test_train_and_go_on_from_the_checkpoint(tmp_path):
     second = run(*shlex.split(command))
     assert second.returncode == 0, second.stderr
     assert second.stdout.startswith("iteration 3/4")
+
+
+def test_ppo_is_the_baseline_one_flag_away(tmp_path):
+    config = {
+        "num_env_runners": 0,
+        "num_envs_per_env_runner": 4,
+        "train_batch_size_per_learner": 64,
+        "minibatch_size": 64,
+        "num_epochs": 1,
+    }
+    ended = run(
+        *("train", "--algo", "PPO", "--env", "procgen-maze-v0", "-c", json.dumps(config)),
+        *("--stop", '{"training_iteration": 1}', "--storage-path", tmp_path),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("iteration 1/1")

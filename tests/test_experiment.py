@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rllib_ppg.experiment import Experiment
-from rllib_ppg.experiment_file import find_experiment_file, parse_yaml, shipped_examples
+from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
 
 SMALL = {
     "env": "CartPole-v1",
@@ -80,14 +80,6 @@ def test_shipped_examples_are_found_by_name_and_files_by_path(tmp_path):
     text.write_text("a: {run: PPG}")
     with pytest.raises(ValueError, match="must end in"):
         find_experiment_file(text)
-
-
-@pytest.mark.parametrize("example", shipped_examples(), ids=lambda path: path.stem)
-def test_shipped_examples_are_valid(example):
-    experiment = Experiment.from_file(example)
-    experiment.validate()
-    assert experiment.name == example.stem
-    assert experiment.stop
 
 
 def test_overrides_go_inside_dicts_but_replace_everything_else():
@@ -278,3 +270,19 @@ def test_each_sample_gets_a_seed_unless_there_is_one():
     several = Experiment(run="PPG", config=SMALL, num_samples=3).with_seed()
     seeds = {config["seed"] for _ in range(3) for _, config in several.variants()}
     assert len(seeds) == 3
+
+
+@pytest.mark.parametrize(
+    ("run", "env", "config", "network"),
+    [
+        ("PPO", "procgen-maze-v0", {}, "ImpalaPPOModule"),
+        ("PPO", {"grid_search": ["procgen-maze-v0", "procgen-miner-v0"]}, {}, "ImpalaPPOModule"),
+        ("PPO", "procgen-maze-v0", {"model_config": {"conv_filters": [[16, 8, 4]]}}, None),
+        ("PPO", "CartPole-v1", {}, None),
+        ("PPG", "procgen-maze-v0", {}, None),
+    ],
+)
+def test_rllibs_ppo_gets_a_network_for_images_unless_it_has_one(run, env, config, network):
+    tuner = Experiment(run=run, config={"env": env, **config}).to_tuner()
+    spec = tuner._local_tuner.param_space.get("_rl_module_spec")
+    assert (spec.module_class.__name__ if spec else None) == network

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import statistics
 import struct
 import subprocess
 from types import SimpleNamespace
@@ -199,6 +200,80 @@ def test_the_key_is_nowhere_in_the_folder(a_run):
     files = [path for path in a_run.folder.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_an_episode_of_each_evaluation_is_filmed(tmp_path):
+    config = {
+        "num_env_runners": 0,
+        "num_envs_per_env_runner": 4,
+        "rollout_fragment_length": 256,
+        "segment_length": 1,
+        "env_config": {"distribution_mode": "easy", "num_levels": 20},
+        "evaluation_config": {"env_config": {"distribution_mode": "easy", "num_levels": 0}},
+        "evaluation_interval": 1,
+        "evaluation_duration": 1,
+        "n_pi": 0,
+        "model_config": {"impala_channels": [4], "impala_dense": 8},
+    }
+    ended = run(
+        *("train", "-a", "PPG", "-e", "procgen-fruitbot-v0", "-c", json.dumps(config)),
+        *("--stop", '{"training_iteration": 1}', "--storage-path", tmp_path),
+        *("--track", "--wandb-mode", "offline", "--wandb-videos"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "logging offline" not in ended.stdout  # that is what was asked for
+    [file] = tmp_path.glob("*/*/wandb/offline-run-*/*.wandb")
+    [row] = [items(record) for kind, record in records(file) if kind == "history"]
+    video = file.parent / "files" / row["evaluation/video/path"]
+    assert video.read_bytes()[4:8] == b"ftyp"  # an MP4 file; what videos show: test_record.py
+    # Procgen's own metrics are there, too.
+    [result] = [json.loads(path.read_text()) for path in tmp_path.glob("*/*/result.json")]
+    assert "generalization_gap" in result["evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--wandb-project x", "--wandb-project has no effect without --track"),
+        ("--track --wandb-videos", "--set evaluation_interval=N"),
+        ("--track --wandb-videos -a PPO", "PPG's episodes only"),
+        ("--track --wandb-mode of", "invalid choice: 'of'"),
+    ],
+)
+def test_tracking_options_that_make_no_sense(options, complaint):
+    ended = run("train", "-a", "PPG", "-e", "CartPole-v1", *options.split())
+    assert ended.returncode == 2
+    assert complaint in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_sweep_ends_with_a_table_and_pictures(tmp_path):
+    config = CONFIG | {"n_pi": {"grid_search": [1, 2]}, "seed": {"grid_search": [0, 1]}}
+    ended = run(
+        *("train", "-a", "PPG", "-c", json.dumps(config), "-n", "sweep"),
+        *("--stop", '{"training_iteration": 2}', "--storage-path", tmp_path),
+    )
+    assert ended.returncode == 0, ended.stderr
+    head, *lines = ended.stdout[ended.stdout.index("environment ") :].splitlines()
+    assert head.split("  ")[0] == "environment"
+    results = [
+        json.loads(path.read_text().splitlines()[-1])
+        for path in (tmp_path / "sweep").glob("PPG_*/result.json")
+    ]
+    by_n_pi = {
+        n_pi: [
+            r["env_runners"]["episode_return_mean"] for r in results if r["config"]["n_pi"] == n_pi
+        ]
+        for n_pi in (1, 2)
+    }
+    best_first = sorted(by_n_pi, key=lambda n_pi: -statistics.fmean(by_n_pi[n_pi]))
+    for line, n_pi in zip(lines, best_first, strict=False):
+        returns = by_n_pi[n_pi]
+        mean, spread = statistics.fmean(returns), statistics.stdev(returns)
+        assert line.split()[1:6] == [f"n_pi={n_pi}", f"{mean:.1f}", "+-", f"{spread:.1f}", "2"]
+    for picture in ("sweep", "curves"):
+        assert f"plot: {tmp_path}/sweep/{picture}.png" in ended.stdout
+        assert (tmp_path / "sweep" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_tracker_that_fails_does_not_fail_the_run(monkeypatch, tmp_path, capsys):

@@ -34,6 +34,8 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
     # A trial that failed in its first iteration, or never began, has no metrics at all.
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
+    if not alone:
+        _show_sweep(results)
     print(f"results: {results[0].path if alone else results.experiment_path}")
     if alone and results[0].checkpoint:
         print(f"checkpoint: {results[0].checkpoint.path}")
@@ -54,6 +56,36 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
         return exit_code.OK
     print("rllib: interrupted", file=sys.stderr)
     return exit_code.INTERRUPTED
+
+
+def _show_sweep(results: ResultGrid) -> None:
+    """Prints the table of several trials' final returns, best first, and draws them."""
+    from pyarrow.fs import LocalFileSystem
+
+    from rllib_ppg import panels, plotting
+    from rllib_ppg.final_table import sweep_table
+    from rllib_ppg.results import read_trials
+
+    folders = [result.path for result in results if result.metrics]
+    if not folders or not isinstance(results.filesystem, LocalFileSystem):
+        return  # nothing to show yet, or nothing that is on this machine
+    try:
+        trials = read_trials(folders)
+    except ValueError as error:  # say, no episode has ended
+        print(error)
+        return
+    swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
+    against = min(swept, default=None)
+    shown = panels.by_environment(trials, against)
+    name = against and against.split("/")[-1]
+    print(sweep_table(trials))
+    pictures = {"curves": plotting.learning_curves(panels.by_environment(trials))}
+    if name:
+        pictures["sweep"] = plotting.sweep(shown, name)
+    for picture, figure in pictures.items():
+        file = f"{results.experiment_path}/{picture}.png"
+        plotting.save(figure, file)
+        print(f"plot: {file}")
 
 
 def goals(stop: Mapping[str, float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from rllib_ppg.experiment_file import find_experiment_file
 
 if TYPE_CHECKING:
     from ray import tune
+    from ray.rllib.callbacks.callbacks import RLlibCallback
     from ray.tune import ResultGrid
 
 
@@ -143,6 +144,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     tracking.add_argument(
         "--wandb-checkpoints", action="store_true", help="keep checkpoints there, too (no)"
     )
+    tracking.add_argument(
+        "--wandb-videos", action="store_true", help="film an episode of each evaluation (no)"
+    )
 
     add_verbose(parser)
 
@@ -167,6 +171,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         raise ValueError(
             f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
         )
+    _check_tracking(experiment, options)
     experiment.validate()
     if "resume" in options:
         experiment.resumable()
@@ -210,12 +215,12 @@ def _start_ray(options: Mapping[str, Any]) -> None:
 
 def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]) -> ResultGrid:
     from rllib_ppg.cli.interrupt import SaveOnInterrupt
-    from rllib_ppg.cli.progress import AuxiliaryProgress, Progress
+    from rllib_ppg.cli.progress import Progress
     from rllib_ppg.cli.run_files import RunFiles
     from rllib_ppg.csv_logger import CSVLogger
 
-    is_ppg = experiment.run == "PPG"
-    callbacks = [Progress(auxiliary=is_ppg), SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
+    progress = Progress(auxiliary=experiment.run == "PPG")
+    callbacks = [progress, SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
     if "resume" in options:
         tuner = experiment.to_resumed_tuner(callbacks)
     else:
@@ -223,25 +228,49 @@ def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
         python = file if file and file.suffix == ".py" else None
         tuner = experiment.to_tuner(
             callbacks=[*callbacks, RunFiles(experiment, argv, python)],
-            rllib_callbacks=[AuxiliaryProgress] if is_ppg else [],
+            rllib_callbacks=_rllib_callbacks(experiment, options),
         )
     if not experiment.stop:
         print("training until Ctrl-C, for want of --stop", flush=True)
     return tuner.fit()
 
 
+def _rllib_callbacks(
+    experiment: Experiment, options: Mapping[str, Any]
+) -> list[type[RLlibCallback]]:
+    from rllib_ppg.callbacks import ProcgenMetrics
+    from rllib_ppg.cli.progress import AuxiliaryProgress
+    from rllib_ppg.evaluation_videos import EvaluationVideos
+
+    callbacks: list[type[RLlibCallback]] = [ProcgenMetrics]
+    if experiment.run == "PPG":
+        callbacks.append(AuxiliaryProgress)
+    if "wandb_videos" in options:
+        callbacks.append(EvaluationVideos)
+    return callbacks
+
+
 def _tracking(options: Mapping[str, Any]) -> list[tune.Callback]:
     """W&B, if it is asked for."""
-    given = {key: options[key] for key in options if key.startswith("wandb_")}
     if "track" not in options:
-        if given:
-            raise ValueError(f"--{min(given).replace('_', '-')} has no effect without --track")
         return []
     from rllib_ppg.wandb_logger import WandbLogger
 
-    upload_checkpoints = given.pop("wandb_checkpoints", False)
-    names = {key.removeprefix("wandb_"): value for key, value in given.items()}
-    return [WandbLogger(**names, upload_checkpoints=upload_checkpoints)]
+    names = ("project", "group", "mode")
+    given = {name: options[f"wandb_{name}"] for name in names if f"wandb_{name}" in options}
+    return [WandbLogger(**given, upload_checkpoints="wandb_checkpoints" in options)]
+
+
+def _check_tracking(experiment: Experiment, options: Mapping[str, Any]) -> None:
+    given = sorted(key for key in options if key.startswith("wandb_"))
+    if given and "track" not in options:
+        raise ValueError(f"--{given[0].replace('_', '-')} has no effect without --track")
+    if "wandb_videos" not in options:
+        return
+    if experiment.run != "PPG":
+        raise ValueError("--wandb-videos films PPG's episodes only")
+    if not experiment.config.get("evaluation_interval"):
+        raise ValueError("--wandb-videos films evaluations: --set evaluation_interval=N")
 
 
 def experiment_from(options: dict[str, Any]) -> Experiment:
