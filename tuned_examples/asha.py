@@ -31,7 +31,7 @@ from rllib_ppg import PPGConfig
 
 N_PI = [2, 4, 8, 16]
 STEPS = 2_048  # 16 envs x 128
-BUDGET = 262_144
+BUDGET = 131_072
 
 config = (
     PPGConfig()
@@ -44,7 +44,6 @@ config = (
         num_aux_minibatches=4,
         segment_length=1,
         gamma=0.99,
-        normalize_rewards=False,
     )
     .debugging(seed=0)
 )

@@ -16,6 +16,9 @@ from rllib_ppg.experiment import Experiment
 if TYPE_CHECKING:
     from ray.tune import Result, ResultGrid
 
+    from rllib_ppg.plots.panels import Panel
+    from rllib_ppg.plots.results import Trial
+
 # What a `stop` spends, by its names for it; all else in it is to be reached.
 _BUDGETS = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
 
@@ -62,9 +65,9 @@ def _show_sweep(results: ResultGrid) -> None:
     """Prints the table of several trials' final returns, best first, and draws them."""
     from pyarrow.fs import LocalFileSystem
 
-    from rllib_ppg import panels, plotting
-    from rllib_ppg.final_table import sweep_table
-    from rllib_ppg.results import read_trials
+    from rllib_ppg.plots import panels, pictures
+    from rllib_ppg.plots.final_table import sweep_table
+    from rllib_ppg.plots.results import read_trials
 
     folders = [result.path for result in results if result.metrics]
     if not folders or not isinstance(results.filesystem, LocalFileSystem):
@@ -74,18 +77,23 @@ def _show_sweep(results: ResultGrid) -> None:
     except ValueError as error:  # say, no episode has ended
         print(error)
         return
+    print(sweep_table(trials))
     swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
     against = min(swept, default=None)
-    shown = panels.by_environment(trials, against)
-    name = against and against.split("/")[-1]
-    print(sweep_table(trials))
-    pictures = {"curves": plotting.learning_curves(panels.by_environment(trials))}
-    if name:
-        pictures["sweep"] = plotting.sweep(shown, name)
-    for picture, figure in pictures.items():
-        file = f"{results.experiment_path}/{picture}.png"
-        plotting.save(figure, file)
+    figures = {"curves": pictures.learning_curves(_panels(trials))}
+    if against:
+        figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
+    for name, figure in figures.items():
+        file = f"{results.experiment_path}/{name}.png"
+        pictures.save(figure, file)
         print(f"plot: {file}")
+
+
+def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
+    from rllib_ppg.plots import panels
+
+    shown = panels.by_environment(trials, against)
+    return [*shown, *panels.mean_over_games(shown)]
 
 
 def goals(stop: Mapping[str, float]) -> dict[str, float]:

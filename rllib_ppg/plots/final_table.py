@@ -1,0 +1,50 @@
+"""The table that a sweep ends with: final returns, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rllib_ppg.plots.curves import std
+from rllib_ppg.plots.panels import Panel, by_environment, mean_over_games
+from rllib_ppg.plots.results import Trial
+
+_HEAD = ("environment", "setting", "final return", "seeds", "env steps")
+
+
+def final_table(panels: Iterable[Panel], against: str | None = None) -> str:
+    """Returns one line a curve: its final return, mean +- standard deviation over seeds.
+
+    Within an environment the best comes first. The final return is the mean over the last 5 % of
+    environment steps.
+
+    Args:
+        panels: What to list.
+        against: The name of the setting that the curves' `x` is.
+    """
+    rows = [_HEAD]
+    for panel in panels:
+        for curve in sorted(panel.curves, key=lambda curve: -curve.finals().mean()):
+            finals = curve.finals()
+            mean = finals.mean()
+            decimals = 3 if abs(mean) < 10 else 1
+            spread = f" +- {std(finals):.{decimals}f}" if len(finals) > 1 else ""
+            returns = f"{mean:.{decimals}f}{spread}"
+            steps = dict.fromkeys(in_short(seed.env_steps[-1]) for seed in curve.seeds)
+            label = curve.label if curve.x is None else f"{curve.label}, {against}={curve.x}"
+            rows.append((panel.title, label, returns, str(len(finals)), ", ".join(steps)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def sweep_table(trials: Iterable[Trial]) -> str:
+    """Returns the final returns of trials, those of several Procgen games averaged as well."""
+    panels = by_environment(trials)
+    return final_table([*panels, *mean_over_games(panels)])
+
+
+def in_short(number: float) -> str:
+    """Returns a number in three digits, as in "8.39M"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

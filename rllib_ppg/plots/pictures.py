@@ -1,0 +1,217 @@
+"""Draws panels of curves: returns against environment steps, or final returns against a setting.
+
+Colours are those of Okabe and Ito, told apart by colour-blind people too. PPG and PPO keep theirs
+from picture to picture; OpenAI's curves are dashed and muted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullLocator
+
+from rllib_ppg.plots.curves import Curve, Value
+from rllib_ppg.plots.panels import Panel
+
+SUFFIXES = (".png", ".pdf", ".svg")
+EPISODE_RETURN = "episode return"
+_ALGORITHMS = {"PPG": "#0072B2", "PPO": "#D55E00"}
+_OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_REFERENCES = {"ppg": "#5F8AA3", "ppo": "#946B4A"}
+_GREYS = ("#555555", "#888888", "#AAAAAA")
+_DASHES = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
+_MARKERS = "os^Dvp*"
+# Any: the stubs want the names of all settings as literals.
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    marker: str
+    dashes: str | tuple[int, tuple[float, ...]] = "-"
+
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "linestyle": self.dashes, "linewidth": 1.8}
+
+
+def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> Figure:
+    """Draws the mean over seeds against environment steps, with a band of a standard deviation.
+
+    Args:
+        panels: One or more.
+        y_label: What the returns are called where they are not normalised.
+    """
+    looks = _looks(panels)
+    figure, axes = _grid(panels, y_label, "environment steps")
+    for ax, panel in zip(axes, panels, strict=True):
+        for curve in panel.curves:
+            steps, mean, spread = curve.mean()
+            look = looks[curve.label]
+            # A single point makes no line.
+            marker = look.marker if len(steps) == 1 else None
+            ax.plot(steps, mean, label=curve.label, marker=marker, **look.line())
+            if len(curve.seeds) > 1:
+                low, high = mean - spread, mean + spread
+                alpha = 0.1 if curve.reference else 0.2
+                ax.fill_between(steps, low, high, color=look.colour, alpha=alpha, lw=0)
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _legend(figure, axes, panels, "mean over seeds; band: ± 1 standard deviation")
+    return figure
+
+
+def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) -> Figure:
+    """Draws final returns against a setting: a dot a seed, and a line through the means.
+
+    A curve without a value of the setting, PPO's of N_pi say, is a horizontal line.
+
+    Args:
+        panels: Made with `against=setting`.
+        setting: Its name.
+        y_label: What the returns are called where they are not normalised.
+    """
+    looks = _looks(panels)
+    figure, axes = _grid(panels, f"final {y_label}", setting)
+    values = [c.x for panel in panels for c in panel.curves if c.x is not None]
+    place = _set_scale(axes, values)
+    for ax, panel in zip(axes, panels, strict=True):
+        for label in dict.fromkeys(curve.label for curve in panel.curves):
+            look = looks[label]
+            curves = [curve for curve in panel.curves if curve.label == label]
+            means = [curve.finals().mean() for curve in curves]
+            if curves[0].x is None:
+                ax.axhline(means[0], label=label, **look.line())
+                continue
+            xs = [place[curve.x] for curve in curves if curve.x is not None]
+            ax.plot(xs, means, label=label, marker=look.marker, **look.line())
+            for x, curve in zip(xs, curves, strict=True):
+                finals = curve.finals()
+                if len(finals) > 1:
+                    ax.plot([x] * len(finals), finals, ".", color=look.colour, alpha=0.6, ms=7)
+    theirs = any(curve.reference for panel in panels for curve in panel.curves)
+    caption = "large: mean over seeds; small: one seed"
+    _legend(figure, axes, panels, caption + "; OpenAI's at our number of steps" * theirs)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a picture in the format that the path's suffix says."""
+    figure.savefig(path, dpi=150)
+
+
+def _grid(panels: Sequence[Panel], y_label: str, x_label: str) -> tuple[Figure, list[Axes]]:
+    columns = math.ceil(math.sqrt(len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    width, height = (7.0, 4.2) if len(panels) == 1 else (3.4 * columns, 2.7 * rows)
+    with rc_context(_STYLE):
+        figure = Figure((width, height + 0.4), layout="constrained")
+        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(panels))]
+        for i, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+            ax.set_title(panel.title, weight="bold" if panel.normalized else "normal")
+            if i + columns >= len(panels):  # nothing below it
+                ax.set_xlabel(x_label)
+            if panel.normalized:
+                ax.set_ylabel(y_label.replace(EPISODE_RETURN, "normalised return"))
+            elif i % columns == 0:
+                ax.set_ylabel(y_label)
+    return figure, axes
+
+
+def _looks(panels: Sequence[Panel]) -> dict[str, _Look]:
+    """Returns how each label's curves are drawn."""
+    curves = {curve.label: curve for panel in panels for curve in panel.curves}
+    ours = [curve for curve in curves.values() if not curve.reference]
+    theirs = [curve for curve in curves.values() if curve.reference]
+    looks = {
+        curve.label: _Look(colour, _MARKERS[i % len(_MARKERS)])
+        for i, (curve, colour) in enumerate(zip(ours, _colours(ours), strict=True))
+    }
+    for i, curve in enumerate(theirs):
+        colour = _REFERENCES.get(curve.reference, _GREYS[i % len(_GREYS)])
+        looks[curve.label] = _Look(colour, "x", _DASHES[i % len(_DASHES)])
+    return looks
+
+
+def _colours(curves: Sequence[Curve]) -> list[str]:
+    if len(curves) > len(_ALGORITHMS) + len(_OTHERS):  # a long sweep, in its order
+        return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0, 0.92, len(curves))]
+    of_algorithm, others = dict(_ALGORITHMS), [*_OTHERS]
+    present = {curve.algo for curve in curves}
+    others += [colour for algo, colour in _ALGORITHMS.items() if algo not in present]
+    return [of_algorithm.pop(curve.algo, "") or others.pop(0) for curve in curves]
+
+
+def _set_scale(axes: Iterable[Axes], values: Iterable[Value]) -> dict[Value, float]:
+    """Scales the axis of a setting for its values, and returns each one's place on it."""
+    numbers = sorted({value for value in values if not isinstance(value, str)})
+    words = sorted({value for value in values if isinstance(value, str)})
+    place: dict[Value, float] = {}
+    base = 1
+    if words:
+        place.update({number: i for i, number in enumerate(numbers)})
+        place.update({word: len(numbers) + i for i, word in enumerate(words)})
+    else:
+        place.update({number: number for number in numbers})
+        if numbers[0] > 0 and all(math.log2(number).is_integer() for number in numbers):
+            base = 2
+        elif numbers[0] > 0 and numbers[-1] >= 20 * numbers[0]:
+            base = 10
+    names = [value if isinstance(value, str) else f"{value:g}" for value in place]
+    for ax in axes:
+        if base > 1:
+            ax.set_xscale("log", base=base)
+        ax.set_xticks(list(place.values()), names)
+        ax.xaxis.set_minor_locator(NullLocator())
+    return place
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], caption: str) -> None:
+    handles = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    seeds = {
+        label: [len(c.seeds) for panel in panels for c in panel.curves if c.label == label]
+        for label in handles
+    }
+    labels = [f"{label} ({_count(seeds[label])})" for label in handles]
+    column_width = 0.9 + 0.08 * max(map(len, labels))  # inches
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / column_width)))
+    # Not at the cost of the panels.
+    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
+    with rc_context(_STYLE):
+        figure.legend(
+            list(handles.values()),
+            labels,
+            loc="outside lower center",
+            ncols=columns,
+            title=caption if any(max(n) > 1 for n in seeds.values()) else None,
+            title_fontsize="small",
+        )
+
+
+def _count(numbers: Iterable[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low < high:
+        return f"{low} to {high} seeds"
+    return f"{high} seed{'s' if high > 1 else ''}"

@@ -1,0 +1,461 @@
+import re
+import shlex
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from rllib_ppg.cli import main
+from rllib_ppg.plots import openai_curves, pictures
+from rllib_ppg.plots.curves import Curve, Points
+from rllib_ppg.plots.final_table import sweep_table
+from rllib_ppg.plots.panels import (
+    Panel,
+    add_reference,
+    by_environment,
+    find_setting,
+    mean_over_games,
+)
+from rllib_ppg.plots.results import read_trials
+from rllib_ppg.procgen import GAMES
+from tests.command import run
+from tests.runs import ramp, write_trial
+
+
+def points(steps, returns):
+    return Points(np.array(steps, float), np.array(returns, float))
+
+
+def labels(panel):
+    return [curve.label for curve in panel.curves]
+
+
+# The numbers.
+
+
+def test_the_final_return_is_the_mean_over_the_last_five_percent_of_steps():
+    hundred = points(range(1000, 101_000, 1000), range(1, 101))
+    assert hundred.final() == np.mean([95, 96, 97, 98, 99, 100])
+    assert points([10, 20], [1, 3]).final() == 3
+
+
+def test_mean_and_spread_over_seeds():
+    steps, mean, spread = Curve("", (points([1, 2], [0, 2]), points([1, 2], [2, 6]))).mean()
+    assert steps.tolist() == [1, 2]
+    assert mean.tolist() == [1, 4]
+    np.testing.assert_allclose(spread, [2**0.5, 8**0.5])  # of a sample: n - 1
+    assert np.isnan(Curve("", (points([1, 2], [0, 2]),)).mean()[2]).all()
+
+
+def test_the_mean_is_where_all_seeds_are_and_linear_between_their_results():
+    longer = points([0, 10, 20, 40], [0, 10, 20, 40])
+    shorter = points([5, 25], [100, 120])
+    steps, mean, _ = Curve("", (longer, shorter)).mean()
+    assert steps.tolist() == [5, 10, 20, 25]
+    assert mean.tolist() == [(5 + 100) / 2, (10 + 105) / 2, (20 + 115) / 2, (25 + 120) / 2]
+
+
+def test_a_curve_cut_between_two_results():
+    cut = points([10, 20, 30], [1, 2, 3]).until(25)
+    assert (cut.env_steps.tolist(), cut.returns.tolist()) == ([10, 20, 25], [1, 2, 2.5])
+    assert len(points([10, 20], [1, 2]).until(5).env_steps) == 0
+    assert points([10, 20], [1, 2]).until(50).env_steps.tolist() == [10, 20]
+
+
+# Which trials are one curve.
+
+
+def test_seeds_are_one_curve_and_settings_are_told_apart(tmp_path):
+    for seed in (0, 1, 2):
+        for n_pi in (16, 4):
+            write_trial(tmp_path / "ppg", [n_pi + seed], name=f"{n_pi}{seed}", seed=seed, n_pi=n_pi)
+        write_trial(tmp_path / f"ppo_{seed}", [1.0], algo="PPO", seed=seed, lr=1e-3)
+    [panel] = by_environment(read_trials(sorted(tmp_path.iterdir())))
+    assert panel.title == "CartPole-v1"
+    assert labels(panel) == ["PPG (n_pi=4)", "PPG (n_pi=16)", "PPO"]
+    assert panel.curves[1].finals().tolist() == [16, 17, 18]
+
+    [panel] = by_environment(read_trials([tmp_path / "ppg"]))
+    assert labels(panel) == ["n_pi=4", "n_pi=16"]
+
+
+def test_a_default_is_the_same_as_the_same_value_given(tmp_path):
+    write_trial(tmp_path / "run", [1.0], name="0", seed=0, defaults={"n_pi": 32})
+    write_trial(tmp_path / "run", [1.0], name="1", seed=1, n_pi=32)
+    [panel] = by_environment(read_trials([tmp_path / "run"]))
+    assert labels(panel) == ["PPG"]
+
+
+def test_folders_tell_apart_what_nothing_else_does(tmp_path):
+    write_trial(tmp_path / "old", [1.0], seed=0)
+    write_trial(tmp_path / "new", [2.0], seed=0)
+    [panel] = by_environment(read_trials([tmp_path / "old", tmp_path / "new"]))
+    assert labels(panel) == ["new", "old"]
+
+
+def test_a_seed_trained_again_in_one_run_counts_once(tmp_path):
+    write_trial(tmp_path / "run", [9.0], name="b", seed=0, started=5)
+    write_trial(tmp_path / "run", [1.0], name="c", seed=0, started=1)
+    write_trial(tmp_path / "no_seed", [3.0], name="a")
+    write_trial(tmp_path / "no_seed", [4.0], name="b")
+    [panel] = by_environment(read_trials([tmp_path / "run"]))
+    assert panel.curves[0].finals().tolist() == [9]
+    for runs in ([tmp_path / "no_seed"], sorted((tmp_path / "no_seed").iterdir())):
+        [panel] = by_environment(read_trials(runs))
+        assert panel.curves[0].finals().tolist() == [3, 4]
+
+
+def test_environments_have_panels_and_no_labels(tmp_path):
+    easy = {"distribution_mode": "easy"}
+    write_trial(tmp_path / "run", [1.0], name="0", env="procgen-maze-v0", lr=1.0)
+    write_trial(tmp_path / "run", [1.0], name="1", env="procgen-maze-v0", lr=2.0, env_config=easy)
+    write_trial(tmp_path / "run", [1.0], name="2", env="CartPole-v1", lr=3.0)
+    panels = by_environment(read_trials([tmp_path / "run"]))
+    assert [panel.title for panel in panels] == ["CartPole-v1", "maze (easy)", "maze (hard)"]
+    assert [labels(panel) for panel in panels] == [["PPG"]] * 3
+
+
+# Games averaged.
+
+
+def test_the_mean_normalised_over_games(tmp_path):
+    # Hard ranges: coinrun 5 to 10, starpilot 1.5 to 35.
+    for seed, (coinrun, starpilot) in enumerate([(7.5, 35.0), (10.0, 1.5), (5.0, 35.0)]):
+        write_trial(tmp_path / "a", [coinrun] * 3, env="procgen-coinrun-v0", seed=seed, name=seed)
+        if seed < 2:
+            env = "procgen-starpilot-v0"
+            write_trial(tmp_path / "a", [starpilot] * 2, env=env, seed=seed, name=seed)
+    write_trial(tmp_path / "a", [100.0], env="CartPole-v1")
+    [mean] = mean_over_games(by_environment(read_trials([tmp_path / "a"])))
+    assert (mean.title, mean.normalized, labels(mean)) == ("mean over 2 games", True, ["PPG"])
+    steps, returns, spread = mean.curves[0].mean()
+    assert steps.tolist() == [1000, 2000]
+    assert returns.tolist() == [0.625, 0.625]  # of (0.5 + 1) / 2 and (1 + 0) / 2
+    np.testing.assert_allclose(spread, np.std([0.75, 0.5], ddof=1))
+
+
+def test_only_games_that_all_curves_have_are_averaged(tmp_path):
+    for game in ("maze", "coinrun", "heist"):
+        write_trial(tmp_path / "a", [10.0], env=f"procgen-{game}-v0")
+    for game in ("maze", "coinrun"):
+        write_trial(tmp_path / "b", [10.0], algo="PPO", env=f"procgen-{game}-v0")
+    panels = by_environment(read_trials([tmp_path / "a", tmp_path / "b"]))
+    assert [panel.title for panel in mean_over_games(panels)] == ["mean over 2 games"]
+    assert mean_over_games(by_environment(read_trials([tmp_path / "a"])))[0].title.count("3")
+
+
+@pytest.mark.parametrize(
+    ("envs", "mode"), [(["maze"], "hard"), (["maze", "heist"], "memory")]
+)  # no ranges are published for memory mode
+def test_nothing_to_average(tmp_path, envs, mode):
+    for game in envs:
+        config = {"distribution_mode": mode}
+        write_trial(tmp_path / "a", [10.0], env=f"procgen-{game}-v0", env_config=config)
+    assert mean_over_games(by_environment(read_trials([tmp_path / "a"]))) == []
+
+
+# OpenAI's curves.
+
+
+@pytest.mark.parametrize(
+    ("experiment", "runs", "published"),  # at 8M, 25M, 50M and 100M steps
+    [
+        ("ppo", 3, [0.0974, 0.2559, 0.4132, 0.5881]),
+        ("ppg", 3, [0.1588, 0.4766, 0.6494, 0.7542]),
+        ("ppg_single", 3, [0.1300, 0.4257, 0.6088, 0.7589]),
+        ("ppgkl", 3, [0.1500, 0.4938, 0.6505, 0.7590]),
+        ("n_pi=2", 1, [0.1815, 0.4089, 0.5352, 0.6258]),
+        ("n_pi=16", 1, [0.2053, 0.5247, 0.6643, 0.7672]),
+        ("e_aux=1", 1, [0.0757, 0.2358, 0.4504, 0.6416]),
+        ("e_aux=9", 1, [0.1963, 0.4916, 0.6704, 0.7707]),
+        ("e_pi=6", 1, [0.0317, 0.1568, 0.2608, 0.4083]),
+    ],
+)
+def test_thinned_curves_give_the_published_means(experiment, runs, published):
+    panels = [Panel(game, (openai_curves.curve(experiment, game),), game, "hard") for game in GAMES]
+    [mean] = mean_over_games(panels)
+    steps, returns, _ = mean.curves[0].mean()
+    assert len(mean.curves[0].seeds) == runs
+    # Single points of a curve, where the published ones are averages of the last few.
+    at = np.interp([8e6, 25e6, 50e6, 100e6], steps, returns)
+    np.testing.assert_allclose(at, published, atol=0.02)
+
+
+def test_reference_ends_where_the_run_does(tmp_path):
+    write_trial(tmp_path / "a", ramp(5, 20), steps=range(100_000, 2_100_000, 100_000),
+                env="procgen-bigfish-v0")  # fmt: skip
+    panels = by_environment(read_trials([tmp_path / "a"]))
+    [panel] = add_reference(panels, ["ppg", "ppo", "n_pi=8"])
+    assert labels(panel) == ["PPG", "OpenAI PPG", "OpenAI PPO", "OpenAI PPG, n_pi=8"]
+    assert [len(curve.seeds) for curve in panel.curves] == [1, 3, 3, 1]
+    assert {curve.last_step() for curve in panel.curves} == {2_000_000}
+
+
+@pytest.mark.parametrize(
+    ("env", "env_config", "fits"),
+    [
+        ("procgen-maze-v0", {}, True),
+        ("procgen-maze-v0", {"num_levels": 0, "num_threads": 2, "center_agent": True}, True),
+        ("procgen-maze-v0", {"distribution_mode": "easy"}, False),
+        ("procgen-maze-v0", {"num_levels": 200}, False),
+        ("procgen-maze-v0", {"use_backgrounds": False}, False),
+        ("CartPole-v1", {}, False),
+    ],
+)
+def test_reference_is_of_the_same_environment(tmp_path, env, env_config, fits):
+    write_trial(tmp_path / "a", [5.0], steps=[1e6], env=env, env_config=env_config)
+    [panel] = add_reference(by_environment(read_trials([tmp_path / "a"])), ["ppg"])
+    assert len(panel.curves) == (2 if fits else 1)
+
+
+# Sweeps.
+
+
+@pytest.fixture
+def a_sweep(tmp_path):
+    """N_pi 2, 4 and 16, with two seeds; the final returns are 20 and 22, 41 and 43, 10 and 12."""
+    for n_pi, final in ((2, 20.0), (4, 41.0), (16, 10.0)):
+        for seed in (0, 1):
+            returns = [*ramp(5, 19), final + 2 * seed]
+            write_trial(tmp_path / "s", returns, name=f"{n_pi}{seed}", seed=seed, n_pi=n_pi)
+    return tmp_path / "s"
+
+
+def test_sweep_table(a_sweep):
+    head, *lines = sweep_table(read_trials([a_sweep])).splitlines()
+    assert head.split("  ")[0] == "environment"
+    assert [line.split() for line in lines] == [
+        # The last 5 % of 20,000 steps has two results, the last of the ramp being 5.
+        ["CartPole-v1", "n_pi=4", "23.5", "+-", "0.7", "2", "20k"],
+        ["CartPole-v1", "n_pi=2", "13.0", "+-", "0.7", "2", "20k"],
+        ["CartPole-v1", "n_pi=16", "8.000", "+-", "0.707", "2", "20k"],
+    ]
+
+
+def test_a_setting_is_found_by_the_end_of_its_path(tmp_path):
+    for n in (1, 2):
+        write_trial(tmp_path / "a", [1.0], name=str(n), n_pi=4, env_config={"num_levels": n})
+    trials = read_trials([tmp_path / "a"])
+    assert find_setting(trials, "num_levels") == "env_config/num_levels"
+    with pytest.raises(ValueError, match="the same n_pi; they differ in env_config/num_levels"):
+        find_setting(trials, "n_pi")
+    with pytest.raises(ValueError, match="no setting 'n_pie'; did you mean 'n_pi'"):
+        find_setting(trials, "n_pie")
+
+
+# The picture.
+
+
+def own_lines(ax):
+    return {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
+
+
+def test_learning_curves_as_drawn(tmp_path):
+    for seed, end in ((0, 10.0), (1, 30.0)):
+        write_trial(tmp_path / "a", [end / 2, end], name=str(seed), seed=seed)
+    write_trial(tmp_path / "a", [1.0, 2.0], algo="PPO", seed=0)
+    figure = pictures.learning_curves(by_environment(read_trials([tmp_path / "a"])))
+    [ax] = figure.axes
+    assert ax.get_xlabel() == "environment steps"
+    assert ax.get_ylabel() == "episode return"
+    assert ax.get_title() == "CartPole-v1"
+    lines = own_lines(ax)
+    assert lines["PPG"].get_xydata().tolist() == [[1000, 10], [2000, 20]]
+    assert lines["PPO"].get_xydata().tolist() == [[1000, 1], [2000, 2]]
+    [band] = ax.collections  # PPO has one seed, and no band
+    heights = band.get_paths()[0].vertices[:, 1]
+    spread = 200**0.5  # of 10 and 30
+    assert (heights.min(), heights.max()) == pytest.approx((10 - spread / 2, 20 + spread))
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["PPG (2 seeds)", "PPO (1 seed)"]
+    assert "± 1 standard deviation" in legend.get_title().get_text()
+    assert ax.xaxis.get_major_formatter()(2_000_000) == "2M"
+
+
+def test_panels_of_games_and_their_mean(tmp_path):
+    for game in ("coinrun", "maze", "heist"):
+        write_trial(tmp_path / "a", ramp(10), env=f"procgen-{game}-v0")
+    panels = by_environment(read_trials([tmp_path / "a"]))
+    figure = pictures.learning_curves([*panels, *mean_over_games(panels)])
+    titles = ["coinrun (hard)", "heist (hard)", "maze (hard)", "mean over 3 games"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert figure.axes[-1].get_ylabel() == "normalised return"
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", ""] + ["environment steps"] * 2
+
+
+def test_algorithms_keep_their_colours_and_openais_curves_are_dashed(tmp_path):
+    steps = [1e6, 2e6]
+    write_trial(tmp_path / "a", [1.0, 2.0], steps=steps, env="procgen-maze-v0")
+    write_trial(tmp_path / "b", [1.0, 2.0], steps=steps, env="procgen-maze-v0", algo="PPO")
+
+    def colours(*runs):
+        panels = add_reference(by_environment(read_trials(runs)), ["ppg", "ppo"])
+        lines = own_lines(pictures.learning_curves(panels).axes[0])
+        dashed = {label: line.is_dashed() for label, line in lines.items()}
+        assert dashed == {label: label.startswith("OpenAI") for label in lines}
+        return {label: to_hex(line.get_color()) for label, line in lines.items()}
+
+    both = colours(tmp_path / "a", tmp_path / "b")
+    assert len(set(both.values())) == len(both) == 4
+    for alone in (colours(tmp_path / "a"), colours(tmp_path / "b")):
+        assert alone.items() <= both.items()
+
+
+@pytest.mark.parametrize("size", [7, 12])
+def test_a_long_sweep_has_a_colour_each(tmp_path, size):
+    for n_pi in range(size):
+        write_trial(tmp_path / "a", [1.0, 2.0], name=str(n_pi), n_pi=n_pi)
+    panels = by_environment(read_trials([tmp_path / "a"]))
+    lines = own_lines(pictures.learning_curves(panels).axes[0])
+    assert list(lines) == [f"n_pi={n_pi}" for n_pi in range(size)]
+    assert len({to_hex(line.get_color()) for line in lines.values()}) == size
+
+
+def test_a_sweep_as_drawn(a_sweep):
+    write_trial(a_sweep, [7.0], algo="PPO")
+    figure = pictures.sweep(by_environment(read_trials([a_sweep]), "n_pi"), "n_pi")
+    [ax] = figure.axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("n_pi", "final episode return")
+    lines = own_lines(ax)
+    assert list(lines) == ["PPG", "PPO"]
+    assert lines["PPG"].get_xydata().tolist() == [[2, 13], [4, 23.5], [16, 8]]
+    assert list(lines["PPO"].get_ydata()) == [7, 7]  # without the setting: level
+    seeds = [
+        xy for line in ax.lines if line.get_label().startswith("_") for xy in line.get_xydata()
+    ]
+    assert sorted(map(tuple, seeds)) == [
+        (2, 12.5), (2, 13.5), (4, 23), (4, 24), (16, 7.5), (16, 8.5)
+    ]  # fmt: skip
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "4", "16"]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "places"),
+    [
+        ([1, 2, 64], "log", [1, 2, 64]),
+        ([1, 3, 5], "linear", [1, 3, 5]),
+        ([0, 2, 4], "linear", [0, 2, 4]),
+        ([3e-5, 1e-3], "log", [3e-5, 1e-3]),
+        (["dual", "shared"], "linear", [0, 1]),
+        ([False, True], "linear", [0, 1]),
+        ([0.5, None], "linear", [0, 1]),
+    ],
+)
+def test_the_scale_of_a_setting(tmp_path, values, scale, places):
+    for i, value in enumerate(values):
+        write_trial(tmp_path / "a", [float(i)], name=str(i), x=value)
+    [ax] = pictures.sweep(by_environment(read_trials([tmp_path / "a"]), "x"), "x").axes
+    assert ax.get_xscale() == scale
+    assert ax.lines[0].get_xydata().tolist() == [[x, i] for i, x in enumerate(places)]
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert ticks == [f"{v:g}" if type(v) in (int, float) else str(v) for v in values]
+
+
+def test_two_swept_settings_are_a_line_for_each_value_of_the_other(tmp_path):
+    for n_pi in (2, 4):
+        for e_aux in (3, 6):
+            name = f"{n_pi}{e_aux}"
+            write_trial(tmp_path / "a", [n_pi * e_aux], name=name, n_pi=n_pi, e_aux=e_aux)
+    [ax] = pictures.sweep(by_environment(read_trials([tmp_path / "a"]), "n_pi"), "n_pi").axes
+    drawn = {label: line.get_xydata().tolist() for label, line in own_lines(ax).items()}
+    assert drawn == {"e_aux=3": [[2, 6], [4, 12]], "e_aux=6": [[2, 12], [4, 24]]}
+
+
+# The command.
+
+
+@pytest.fixture
+def games(tmp_path):
+    """PPG and PPO on two games, two seeds, 2M steps."""
+    for algo, slope in (("PPG", 1.0), ("PPO", 0.5)):
+        for game in ("bigfish", "starpilot"):
+            for seed in (0, 1):
+                write_trial(
+                    tmp_path / algo.lower(), ramp(slope * (3 + seed), 40), algo=algo, seed=seed,
+                    env=f"procgen-{game}-v0", name=str(seed), n_pi=2 + 2 * seed,
+                    steps=range(50_000, 2_050_000, 50_000),
+                )  # fmt: skip
+    return tmp_path
+
+
+def test_the_command_draws_and_prints_the_final_returns(games):
+    for seed in (0, 1):
+        write_trial(games / "one", [float(seed), 3.0 + 2 * seed], name=str(seed), seed=seed)
+    ended = run("plot", games / "one", "--out", games / "x.png")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    *_, row, where = ended.stdout.splitlines()
+    assert row.split() == ["CartPole-v1", "PPG", "4.000", "+-", "1.414", "2", "2k"]
+    assert where == f"plot: {games / 'x.png'}"
+    picture = (games / "x.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))
+    assert 800 < width < 2000
+    assert 500 < height < 1500
+
+
+def drawn_texts(file):
+    """Returns the texts of an SVG, which keeps each in a comment."""
+    return re.findall("<!-- (.*) -->", file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "not_there"),
+    [
+        ("", ["PPG (n_pi=2) (1 seed)", "mean over 2 games", "environment steps"], ["OpenAI"]),
+        ("--reference openai", ["OpenAI PPG (3 seeds)", "OpenAI PPO (3 seeds)"], ["n_pi=8"]),
+        (
+            "--reference openai --reference-experiments n_pi=8,ppgkl",
+            ["OpenAI PPG, n_pi=8 (1 seed)", "OpenAI PPG, KL penalty (3 seeds)"],
+            ["OpenAI PPO"],
+        ),
+        ("--against n_pi", ["PPG (1 seed)", "n_pi", "final episode return"], ["OpenAI"]),
+        ("--against n_pi --reference openai", ["OpenAI's sweep (1 seed)", "16"], ["OpenAI PPO"]),
+        (
+            "--metric training_iteration",
+            ["training_iteration"],
+            ["episode return", "mean over 2 games"],
+        ),
+    ],
+)
+def test_options_of_the_command(games, capsys, options, there, not_there):
+    out = games / "x.svg"
+    words = ["plot", f"{games}/ppg", f"{games}/ppo", "--out", str(out), *shlex.split(options)]
+    assert main(words) == 0
+    texts = drawn_texts(out)
+    assert set(there) <= set(texts)
+    assert not [text for text in texts for word in not_there if word in text]
+    assert capsys.readouterr().out.endswith(f"plot: {out}\n")
+
+
+def test_a_reference_that_does_not_fit_is_said_so(tmp_path, capsys):
+    write_trial(tmp_path / "a", [1.0])
+    words = ["plot", f"{tmp_path}/a", "--out", f"{tmp_path}/x.svg", "--reference", "openai"]
+    assert main(words) == 0
+    assert "no curve of OpenAI's fits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("", "required: RUN"),
+        ("{}/nowhere", "there is no folder"),
+        ("{}/ppg --out x.gif", "x.gif must end in .png, .pdf, .svg"),
+        ("{}/ppg --out {}/nowhere/x.png", "nowhere for x.png"),
+        ("{}/ppg --against n_pj", "did you mean 'n_pi'"),
+        ("{}/ppg --against env", "all have the same env; they differ in n_pi"),
+        ("{}/ppg --metric env_runners/episode_return", "did you mean 'env_runners/episode_ret"),
+        ("{}/ppg --reference opnai", "invalid choice"),
+        ("{}/ppg --reference openai --reference-experiments pgg", "did you mean 'ppg'"),
+        ("{}/ppg --reference-experiments ppg", "goes with --reference openai"),
+        ("{}/ppg --referense openai", "did you mean '--reference'"),
+    ],
+)
+def test_bad_input(games, capsys, monkeypatch, options, complaint):
+    monkeypatch.chdir(games)
+    assert main(["plot", *shlex.split(options.replace("{}", str(games)))]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("rllib: error: ")
+    assert complaint in err
+    assert not list(games.glob("*.*"))
