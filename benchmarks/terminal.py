@@ -1,6 +1,6 @@
-"""Records a command in a terminal as a GIF, and its last screen as a PNG, for the documentation.
+"""Records a command in a terminal as a GIF, for the documentation.
 
-    python -m benchmarks.terminal docs/terminal rllib train file procgen_small
+    python -m benchmarks.terminal docs/terminal.gif rllib train file procgen_small
 
 The command runs for real; what is shown is what it printed, in its own time, waits cut short.
 """
@@ -24,22 +24,29 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS, ROWS = 100, 22
 FONT_SIZE = 15
-LONGEST_WAIT_S, SHORTEST_WAIT_S, LAST_WAIT_S = 0.8, 0.1, 4.0
+LONGEST_WAIT_S, SHORTEST_WAIT_S, LAST_WAIT_S = 0.8, 0.2, 4.0
 BACKGROUND, FOREGROUND = "#1e1e1e", "#e6e6e6"
 _WIPE = "\r\x1b[K"  # what the live line is wiped with
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def main(out: str, command: list[str]) -> None:
-    """Runs the command and writes `out`.gif and `out`.png."""
-    screens = record(command)
-    pictures = [draw(text) for text, _ in screens]
-    pictures[-1].save(f"{out}.png")
-    waits = [1000 * min(max(wait, SHORTEST_WAIT_S), LONGEST_WAIT_S) for _, wait in screens]
+    """Runs the command and writes `out`."""
+    recorded = record(command)
+    # What is there for a moment only is not seen, and makes the file large.
+    screens = [s for s in recorded[:-1] if s[1] >= SHORTEST_WAIT_S] + recorded[-1:]
+    waits = [1000 * min(wait, LONGEST_WAIT_S) for _, wait in screens]
     waits[-1] = 1000 * LAST_WAIT_S
-    first, *others = [picture.quantize(16) for picture in pictures]
-    first.save(f"{out}.gif", save_all=True, append_images=others, duration=waits, loop=0)
-    print(f"{out}.gif, {out}.png: {len(screens)} screens")
+    first, *others = [draw(text).quantize(8) for text, _ in screens]
+    first.save(
+        out,
+        save_all=True,
+        append_images=others,
+        duration=waits,
+        loop=0,
+        optimize=True,
+    )
+    print(f"{out}: {len(screens)} screens")
 
 
 def record(command: list[str]) -> list[tuple[str, float]]:
