@@ -7,6 +7,7 @@ from typing import Any
 
 from rllib_ppg.procgen import GAMES, OPTIONS, RETURN_RANGES, Return, normalized_return
 
+ALL = "all levels"
 TRAINING = "training levels"
 HELD_OUT = "held-out levels"
 _LAST_LEVEL = 2**31 - 2  # the engine's limit, see `procgen`
@@ -34,9 +35,9 @@ def which_levels(env_config: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def describe(env_config: Mapping[str, Any]) -> str:
-    """The levels of a Procgen env, as in "0 to 199"."""
+    """The levels of a Procgen env, as in "levels 0 to 199"."""
     _, start, num = which_levels(env_config)
-    return f"{start} to {start + num - 1}" if num else "all"
+    return f"levels {start} to {start + num - 1}" if num else ALL
 
 
 def held_out(env_config: Mapping[str, Any]) -> dict[str, Any] | None:

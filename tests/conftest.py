@@ -3,6 +3,8 @@
 import pytest
 import ray
 
+from tests.trained import checkpoint  # noqa: F401 (a fixture)
+
 
 @pytest.fixture(scope="session")
 def cluster():

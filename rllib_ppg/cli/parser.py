@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from rllib_ppg.cli import train
+from rllib_ppg.cli import evaluate, example, export, plot, record, train
 from rllib_ppg.did_you_mean import did_you_mean
 
-COMMANDS = (train,)
+COMMANDS = (train, evaluate, record, export, example, plot)
 
 
 def make_parser() -> argparse.ArgumentParser:

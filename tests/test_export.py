@@ -1,0 +1,166 @@
+"""`rllib export`: the model that is written, run by onnxruntime."""
+
+import sys
+
+import gymnasium as gym
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+from rllib_ppg import onnx_export
+from rllib_ppg.cli import main
+from tests.command import run
+from tests.envs import AnySpaces
+from tests.trained import SMALL_CNN, ppo
+
+MODULE = "learner_group/learner/rl_module/default_policy"
+
+
+@pytest.fixture
+def quiet_main(monkeypatch):
+    monkeypatch.setattr("rllib_ppg.cli.export.keep_quiet", lambda verbose: None)
+    return main
+
+
+@pytest.fixture
+def export(quiet_main, tmp_path):
+    """Exports a checkpoint; returns what runs the model."""
+
+    def export(path):
+        out = str(tmp_path / "policy.onnx")
+        assert quiet_main(["export", path, "--out", out]) == 0
+        return runner(out)
+
+    return export
+
+
+def runner(out):
+    session = onnxruntime.InferenceSession(out)
+    names = [output.name for output in session.get_outputs()]
+    return lambda obs: dict(zip(names, session.run(None, {"obs": obs}), strict=True))
+
+
+def dist_inputs(path, obs):
+    module = RLModule.from_checkpoint(f"{path}/{MODULE}")
+    with torch.no_grad():
+        return module.forward_inference({"obs": torch.from_numpy(obs)})[
+            "action_dist_inputs"
+        ].numpy()
+
+
+def test_images_and_discrete_actions(checkpoint, tmp_path):
+    path = checkpoint("procgen-maze-v0", {"distribution_mode": "easy"}, model_config=SMALL_CNN)
+    out = tmp_path / "policy.onnx"
+    ended = run("export", tmp_path, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "largest difference between onnxruntime and torch: action_dist_inputs" in ended.stdout
+    run_model = runner(out)
+    for B in (1, 5):  # none of them a batch size that it was traced with
+        obs = np.random.default_rng(B).integers(0, 256, (B, 64, 64, 3), np.uint8)
+        found = run_model(obs)
+        expected = dist_inputs(path, obs)
+        np.testing.assert_allclose(found["action_dist_inputs"], expected, atol=1e-5)
+        np.testing.assert_array_equal(found["actions"], expected.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, lambda mean: np.clip(-3 + (mean + 1) / 2 * 4, -3, 1)),
+        (
+            {"normalize_actions": False, "clip_actions": True},
+            lambda mean: np.clip(mean, -3, 1),
+        ),
+        ({"normalize_actions": False}, lambda mean: mean),
+    ],
+)
+def test_real_actions_are_as_the_env_takes_them(checkpoint, export, settings, expected):
+    spaces = {"action_space": gym.spaces.Box(-3.0, 1.0, (3,))}
+    means = np.array([0.25, -7.0, 7.0])
+    path = checkpoint(AnySpaces, spaces, inputs=[*means, *[0.0] * 3], **settings)
+    found = export(path)(np.zeros((2, 3), np.float32))
+    np.testing.assert_allclose(found["actions"], [expected(means)] * 2, rtol=1e-6)
+
+
+def test_discrete_actions_count_from_their_start(checkpoint, export):
+    spaces = {"action_space": gym.spaces.Discrete(3, start=5)}
+    run_model = export(checkpoint(AnySpaces, spaces, inputs=[0.0, 2.0, 1.0]))
+    np.testing.assert_array_equal(run_model(np.zeros((2, 3), np.float32))["actions"], [6, 6])
+
+
+def test_the_observation_filter_is_in_the_model(checkpoint, export, monkeypatch):
+    from rllib_ppg.observation_filter import MeanStdFilter as Filter
+
+    make = Filter.__init__
+
+    def shifted(self, shape):
+        make(self, shape)
+        self.mean += 100.0
+        self.std *= 7.0
+
+    monkeypatch.setattr(Filter, "__init__", shifted)
+    path = checkpoint("CartPole-v1", observation_filter="MeanStdFilter")
+    monkeypatch.setattr(Filter, "__init__", make)
+    obs = np.random.default_rng(0).normal(100, 7, (4, 4)).astype(np.float32)
+    found = export(path)(obs)["action_dist_inputs"]
+    expected = dist_inputs(path, obs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-4  # unfiltered, they would be clipped to the same
+
+
+def test_other_actions_leave_the_distribution_s_inputs(checkpoint, export):
+    spaces = {"action_space": gym.spaces.MultiDiscrete([2, 3])}
+    found = export(checkpoint(AnySpaces, spaces))(np.zeros((2, 3), np.float32))
+    assert list(found) == ["action_dist_inputs"]
+    assert found["action_dist_inputs"].shape == (2, 5)
+
+
+def test_rllib_s_own_policies(checkpoint, export):
+    path = checkpoint("CartPole-v1", config=ppo)
+    obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    found = export(path)(obs)
+    np.testing.assert_allclose(found["action_dist_inputs"], dist_inputs(path, obs), atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["action_dist_inputs", "actions"])
+def test_a_model_that_computes_something_else_is_not_written(
+    checkpoint, quiet_main, monkeypatch, capsys, tmp_path, part
+):
+    forward = onnx_export._Network.forward
+
+    def wrong(self, obs):
+        inputs, actions = forward(self, obs)
+        return (inputs + 0.01, actions) if part == "action_dist_inputs" else (inputs, 1 - actions)
+
+    monkeypatch.setattr(onnx_export._Network, "forward", wrong)
+    path = checkpoint("CartPole-v1")
+    out = tmp_path / "policy.onnx"
+    assert quiet_main(["export", path, "--out", str(out)]) == 1
+    assert "beyond rounding" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_without_the_extra(checkpoint, quiet_main, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    path = checkpoint("CartPole-v1")
+    assert quiet_main(["export", path, "--out", str(tmp_path / "policy.onnx")]) == 2
+    assert "pip install 'rllib-ppg[onnx]'" in capsys.readouterr().err
+
+
+def test_what_can_t_be_exported(checkpoint, quiet_main, capsys, tmp_path):
+    path = checkpoint(
+        "CartPole-v1",
+        config=lambda: ppo().env_runners(
+            env_to_module_connector=lambda env, spaces, device: MeanStdFilter()
+        ),
+    )
+    assert quiet_main(["export", path, "--out", str(tmp_path / "policy.onnx")]) == 2
+    assert "env_to_module_connector" in capsys.readouterr().err
+    assert quiet_main(["export", path, "--out", str(tmp_path / "policy.pt")]) == 2
+    assert "ends in .onnx" in capsys.readouterr().err
+    assert quiet_main(["export", path]) == 2
+    assert "--out policy.onnx" in capsys.readouterr().err

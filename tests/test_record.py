@@ -1,0 +1,142 @@
+"""`rllib record`: the videos are read back with ffmpeg and Pillow."""
+
+import itertools
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from rllib_ppg.cli import main
+from rllib_ppg.procgen import ProcgenVectorEnv
+from rllib_ppg.video import _ffmpeg, captioned
+from tests.command import run
+from tests.envs import Counting
+from tests.play_envs import Frames, Painted
+from tests.trained import SMALL_CNN, ppo
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def quiet_main(monkeypatch):
+    monkeypatch.setattr("rllib_ppg.cli.record.keep_quiet", lambda verbose: None)
+    return main
+
+
+def read_mp4(path, height, width):
+    """All frames, `[T, H, W, 3]`; ffmpeg is asked for the size, too."""
+    ended = subprocess.run([_ffmpeg(), "-i", path], capture_output=True, text=True)
+    assert f" {width}x{height}," in ended.stderr
+    raw = subprocess.run(
+        [_ffmpeg(), "-loglevel", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        capture_output=True,
+        check=True,
+    )
+    return np.frombuffer(raw.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
+def grey_levels(frames):
+    """Of the pictures, which begin below a line of 32 pixels."""
+    return [round(float(f[32:].mean()) / 40) * 40 for f in frames]
+
+
+# A picture of the start and of each of 3 steps. The third one is of the next episode, so the
+# second stands for the end, for a second: 5 frames at the env's own 5 a second.
+EPISODE = [0, 40, 80, *[80] * 5]
+
+
+def test_two_episodes_as_an_mp4(checkpoint, tmp_path):
+    checkpoint(Painted)
+    out = tmp_path / "x.mp4"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = run("record", tmp_path, "--out", out, "--episodes", 2, env=env)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "returns: 4.5, 4.5\n" in ended.stdout
+    assert f"written: {out} (16 frames, 3 s)" in ended.stdout
+    # 64 x 48 pixels, 8 times as large, and the line.
+    frames = read_mp4(out, 512 + 32, 384)
+    assert grey_levels(frames) == EPISODE * 2
+    # The line changes with the return, and with the episode, and with nothing else.
+    lines = frames[:, :32].astype(int)
+    changes = [bool(np.abs(a - b).max() > 100) for a, b in itertools.pairwise(lines)]
+    assert changes == [True, True, True, *[False] * 4, True, True, True, True, *[False] * 4]
+
+
+def test_a_gif_at_another_speed(checkpoint, tmp_path, quiet_main):
+    out = tmp_path / "x.gif"
+    path = checkpoint(Painted)
+    assert quiet_main(["record", path, "--out", str(out), "--episodes", "1", "--fps", "2"]) == 0
+    with Image.open(out) as gif:
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
+        # Two frames that are the same are one that lasts as long.
+        assert [frame.info["duration"] for frame in ImageSequence.Iterator(gif)] == [
+            *[500] * 3,
+            1000,
+        ]
+    assert grey_levels(map(np.asarray, frames)) == [0, 40, 80, 80]
+    assert frames[0].size == (384, 544)
+
+
+def test_the_policies_of_rllib_s_algorithms(checkpoint, tmp_path, quiet_main):
+    path = checkpoint(Painted, config=ppo)
+    out = tmp_path / "x.mp4"
+    assert quiet_main(["record", path, "--out", str(out), "--episodes", "2"]) == 0
+    # There the picture after the last step is of the end.
+    levels = grey_levels(read_mp4(out, 544, 384))
+    assert levels == [0, 40, 80, *[120] * 5, *[40, 80], *[120] * 5]
+
+
+def test_observations_stand_in_for_pictures(checkpoint, tmp_path, quiet_main):
+    path = checkpoint(Frames)
+    out = tmp_path / "x.mp4"
+    assert quiet_main(["record", path, "--out", str(out), "--episodes", "1"]) == 0
+    # 30 frames a second, for want of the env's own number.
+    assert grey_levels(read_mp4(out, 544, 512)) == [0, 40, 80, *[80] * 30]
+
+
+def test_procgen_s_large_pictures(checkpoint, tmp_path, quiet_main):
+    path = checkpoint("procgen-bigfish-v0", {"distribution_mode": "easy"}, model_config=SMALL_CNN)
+    out = tmp_path / "x.gif"
+    assert quiet_main(["record", path, "--out", str(out), "--episodes", "1"]) == 0
+    env = ProcgenVectorEnv("bigfish", 1, render_mode="rgb_array", distribution_mode="easy")
+    env.reset(seed=0)
+    [picture] = env.render()
+    with Image.open(out) as gif:
+        first = np.asarray(gif.convert("RGB")).astype(int)
+    env.close()
+    assert first.shape == (544, 512, 3)
+    assert np.abs(first[32:] - picture).mean() < 10  # a GIF has 256 colours
+
+
+def test_small_pictures_are_enlarged_pixel_by_pixel():
+    picture = np.random.default_rng(0).integers(0, 256, (84, 85, 3), np.uint8)
+    frame = captioned(picture, 1, 0.0)
+    # 7 times, which is 595 wide; an even number of pixels is wanted.
+    assert frame.shape == (32 + 7 * 84, 596, 3)
+    np.testing.assert_array_equal(frame[32 + 3 : 32 + 588 : 7, 3:595:7], picture)
+    assert captioned(np.zeros((400, 600, 3), np.uint8), 1, 0.0).shape == (432, 600, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("", "--out episodes.mp4"),
+        ("--out x.mpg", "ends in .mp4 or .gif"),
+        ("--out x.gif --episodes 0", "--episodes must be 1 or more"),
+        ("--out x.gif --fps 0", "--fps must be 1 or more"),
+        ("--out x.gif", "the env has no pictures"),
+    ],
+)
+def test_bad_input_is_one_sentence(checkpoint, capsys, quiet_main, tmp_path, options, complaint):
+    path = checkpoint(Counting)
+    options = options.replace("x.", f"{tmp_path}/x.")
+    assert quiet_main(["record", path, *shlex.split(options)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("rllib: error: ")
+    assert err.count("\n") == 1
+    assert complaint in err
