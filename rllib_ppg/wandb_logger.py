@@ -13,8 +13,8 @@ from pyarrow.fs import LocalFileSystem
 from ray.tune.logger import LoggerCallback
 from ray.tune.utils import flatten_dict
 
-from rllib_ppg.evaluation_videos import NO_VIDEO, VIDEO
 from rllib_ppg.experiment import as_data
+from rllib_ppg.play.evaluation_videos import NO_VIDEO, VIDEO
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -23,8 +23,8 @@ from rllib_ppg.cli.quiet import keep_quiet
 if TYPE_CHECKING:
     from ray.rllib.algorithms import AlgorithmConfig
 
-    from rllib_ppg.scores import Mean, Score
-    from rllib_ppg.trained_policy import TrainedPolicy
+    from rllib_ppg.play.scores import Mean, Score
+    from rllib_ppg.play.trained_policy import TrainedPolicy
 
 _EPISODES = 100
 
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     out = check_out(options["out"]) if "out" in options else None
 
     from rllib_ppg.levels import ALL
-    from rllib_ppg.scores import NUM_ENVS, columns, score
+    from rllib_ppg.play.scores import NUM_ENVS, columns, score
 
     policy = load_policy(options, num_envs=NUM_ENVS)
     config = play_config(policy, options)

@@ -54,8 +54,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         raise ValueError("name the video to write, as in --out episodes.mp4")
     out = check_out(options["out"])
 
-    from rllib_ppg.play import make_player
-    from rllib_ppg.video import check_video_file, episode_frames, write_video
+    from rllib_ppg.play.players import make_player
+    from rllib_ppg.play.video import check_video_file, episode_frames, write_video
 
     check_video_file(out)
     # Pygame looks for a screen and for loudspeakers, and MuJoCo for a screen, neither of which

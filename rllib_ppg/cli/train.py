@@ -240,7 +240,7 @@ def _rllib_callbacks(
 ) -> list[type[RLlibCallback]]:
     from rllib_ppg.callbacks import ProcgenMetrics
     from rllib_ppg.cli.progress import AuxiliaryProgress
-    from rllib_ppg.evaluation_videos import EvaluationVideos
+    from rllib_ppg.play.evaluation_videos import EvaluationVideos
 
     callbacks: list[type[RLlibCallback]] = [ProcgenMetrics]
     if experiment.run == "PPG":

@@ -25,8 +25,8 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from rllib_ppg.acting import draw
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.levels import procgen_game
+from rllib_ppg.play.trained_policy import TrainedPolicy
 from rllib_ppg.spaces import Actions
-from rllib_ppg.trained_policy import TrainedPolicy
 from rllib_ppg.vector_env import (
     NATIVE,
     autoreset_mode,

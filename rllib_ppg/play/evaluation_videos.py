@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import EVALUATION_RESULTS
 
-from rllib_ppg.play import make_player
-from rllib_ppg.trained_policy import TrainedPolicy
-from rllib_ppg.video import episode_frames, write_video
+from rllib_ppg.play.players import make_player
+from rllib_ppg.play.trained_policy import TrainedPolicy
+from rllib_ppg.play.video import episode_frames, write_video
 
 if TYPE_CHECKING:
     from rllib_ppg.ppg import PPG

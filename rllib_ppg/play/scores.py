@@ -24,8 +24,8 @@ from rllib_ppg.levels import (
     procgen_game,
     which_levels,
 )
-from rllib_ppg.play import Player, make_player
-from rllib_ppg.trained_policy import TrainedPolicy
+from rllib_ppg.play.players import Player, make_player
+from rllib_ppg.play.trained_policy import TrainedPolicy
 
 # Envs at a time. More would step faster, and wait longer for the last of them.
 NUM_ENVS = 16

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.play import Player
+from rllib_ppg.play.players import Player
 
 SUFFIXES = (".mp4", ".gif")
 _READABLE = 512  # pixels, of the longer side

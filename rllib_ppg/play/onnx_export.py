@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from rllib_ppg.acting import draw
 from rllib_ppg.config import PPGConfig
+from rllib_ppg.play.trained_policy import TrainedPolicy
 from rllib_ppg.spaces import Actions
-from rllib_ppg.trained_policy import TrainedPolicy
 
 # Beyond what float32 rounds off over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4

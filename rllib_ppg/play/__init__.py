@@ -1,0 +1,1 @@
+"""A trained policy plays: what is under `rllib evaluate`, `record` and `export`."""
