@@ -35,7 +35,7 @@ def test_the_command_shows_a_run_and_trains_nothing(tmp_path):
         == "3 epochs of 32 minibatches of 256 states: 96 gradient steps"
     )
     # 4 iterations x 2,048 states x 64 x 64 x 3 bytes
-    assert line(text, "replay list") == "100.7 MB of the object store's 200.0 MB"
+    assert line(text, "replay list") == "100.7 MB a trial, of the object store's 200.0 MB"
     assert (
         line(text, "the run")
         == "8 iterations: 16,384 env steps, 2 auxiliary phases, 256 gradient steps"
@@ -83,6 +83,7 @@ def test_trials_of_a_grid_are_shown_once_if_they_are_alike(cluster, capsys):
     fits, text = shown(capsys, config=grid | {"num_env_runners": 0}, num_samples=3)
     assert fits
     assert line(text, "n_pi") == "each of 2, 4   (default: 32)"
+    assert text.count("1 CPUs of 4: 4 trials at a time") == 2
     heads = re.findall(r"^6 trials: (.*)", text, re.MULTILINE)
     assert heads == ["n_pi=2, seed=0; n_pi=2, seed=1", "n_pi=4, seed=0; n_pi=4, seed=1"]
 

@@ -28,8 +28,10 @@ def show(experiment: Experiment) -> bool:
     _print(f"{experiment.run}: settings other than the defaults", _settings(experiment))
     fits = True
     alike: dict[str, list[str]] = {}
-    for label, config in experiment.variants():
-        lines, trial_fits = _trial(experiment, config)
+    variants = list(experiment.variants())
+    total = len(variants) * experiment.num_samples
+    for label, config in variants:
+        lines, trial_fits = _trial(experiment, config, total)
         fits &= trial_fits
         alike.setdefault("\n".join(_aligned(lines)), []).append(label)
     for text, labels in alike.items():
@@ -57,7 +59,8 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _trial(experiment: Experiment, config: dict[str, Any]) -> tuple[list[Line], bool]:
+def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[list[Line], bool]:
+    """The lines of one trial of `total`, and whether it fits."""
     import ray
 
     have = ray.cluster_resources()
@@ -66,11 +69,14 @@ def _trial(experiment: Experiment, config: dict[str, Any]) -> tuple[list[Line], 
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
         lines = _phases(merged, experiment.stop, have.get("object_store_memory", 0))
     try:
-        needed = experiment.resources(config)
+        needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:
         return [*lines, ("does not fit", str(error))], False
-    words = [f"{n:g} {name}s of {have.get(name, 0):g}" for name, n in needed.items() if n]
-    return [*lines, ("resources", ", ".join(words))], True
+    words = ", ".join(f"{n:g} {name}s of {have.get(name, 0):g}" for name, n in needed.items())
+    at_a_time = min([total, *(int(have.get(name, 0) // n) for name, n in needed.items())])
+    if total > 1:
+        words += f": {_count(at_a_time, 'trial')} at a time"
+    return [*lines, ("resources", words)], True
 
 
 def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[Line]:
@@ -107,7 +113,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
                 f"{_count(config.e_aux, 'epoch')} of {minibatches:,} minibatches of "
                 f"{batch // config.num_aux_minibatches:,} states: {aux_steps:,} gradient steps",
             ),
-            ("  replay list", f"{_size(replay)} of the object store's {_size(store)}"),
+            ("  replay list", f"{_size(replay)} a trial, of the object store's {_size(store)}"),
         ]
     iterations = _iterations(stop, batch)
     if iterations is not None:
