@@ -10,8 +10,8 @@ import torch
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from rllib_ppg.play import onnx_export
 from rllib_ppg.cli import main
+from rllib_ppg.play import onnx_export
 from tests.command import run
 from tests.envs import AnySpaces
 from tests.trained import SMALL_CNN, ppo
