@@ -108,6 +108,16 @@ def test_an_algorithm_without_phases_shows_none():
     assert line.endswith("~8s left")
 
 
+def test_an_evaluation_has_a_line_of_its_own():
+    evaluation = {"env_runners": {"episode_return_mean": 4.7}}
+    clock = RunClock({"training_iteration": 8})
+    _, line = clock.update(ppg_result(1, 4, evaluation=evaluation))
+    assert line == "  evaluation   return 4.70"
+    evaluation["generalization_gap"] = 0.24
+    _, line = clock.update(ppg_result(2, 4, evaluation=evaluation))
+    assert line == "  evaluation   return 4.70   generalization gap 0.240"
+
+
 def test_what_goes_on_right_now():
     clock = RunClock({"training_iteration": 8})
     assert clock.now(2) == "starting   2s"

@@ -35,7 +35,8 @@ class RunClock:
             result: RLlib's result of one iteration.
 
         Returns:
-            The lines that tell of it: one, and one more if an auxiliary phase ended with it.
+            The lines that tell of it: one, and one more for an auxiliary phase and for an
+            evaluation that ended with it.
         """
         steps = result.get("num_env_steps_sampled_lifetime", 0)
         before = self._result.get("num_env_steps_sampled_lifetime")
@@ -49,7 +50,8 @@ class RunClock:
         had_aux_phase = self._had_aux_phase()
         times = self._aux_seconds if had_aux_phase else self._policy_seconds
         times.append(result["time_this_iter_s"])
-        return [self._line(), self._aux_line()] if had_aux_phase else [self._line()]
+        lines = [self._line(), self._aux_line() if had_aux_phase else "", self._evaluation_line()]
+        return [line for line in lines if line]
 
     def aux_epoch(self, epoch: int, num_epochs: int) -> str:
         """Takes in an auxiliary epoch, 0 as the phase begins, and returns the words for it."""
@@ -157,6 +159,14 @@ class RunClock:
             ),
         ]
         return _joined(parts)
+
+    def _evaluation_line(self) -> str:
+        episode_return = get(self._result, "evaluation/env_runners/episode_return_mean")
+        if episode_return is None:
+            return ""
+        gap = get(self._result, "evaluation/generalization_gap")
+        parts = ["  evaluation", f"return {episode_return:.2f}"]
+        return _joined([*parts, "" if gap is None else f"generalization gap {gap:.3f}"])
 
 
 def get(result: Mapping[str, Any], path: str) -> float | None:
