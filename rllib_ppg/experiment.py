@@ -22,7 +22,7 @@ import inspect
 import os
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -55,8 +55,8 @@ _CHECKPOINT_KEYS = (
     "checkpoint_score_order",
     "num_to_keep",
 )
-# Settings that choose a network.
-_NETWORK_KEYS = {"_rl_module_spec", "rl_module_spec", "_model_config", "model_config", "model"}
+# Properties of RLlib's configs that can't be set by name, and the attributes behind them.
+_ATTRIBUTES = {"model_config": "_model_config", "rl_module_spec": "_rl_module_spec"}
 # The result that says how well a policy does, by the name that Tune gives nested results.
 EPISODE_RETURN_MEAN = "env_runners/episode_return_mean"
 
@@ -72,7 +72,7 @@ class Experiment:
             spaces may stand for any value.
         stop: Result names ("training_iteration", "env_runners/episode_return_mean") and values at
             which a trial ends, whichever comes first; empty: it trains until interrupted.
-        num_samples: How often the whole grid is run.
+        num_samples: How often the whole grid is run (see `with_seed`).
         checkpoint_config: Arguments of `ray.tune.CheckpointConfig`.
         scheduler: What ends or changes trials on the way: a Tune scheduler, or its name as
             `ray.tune.create_scheduler` knows it; None runs each to its stop.
@@ -145,17 +145,21 @@ class Experiment:
         return yaml.safe_dump({self.name or self.run: data}, sort_keys=False), not_data
 
     def with_seed(self) -> Experiment:
-        """Returns this experiment with a seed drawn for each sample, unless it has one already.
+        """Returns this experiment with a seed of its own for each sample.
 
-        So the config that a run leaves behind is enough to repeat it.
+        So samples differ, and the config that a run leaves behind is enough to repeat it. A seed S
+        stands for S, S + 1, ...; without one, seeds are drawn.
         """
-        if self.config.get("seed") is not None:
+        seed, n = self.config.get("seed"), self.num_samples
+        if seed is None:
+            seeds = random.SystemRandom().sample(range(2**31), n)
+        elif isinstance(seed, int):
+            seeds = list(range(seed, seed + n))
+        else:  # a grid
             return self
-        if self.num_samples == 1:
-            return self.override(config={"seed": random.SystemRandom().randrange(2**31)})
-        from ray import tune
-
-        return self.override(config={"seed": tune.randint(0, 2**31)})
+        if n == 1:
+            return self.override(config={"seed": seeds[0]})
+        return self.override(config={"seed": {"grid_search": seeds}}, num_samples=1)
 
     def override(
         self,
@@ -199,6 +203,8 @@ class Experiment:
         if self.restore:
             from rllib_ppg.checkpoint import check_checkpoint
 
+            if "://" in self.restore:
+                raise ValueError(f"Tune restores from local folders: copy {self.restore} to one")
             check_checkpoint(self.restore)
         self._for_each_variant(_validate_config)
 
@@ -261,10 +267,8 @@ class Experiment:
         """
         from ray import tune
 
-        if self.scheduler is not None:
-            # An iteration in which no episode ended has no mean return; schedulers wait for one.
-            os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-        config = dict(self.config) | self._network_for_images()
+        _let_schedulers_wait()
+        config = _by_attribute(self.run, self.config) | self._network_for_images()
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
             config.pop("callbacks", None)
@@ -287,7 +291,8 @@ class Experiment:
 
     def _network_for_images(self) -> dict[str, Any]:
         """The paper's network, where RLlib's PPO would fail: its own takes no uint8 images."""
-        if self.run != "PPO" or _NETWORK_KEYS & set(self.config):
+        config = _by_attribute(self.run, self.config)
+        if self.run != "PPO" or {*_ATTRIBUTES.values(), "model"} & set(config):
             return {}
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -296,12 +301,17 @@ class Experiment:
 
         _, config = next(self.variants())
         merged = self.algorithm.get_default_config().update_from_dict(config)
-        observations, _ = probe_spaces(merged)
+        try:
+            observations, _ = probe_spaces(merged)
+        except ValueError:  # a multi-agent env, or one for RLlib alone to make
+            return {}
         if len(observations.shape) != 3 or observations.dtype != np.uint8:
             return {}
         return {"_rl_module_spec": RLModuleSpec(module_class=ImpalaPPOModule)}
 
-    def to_resumed_tuner(self, callbacks: Iterable[tune.Callback] = ()) -> tune.Tuner:
+    def to_resumed_tuner(
+        self, callbacks: Iterable[tune.Callback] = (), keep: type[tune.Callback] | tuple[()] = ()
+    ) -> tuple[tune.Tuner, Mapping[str, float]]:
         """Returns the Tuner that goes on with this experiment where it was interrupted.
 
         Trials go on from their last checkpoints, or begin anew if they have none, with the settings
@@ -309,16 +319,23 @@ class Experiment:
 
         Args:
             callbacks: Tune's callbacks, called in this process.
+            keep: The class of those callbacks of the first run that are called again.
+
+        Returns:
+            The Tuner, and the `stop` that the first run was given.
 
         Raises:
             ValueError: If there is nothing to resume.
         """
         from ray import tune
 
+        _let_schedulers_wait()
         tuner = tune.Tuner.restore(self.resumable(), trainable=self.run, resume_errored=True)
         # Tune keeps the callbacks of the first run, in the state that they were pickled in.
-        tuner._local_tuner.get_run_config().callbacks = list(callbacks)
-        return tuner
+        run_config = tuner._local_tuner.get_run_config()
+        kept = [callback for callback in run_config.callbacks or () if isinstance(callback, keep)]
+        run_config.callbacks = [*callbacks, *kept]
+        return tuner, run_config.stop or {}
 
     def resumable(self) -> str:
         """Returns the folder, or URI, of this experiment's earlier run.
@@ -343,7 +360,7 @@ class Experiment:
         """Yields the config of each trial and what tells it from the others, as in "n_pi=4"."""
         from ray.tune.search.variant_generator import generate_variants
 
-        for resolved, config in generate_variants(dict(self.config)):
+        for resolved, config in generate_variants(_by_attribute(self.run, self.config)):
             yield ", ".join(f"{path[-1]}={value}" for path, value in resolved.items()), config
 
     def _for_each_variant(self, check: Callable[[type[Algorithm], dict[str, Any]], Any]) -> None:
@@ -424,7 +441,7 @@ def _read_python(path: Path) -> Mapping[str, Any]:
 
 def changed_settings(config: AlgorithmConfig) -> dict[str, Any]:
     """Returns those settings of a config that are not its class's defaults, by their names."""
-    defaults = vars(type(config)(algo_class=config.algo_class))
+    defaults = vars(config.algo_class.get_default_config())
     return {
         name: value
         for name, value in vars(config).items()
@@ -438,6 +455,29 @@ def _same(a: Any, b: Any) -> bool:
         return bool(a == b)
     except (ValueError, TypeError):  # arrays, say
         return False
+
+
+def is_budget(key: str) -> bool:
+    """Whether a key of `stop` is what a run may spend, rather than what it is to reach."""
+    name = key.split("/")[-1]
+    return name.startswith(("num_", "time", "iterations_")) or name == "training_iteration"
+
+
+def setting_of(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Returns a trial's setting by the name that its user gave it."""
+    return config.get(key, config.get(_ATTRIBUTES.get(key, key), default))
+
+
+def _by_attribute(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Names settings as RLlib's configs take them; PPG's takes them all."""
+    if run == "PPG":
+        return dict(config)
+    return {_ATTRIBUTES.get(key, key): value for key, value in config.items()}
+
+
+def _let_schedulers_wait() -> None:
+    # An iteration in which no episode ended has no mean return. Tune would end the run.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 
 def _algorithm_class(run: str) -> type[Algorithm]:
@@ -500,6 +540,8 @@ def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> An
         return [as_data(v, not_data, name) for v in value]
     if isinstance(value, np.generic):
         return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_data(asdict(value), not_data, name)
     if value is None or isinstance(value, str | int | float):
         return value
     if not_data is not None:

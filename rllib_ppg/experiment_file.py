@@ -26,7 +26,7 @@ def find_experiment_file(file: str | Path) -> Path:
     Raises:
         ValueError: If it is neither.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise ValueError(
@@ -65,6 +65,7 @@ def import_experiment_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     # Other processes have no such module: what it defines, an env say, is to travel by value.
     cloudpickle.register_pickle_by_value(module)
+    sys.path.insert(0, str(path.parent.absolute()))  # as `python FILE` has it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

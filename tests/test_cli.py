@@ -132,6 +132,7 @@ def test_options_override_a_file_and_leave_the_rest():
             "nothing to resume in /nowhere/x",
         ),
         ("train -a PPO -e CartPole-v1 --as-test", "--as-test needs a return to reach"),
+        ("train -a PPO -e CartPole-v1 --set minibatch_size=9999", "minibatch_size"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(quiet_main, capsys, command_line, complaint):
@@ -143,9 +144,29 @@ def test_bad_input_is_one_sentence_and_exit_code_2(quiet_main, capsys, command_l
     assert complaint in err
 
 
-def test_a_traceback_is_there_for_who_asks(quiet_main, capsys):
-    assert quiet_main(["train", "-vv"]) == 2
+@pytest.mark.parametrize("verbose", [["-vv"], ["-v", "-v"]])
+def test_a_traceback_is_there_for_who_asks(quiet_main, capsys, verbose):
+    assert quiet_main(["train", *verbose]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--set", "n_pi=4", "file", "procgen_small", "--set", "e_aux=2"]]
+)
+def test_settings_count_on_both_sides_of_the_file(words):
+    config = experiment_from(shlex.join(["train", *words])).config
+    assert (config["n_pi"], config["e_aux"]) == (4, 2)
+
+
+def test_the_best_checkpoints_are_kept_whatever_the_file_says(tmp_path):
+    file = tmp_path / "x.yaml"
+    keep = "{checkpoint_score_attribute: loss, checkpoint_score_order: min}"
+    file.write_text(f"x: {{run: PPG, checkpoint_config: {keep}}}")
+    experiment = experiment_from(f"train file {file} --checkpoint-score-attr a/b")
+    assert experiment.checkpoint_config == {
+        "checkpoint_score_attribute": "a/b",
+        "checkpoint_score_order": "max",
+    }
 
 
 def test_ctrl_c_has_its_own_exit_code(monkeypatch, quiet_main, capsys):
@@ -159,6 +180,7 @@ def test_ctrl_c_has_its_own_exit_code(monkeypatch, quiet_main, capsys):
 
 class FakeResults(list):
     experiment_path = "/results"
+    filesystem = None  # as if it were not on this machine
 
     @property
     def num_errors(self):
@@ -188,6 +210,23 @@ def test_a_finished_run_says_how_to_go_on(capsys, program):
         f"{program} train file x --seed 1 --restore /results/trial/checkpoint_000000 --stop"
     )
     assert json.loads(stop) == {"training_iteration": 8, "env_runners/x": 450}
+
+
+def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
+    result = fake_result()
+    result.metrics = {"done": True, "env_runners": {"x": 451.0}}
+    assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 0
+    [command] = re.findall("to go on: (.*)", capsys.readouterr().out)
+    assert json.loads(shlex.split(command)[-1]) == {"training_iteration": 8}
+
+
+def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
+    experiment = replace(EXPERIMENT, storage_path="s3://bucket/runs")
+    result = fake_result(checkpoint="bucket/runs/x/checkpoint_000000")
+    assert report.report(FakeResults([result]), experiment, COMMAND) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint: s3://bucket/runs/x/checkpoint_000000\n" in out
+    assert "--restore s3://bucket/runs/x/checkpoint_000000" in out
 
 
 def test_a_run_that_saved_nothing_says_so(capsys):
@@ -232,14 +271,15 @@ def test_an_interrupted_run_says_how_to_resume(capsys, program, name):
     ("metrics", "code"),
     [
         ({"env_runners": {"x": 450.0}}, 0),
-        ({"env_runners": {"x": 449.9}}, 1),
+        ({"env_runners": {"x": 449.9, "num_env_steps_sampled_lifetime": 100}}, 1),
         ({}, 1),
     ],
 )
 def test_as_test_fails_short_of_the_goal_whatever_the_budget(capsys, metrics, code):
     result = fake_result()
     result.metrics = {"done": True, "training_iteration": 4, **metrics}
-    assert report.judge(FakeResults([result]), EXPERIMENT.stop) == code
+    stop = {**EXPERIMENT.stop, "env_runners/num_env_steps_sampled_lifetime": 100}
+    assert report.judge(FakeResults([result]), stop) == code
     assert ("not reached: env_runners/x is" in capsys.readouterr().err) == bool(code)
 
 
@@ -296,3 +336,17 @@ def test_ppo_is_the_baseline_one_flag_away(tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("iteration 1/1")
+
+
+def test_a_test_that_falls_short_fails(tmp_path):
+    config = {"num_env_runners": 0, "num_envs_per_env_runner": 4, "rollout_fragment_length": 32}
+    settings = {**config, "segment_length": 1, "callbacks": "rllib_ppg.callbacks.PPGCallback"}
+    ended = run(
+        *("train", "-a", "PPG", "-e", "CartPole-v1", "-c", json.dumps(settings), "--as-test"),
+        *("--stop", '{"env_runners/episode_return_mean": 450, "training_iteration": 1}'),
+        *("--storage-path", tmp_path),
+    )
+    assert ended.returncode == 1
+    assert "not reached: env_runners/episode_return_mean is" in ended.stderr
+    [file] = tmp_path.glob("*/config.yaml")
+    assert Experiment.from_file(file).config["callbacks"] == "rllib_ppg.callbacks.PPGCallback"

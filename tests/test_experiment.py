@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.experiment import Experiment, is_budget
 from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
 
 SMALL = {
@@ -126,6 +126,7 @@ def test_a_grid_is_checked_value_by_value():
         ({"num_samples": 0}, "num_samples"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
+        ({"restore": "s3://bucket/checkpoint"}, "copy s3://bucket/checkpoint to"),
     ],
 )
 def test_bad_input_is_refused_before_ray_starts(change, complaint):
@@ -267,9 +268,76 @@ def test_each_sample_gets_a_seed_unless_there_is_one():
     assert isinstance(one.config["seed"], int)
     assert one.config["seed"] != Experiment(run="PPG", config=SMALL).with_seed().config["seed"]
     assert one.with_seed() == one
-    several = Experiment(run="PPG", config=SMALL, num_samples=3).with_seed()
-    seeds = {config["seed"] for _ in range(3) for _, config in several.variants()}
-    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_samples_have_seeds_of_their_own_and_can_be_repeated(tmp_path, seed):
+    one = Experiment(run="PPG", name="x", config={**SMALL, "seed": seed}, num_samples=3)
+    several = one.with_seed()
+    seeds = [config["seed"] for _, config in several.variants()]
+    assert len(seeds) == len(set(seeds)) == 3
+    if seed is not None:
+        assert seeds == [7, 8, 9]
+    text, not_data = several.to_yaml()
+    assert not not_data
+    again = Experiment.from_file(write(tmp_path, text))
+    assert [config["seed"] for _, config in again.with_seed().variants()] == seeds
+
+
+@pytest.mark.parametrize(
+    ("key", "is_budget_"),
+    [
+        ("training_iteration", True),
+        ("num_env_steps_sampled_lifetime", True),
+        ("env_runners/num_env_steps_sampled_lifetime", True),
+        ("time_total_s", True),
+        ("env_runners/episode_return_mean", False),
+        ("evaluation/env_runners/episode_return_mean", False),
+    ],
+)
+def test_what_a_run_spends_is_told_from_what_it_reaches(key, is_budget_):
+    assert is_budget(key) == is_budget_
+
+
+def test_networks_of_rllibs_algorithms_have_their_public_names():
+    config = {"env": "CartPole-v1", "model_config": {"fcnet_hiddens": [8]}}
+    experiment = Experiment(run="PPO", config=config)
+    experiment.validate()
+    space = experiment.to_tuner()._local_tuner.param_space
+    merged = experiment.algorithm.get_default_config().update_from_dict(space)
+    assert merged.model_config["fcnet_hiddens"] == [8]
+
+
+def test_settings_of_a_config_class_are_not_lost(tmp_path):
+    file = write_python(
+        tmp_path,
+        """
+from ray.rllib.algorithms.ppo import PPOConfig
+
+class MyConfig(PPOConfig):
+    def __init__(self):
+        super().__init__()
+        self.lr = 0.001
+
+config = MyConfig().environment("CartPole-v1")
+""",
+    )
+    assert Experiment.from_file(file).config == {"env": "CartPole-v1", "lr": 0.001}
+
+
+def test_a_multi_agent_env_is_left_to_rllibs_ppo(tmp_path):
+    file = write_python(
+        tmp_path,
+        """
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+
+config = PPOConfig().environment(MultiAgentCartPole, env_config={"num_agents": 2}).multi_agent(
+    policies={"p"}, policy_mapping_fn=lambda *args, **kwargs: "p"
+)
+""",
+    )
+    assert "_rl_module_spec" not in Experiment.from_file(file).to_tuner()._local_tuner.param_space
 
 
 @pytest.mark.parametrize(

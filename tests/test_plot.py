@@ -441,7 +441,7 @@ def test_a_reference_that_does_not_fit_is_said_so(tmp_path, capsys):
         ("", "required: RUN"),
         ("{}/nowhere", "there is no folder"),
         ("{}/ppg --out x.gif", "x.gif must end in .png, .pdf, .svg"),
-        ("{}/ppg --out {}/nowhere/x.png", "nowhere for x.png"),
+        ("{}/ppg --out {}/nowhere/x.png", "there is no folder"),
         ("{}/ppg --against n_pj", "did you mean 'n_pi'"),
         ("{}/ppg --against env", "all have the same env; they differ in n_pi"),
         ("{}/ppg --metric env_runners/episode_return", "did you mean 'env_runners/episode_ret"),

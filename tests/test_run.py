@@ -276,11 +276,12 @@ def test_a_sweep_ends_with_a_table_and_pictures(tmp_path):
         assert (tmp_path / "sweep" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_tracker_that_fails_does_not_fail_the_run(monkeypatch, tmp_path, capsys):
-    def fail(**kwargs):
-        raise wandb.errors.CommError("the service is down")
-
-    monkeypatch.setattr(wandb, "init", fail)
+@pytest.mark.parametrize("call", ["init", "log"])
+def test_a_tracker_that_fails_does_not_fail_the_run(monkeypatch, tmp_path, capsys, call):
+    error = wandb.errors.CommError("the service is down")
+    of_run = Mock(log=Mock(side_effect=error), dir=str(tmp_path))
+    init = Mock(side_effect=error) if call == "init" else Mock(return_value=of_run)
+    monkeypatch.setattr(wandb, "init", init)
     logger = WandbLogger(mode="offline")
     trial = Mock(path=None, local_path=str(tmp_path))
     logger.setup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,9 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("rllib: interrupted", file=sys.stderr)
         return exit_code.INTERRUPTED
     except Exception as error:
-        if "-vv" in argv:
+        if sum(word.count("v") for word in argv if re.fullmatch("-v+", word)) > 1:
             traceback.print_exception(error)
         is_input = isinstance(error, ValueError | OSError)
         message = str(error) if is_input else f"{type(error).__name__}: {error}"
+        # RLlib adds how to switch its checks off, on a line of its own.
+        message = " ".join(message.split("To suppress all validation errors")[0].split())
         print(f"rllib: error: {message}", file=sys.stderr)
         return exit_code.BAD_INPUT if is_input else exit_code.FAILED

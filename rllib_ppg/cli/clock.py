@@ -19,7 +19,8 @@ class RunClock:
     """
 
     def __init__(self, stop: Mapping[str, float]) -> None:
-        self._stop = stop
+        # RLlib repeats its counters below env_runners/, and either name will do.
+        self._stop = {key.split("/")[-1]: value for key, value in stop.items()}
         self._n_pi = 0  # stays so for an algorithm without phases
         self._result: Mapping[str, Any] = {}
         self._steps_this_iteration = 0.0

@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rllib_ppg.experiment import Experiment, as_data
+
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
-    from rllib_ppg.experiment import Experiment
 
 Line = tuple[str, str]
 _WIDTH = 100
@@ -44,7 +45,7 @@ def show(experiment: Experiment) -> bool:
 def _settings(experiment: Experiment) -> list[Line]:
     defaults = experiment.algorithm.get_default_config()
     lines = []
-    for name, value in sorted(experiment.config.items()):
+    for name, value in sorted(as_data(experiment.config).items()):
         default = getattr(defaults, defaults._translate_special_keys(name), None)
         if isinstance(value, Mapping) and "grid_search" not in value:
             lines += [(f"{name}.{key}", str(v)) for key, v in value.items()]
@@ -73,7 +74,9 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     except ValueError as error:
         return [*lines, ("does not fit", str(error))], False
     words = ", ".join(f"{n:g} {name}s of {have.get(name, 0):g}" for name, n in needed.items())
-    at_a_time = min([total, *(int(have.get(name, 0) // n) for name, n in needed.items())])
+    # A little more, as ten tenths make a little less than one.
+    fit = (int(have.get(name, 0) / n + 1e-6) for name, n in needed.items())
+    at_a_time = min([total, *fit])
     if total > 1:
         words += f": {_count(at_a_time, 'trial')} at a time"
     return [*lines, ("resources", words)], True
@@ -134,7 +137,10 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
 def _iterations(stop: Mapping[str, float], batch: int) -> int | None:
     """How many iterations a run has at most; None if its stop does not say."""
     per_unit = {"training_iteration": 1, "num_env_steps_sampled_lifetime": batch}
-    limits = [math.ceil(stop[key] / unit) for key, unit in per_unit.items() if key in stop]
+    units = {key: per_unit.get(key.split("/")[-1]) for key in stop}
+    limits = [
+        math.ceil(stop[key] / unit) for key, unit in units.items() if unit and stop[key] < math.inf
+    ]
     return min(limits) if limits else None
 
 

@@ -93,7 +93,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
                 f"{name}: --steps ended it after {len(of_column.episodes)} of {episodes} episodes; "
                 "of those, short ones are more than their share"
             )
-    if ALL in scores:
+    if ALL in scores and not policy.config.env_config.get("num_levels"):
         print("with num_levels=0 there are no held-out levels: all are training levels")
     if out:
         about = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rllib_ppg.cli import exit_code
+from rllib_ppg.cli.checkpoint_options import check_out
 from rllib_ppg.cli.options import add_verbose
+from rllib_ppg.experiment import EPISODE_RETURN_MEAN
 
 
 def add_parser(commands: Any) -> None:
@@ -69,18 +70,16 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from rllib_ppg.plots import panels, pictures
     from rllib_ppg.plots.final_table import final_table
-    from rllib_ppg.plots.results import EPISODE_RETURN, read_trials
+    from rllib_ppg.plots.results import read_trials
 
-    out = Path(options.get("out", "plot.png")).expanduser()
+    out = check_out(options.get("out", "plot.png"))
     if out.suffix not in pictures.SUFFIXES:
         raise ValueError(f"{out} must end in {', '.join(pictures.SUFFIXES)}, for its format")
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent} for {out.name}")
-    metric = options.get("metric", EPISODE_RETURN)
+    metric = options.get("metric", EPISODE_RETURN_MEAN)
     trials = read_trials(options["runs"], metric)
     against = options.get("against") and panels.find_setting(trials, options["against"])
     shown = panels.by_environment(trials, against)
-    returns = metric == EPISODE_RETURN
+    returns = metric == EPISODE_RETURN_MEAN
     experiments = _reference_experiments(options, against)
     if experiments and returns:
         shown = panels.add_reference(shown, experiments, against)

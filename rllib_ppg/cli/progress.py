@@ -15,6 +15,7 @@ from ray.tune.utils import flatten_dict
 
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.cli.clock import RunClock
+from rllib_ppg.experiment import EPISODE_RETURN_MEAN
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -166,6 +167,6 @@ def _doubtful_stops(stop: Mapping[str, float], result: Mapping[str, Any]) -> lis
     lines = []
     for key in stop:
         matches = get_close_matches(key, result, n=1, cutoff=0.8)
-        if key not in result and matches:
+        if key not in result and key != EPISODE_RETURN_MEAN and matches:
             lines.append(f"no result is called {key} so far; did --stop mean {matches[0]}?")
     return lines

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,15 +53,15 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     out = check_out(options["out"])
 
     from rllib_ppg.play.players import make_player
-    from rllib_ppg.play.video import check_video_file, episode_frames, write_video
+    from rllib_ppg.play.video import (
+        check_video_file,
+        episode_frames,
+        use_no_display,
+        write_video,
+    )
 
     check_video_file(out)
-    # Pygame looks for a screen and for loudspeakers, and MuJoCo for a screen, neither of which
-    # pictures need.
-    for kind in ("VIDEO", "AUDIO"):
-        os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
-    if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    use_no_display()
     policy = load_policy(options)
     config = play_config(policy, options)
     player = make_player(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -11,16 +12,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rllib_ppg.cli import exit_code
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.experiment import Experiment, is_budget
 
 if TYPE_CHECKING:
     from ray.tune import Result, ResultGrid
 
     from rllib_ppg.plots.panels import Panel
     from rllib_ppg.plots.results import Trial
-
-# What a `stop` spends, by its names for it; all else in it is to be reached.
-_BUDGETS = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
 
 
 def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
@@ -41,11 +39,11 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
         _show_sweep(results)
     print(f"results: {results[0].path if alone else results.experiment_path}")
     if alone and results[0].checkpoint:
-        print(f"checkpoint: {results[0].checkpoint.path}")
-    if not finished and not results.num_errors:
+        print(f"checkpoint: {_place(results[0].checkpoint.path, experiment)}")
+    if not finished or results.num_errors:
         print(f"to resume: {_resume(results, experiment, argv)}")
     elif alone:
-        print(_how_to_go_on(results[0], experiment.stop if finished else {}, argv))
+        print(_how_to_go_on(results[0], experiment, argv))
     for result in results:
         if result.error:
             reason = str(result.error).strip().splitlines()[-1]
@@ -85,8 +83,12 @@ def _show_sweep(results: ResultGrid) -> None:
         figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
     for name, figure in figures.items():
         file = f"{results.experiment_path}/{name}.png"
-        pictures.save(figure, file)
-        print(f"plot: {file}")
+        try:
+            pictures.save(figure, file)
+        except OSError as error:  # a full disk is no reason to call the run a failure
+            print(f"no plot: {error}")
+        else:
+            print(f"plot: {file}")
 
 
 def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
@@ -98,7 +100,7 @@ def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
 
 def goals(stop: Mapping[str, float]) -> dict[str, float]:
     """Returns what is to be reached of a run's stop criteria; the rest is its budget."""
-    return {key: value for key, value in stop.items() if key not in _BUDGETS}
+    return {key: value for key, value in stop.items() if not is_budget(key)}
 
 
 def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
@@ -134,16 +136,30 @@ def _resume(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) ->
     return shlex.join([_program(), *_without(argv, (), ("--resume",)), *name, "--resume"])
 
 
-def _how_to_go_on(result: Result, reached: Mapping[str, float], argv: Sequence[str]) -> str:
+def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
+    from ray.tune.utils import flatten_dict
+
     if result.checkpoint is None:
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
     argv = _without(argv, ("--restore",), ("--resume",))
-    command = [_program(), *argv, "--restore", result.checkpoint.path]
-    if reached:
-        # A return to reach stays, a budget grows by as much again.
-        stop = {key: 2 * n if key in _BUDGETS else n for key, n in reached.items()}
+    place = _place(result.checkpoint.path, experiment)
+    command = [_program(), *argv, "--restore", place]
+    if experiment.stop:
+        # A budget grows by as much again; a return that was reached would end the run at once.
+        flat = flatten_dict(result.metrics or {}, delimiter="/")
+        stop = {
+            key: 2 * value if is_budget(key) else value
+            for key, value in experiment.stop.items()
+            if is_budget(key) or flat.get(key, -math.inf) < value
+        }
         command = [*_without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
     return f"to go on: {shlex.join(command)}"
+
+
+def _place(path: str, experiment: Experiment) -> str:
+    """Returns a path in the experiment's storage with the scheme that Tune leaves out."""
+    scheme, separator, _ = (experiment.storage_path or "").partition("://")
+    return f"{scheme}://{path}" if separator else path
 
 
 def _without(argv: Sequence[str], options: Sequence[str], flags: Sequence[str] = ()) -> list[str]:

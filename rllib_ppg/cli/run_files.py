@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from rllib_ppg.experiment import setting_of
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
@@ -48,7 +50,7 @@ class RunFiles(tune.Callback):
         trial.init_local_path()
         own = self._experiment.config
         # The command line's own callbacks are no part of the config.
-        config = {key: trial.config[key] for key in own}
+        config = {key: setting_of(trial.config, key, own[key]) for key in own}
         config |= {key: own[key] for key in ("callbacks", "callbacks_class") if key in own}
         one = replace(
             self._experiment, config=config, num_samples=1, scheduler=None, scheduler_config={}
@@ -64,7 +66,8 @@ class RunFiles(tune.Callback):
             head.append(f"# started from {experiment.restore}")
         text, not_data = experiment.to_yaml()
         if not_data:
-            head.append(f"# not data, here as text only: {', '.join(not_data)} (see experiment.py)")
+            where = " (see experiment.py)" if self._file else ""
+            head.append(f"# not data, here as text only: {', '.join(not_data)}{where}")
         (folder / "config.yaml").write_text("\n".join([*head, text]))
         (folder / "command.txt").write_text(f"{self._command}\n")
         if self._file:

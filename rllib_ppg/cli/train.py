@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.cli import exit_code
@@ -42,11 +43,17 @@ def add_parser(commands: Any) -> None:
     parser_file.add_argument(
         "file", help="a .yaml or .py file (which is run), or the name of a shipped example"
     )
-    add_options(parser_file)
+    # The options may stand before `file`, after it, or both; argparse would keep the last list.
+    add_options(parser_file, dest_of_set="set_after")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what to train, for how long, and where."""
+def add_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> None:
+    """Adds the options that say what to train, for how long, and where.
+
+    Args:
+        parser: The parser to add them to.
+        dest_of_set: Where the values of --set are collected.
+    """
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--algo", "--run", "-a", "-r", metavar="NAME", help="PPG, or one of RLlib's own, as in PPO"
@@ -61,6 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--set",
+        dest=dest_of_set,
         type=setting,
         action="append",
         metavar="KEY=VALUE",
@@ -124,7 +132,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--ray-address",
         metavar="ADDRESS",
-        help="a Ray cluster (the one that runs here, or a new one)",
+        help="a Ray cluster (RAY_ADDRESS, or a new one)",
     )
     where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
     where.add_argument("--ray-num-gpus", type=int, metavar="N", help="its GPUs (all)")
@@ -172,9 +180,10 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
             f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
         )
     _check_tracking(experiment, options)
-    experiment.validate()
-    if "resume" in options:
+    if "resume" in options:  # with the settings that it was started with
         experiment.resumable()
+    else:
+        experiment.validate()
 
     import ray
 
@@ -184,10 +193,16 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     try:
         if "dry_run" in options:
             return exit_code.OK if dry_run.show(experiment) else exit_code.BAD_INPUT
-        if "resume" not in options:  # else it goes on with what it was started with
+        if "resume" in options:
+            results, stop = _resume(experiment, options)
+            experiment = replace(experiment, stop=stop)
+        else:
             experiment.validate_resources()
+            is_drawn = experiment.config.get("seed") is None and experiment.num_samples == 1
             experiment = experiment.with_seed()
-        results = _run(experiment, options, argv)
+            results = _run(experiment, options, argv)
+            if is_drawn:  # what goes on from this run is to be one with it
+                argv = [*argv, "--seed", str(experiment.config["seed"])]
     finally:
         ray.shutdown()
     code = report(results, experiment, argv)
@@ -214,25 +229,35 @@ def _start_ray(options: Mapping[str, Any]) -> None:
 
 
 def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]) -> ResultGrid:
-    from rllib_ppg.cli.interrupt import SaveOnInterrupt
-    from rllib_ppg.cli.progress import Progress
     from rllib_ppg.cli.run_files import RunFiles
-    from rllib_ppg.csv_logger import CSVLogger
 
-    progress = Progress(auxiliary=experiment.run == "PPG")
-    callbacks = [progress, SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
-    if "resume" in options:
-        tuner = experiment.to_resumed_tuner(callbacks)
-    else:
-        file = find_experiment_file(options["file"]) if "file" in options else None
-        python = file if file and file.suffix == ".py" else None
-        tuner = experiment.to_tuner(
-            callbacks=[*callbacks, RunFiles(experiment, argv, python)],
-            rllib_callbacks=_rllib_callbacks(experiment, options),
-        )
+    file = find_experiment_file(options["file"]) if "file" in options else None
+    python = file if file and file.suffix == ".py" else None
+    tuner = experiment.to_tuner(
+        callbacks=[*_callbacks(experiment, options), RunFiles(experiment, argv, python)],
+        rllib_callbacks=_rllib_callbacks(experiment, options),
+    )
     if not experiment.stop:
         print("training until Ctrl-C, for want of --stop", flush=True)
     return tuner.fit()
+
+
+def _resume(
+    experiment: Experiment, options: Mapping[str, Any]
+) -> tuple[ResultGrid, Mapping[str, float]]:
+    from rllib_ppg.cli.run_files import RunFiles
+
+    tuner, stop = experiment.to_resumed_tuner(_callbacks(experiment, options), keep=RunFiles)
+    return tuner.fit(), stop
+
+
+def _callbacks(experiment: Experiment, options: Mapping[str, Any]) -> list[tune.Callback]:
+    from rllib_ppg.cli.interrupt import SaveOnInterrupt
+    from rllib_ppg.cli.progress import Progress
+    from rllib_ppg.csv_logger import CSVLogger
+
+    progress = Progress(auxiliary=experiment.run == "PPG")
+    return [progress, SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
 
 
 def _rllib_callbacks(
@@ -293,7 +318,7 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
         )
     in_config: dict[str, Any] = {key: options[key] for key in ("env", "seed") if key in options}
     experiment = experiment.override(config={**options.get("config", {}), **in_config})
-    for one in options.get("set", []):
+    for one in (*options.get("set", ()), *options.get("set_after", ())):
         experiment = experiment.override(config=one)
     score = options.get("checkpoint_score_attr", "")
     checkpoint = {
@@ -301,14 +326,14 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
         "checkpoint_at_end": options.get("checkpoint_at_end"),
         "num_to_keep": options.get("keep_checkpoints_num"),
         "checkpoint_score_attribute": score.removeprefix("min-") or None,
-        "checkpoint_score_order": "min" if score.startswith("min-") else None,
+        "checkpoint_score_order": score and ("min" if score.startswith("min-") else "max"),
     }
     return experiment.override(
         run=options.get("algo"),
         name=options.get("experiment_name"),
         stop=options.get("stop"),
         num_samples=options.get("num_samples"),
-        checkpoint_config={k: v for k, v in checkpoint.items() if v is not None},
+        checkpoint_config={k: v for k, v in checkpoint.items() if v not in (None, "")},
         scheduler=options.get("scheduler"),
         scheduler_config=options.get("scheduler_config"),
         storage_path=options.get("storage_path"),

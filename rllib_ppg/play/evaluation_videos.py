@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from ray.rllib.utils.metrics import EVALUATION_RESULTS
 
 from rllib_ppg.play.players import make_player
 from rllib_ppg.play.trained_policy import TrainedPolicy
-from rllib_ppg.play.video import episode_frames, write_video
+from rllib_ppg.play.video import episode_frames, use_no_display, write_video
 
 if TYPE_CHECKING:
     from rllib_ppg.ppg import PPG
@@ -51,8 +50,7 @@ class EvaluationVideos(RLlibCallback):
 
 
 def _film(algorithm: PPG, path: Path) -> None:
-    for kind in ("VIDEO", "AUDIO"):  # pygame's library looks for a screen and for loudspeakers
-        os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
+    use_no_display()
     config = algorithm.evaluation_config
     policy = TrainedPolicy("", algorithm.config, algorithm.get_module(), env_steps=None)
     player = make_player(

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,14 @@ _HOLD_S = 1.0  # how long an episode's end is shown
 
 # Called with the return of each episode as it ends.
 OnEpisode = Callable[[float], None]
+
+
+def use_no_display() -> None:
+    """Keeps pygame from looking for a screen and loudspeakers, and MuJoCo for a screen."""
+    for kind in ("VIDEO", "AUDIO"):
+        os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def check_video_file(path: Path) -> None:

@@ -25,7 +25,7 @@ from rllib_ppg.procgen import OPTIONS, RETURN_RANGES, normalized_return
 _RUN = ""
 _MODE = "env_config/distribution_mode"
 # Seeds are averaged over, environments have panels of their own, callbacks only look on.
-_NO_SETTINGS = {"seed", "env", "callbacks", "callbacks_class"}
+_NO_SETTINGS = {"seed", "env"}
 # Options of Procgen that change no game.
 _SAME_GAME = {"num_threads", "rand_seed"}
 
@@ -132,7 +132,8 @@ def swept_settings(trials: Iterable[Trial]) -> dict[str, list[str]]:
     swept = {}
     for algo, members in algorithms.items():
         values: dict[tuple[str, str, str], set[Any]] = defaultdict(set)
-        for path in {path for trial in members for path in trial.given} - _NO_SETTINGS:
+        given = {path for trial in members for path in trial.given} - _NO_SETTINGS
+        for path in (path for path in given if not path.startswith("callbacks")):
             for trial in members:
                 values[path, trial.env, _mode(trial)].add(_value(trial, path))
         paths = sorted({path for (path, *_), of_path in values.items() if len(of_path) > 1})

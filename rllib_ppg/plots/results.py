@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
-
-EPISODE_RETURN = "env_runners/episode_return_mean"
+from rllib_ppg.experiment import EPISODE_RETURN_MEAN
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Trial:
         return self.config.get(path, self.given.get(path))
 
 
-def read_trials(runs: Sequence[str | Path], metric: str = EPISODE_RETURN) -> list[Trial]:
+def read_trials(runs: Sequence[str | Path], metric: str = EPISODE_RETURN_MEAN) -> list[Trial]:
     """Reads runs, in the order in which their trials started; those without returns are left out.
 
     Where a run went on from an older checkpoint, what it had done after that is left out. A trial
