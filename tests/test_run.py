@@ -79,6 +79,11 @@ def a_run(tmp_path_factory):
     )
 
 
+def interrupted_in(a_run):
+    """The number of the iteration in which Ctrl-C came."""
+    return len(re.findall(r"^iteration .* steps/s", a_run.out, re.MULTILINE))
+
+
 def test_ctrl_c_saves_and_says_how_to_resume(a_run):
     assert a_run.code == 130
     assert "stopping: a checkpoint is saved when this iteration ends" in a_run.out
@@ -121,9 +126,8 @@ def test_tensorboard_has_them_too(a_run):
                     values[event.step] = value.simple_value
     # tensorboardX writes in a thread of its own: of the iteration in which the run was interrupted
     # it may lose some.
-    interrupted_in = len(re.findall(r"^iteration .* steps/s", a_run.out, re.MULTILINE))
-    whole = {n for n in range(2, ITERATIONS + 1, 2) if n != interrupted_in}
-    assert whole <= set(values) <= {*whole, interrupted_in}
+    whole = {n for n in range(2, ITERATIONS + 1, 2) if n != interrupted_in(a_run)}
+    assert whole <= set(values) <= {*whole, interrupted_in(a_run)}
 
 
 def test_the_run_can_be_repeated_from_its_folder(a_run, tmp_path):
@@ -143,7 +147,8 @@ def test_the_run_can_be_repeated_from_its_folder(a_run, tmp_path):
     assert again.returncode == 0, again.stderr
     [path] = tmp_path.glob("*/*/result.json")
     results = [json.loads(line) for line in path.read_text().splitlines()]
-    for result, before in zip(results, a_run.results, strict=False):
+    # After an interruption episodes begin anew, and all else with them.
+    for result, before in zip(results, a_run.results[: interrupted_in(a_run)], strict=False):
         for path in ("env_runners/episode_return_mean", "learners/default_policy/policy_loss"):
             assert nested(result, path) == pytest.approx(nested(before, path), rel=1e-5)
 
