@@ -64,11 +64,15 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     """The lines of one trial of `total`, and whether it fits."""
     import ray
 
+    from rllib_ppg.vector_env import probe_spaces
+
     have = ray.cluster_resources()
-    lines = []
+    store = have.get("object_store_memory", 0)
+    lines, replay = [], 0
     if experiment.run == "PPG":
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
-        lines = _phases(merged, experiment.stop, have.get("object_store_memory", 0))
+        replay = merged.replay_bytes(probe_spaces(merged)[0])
+        lines = _phases(merged, experiment.stop, replay, store)
     try:
         needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:
@@ -79,13 +83,16 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     at_a_time = min([total, *fit])
     if total > 1:
         words += f": {_count(at_a_time, 'trial')} at a time"
+    if at_a_time * replay > store:
+        words += (
+            f", with {_size(at_a_time * replay)} of replay lists, of which Ray keeps on disk what "
+            "the object store has no room for"
+        )
     return [*lines, ("resources", words)], True
 
 
-def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[Line]:
-    """The arithmetic of PPG's phases."""
-    from rllib_ppg.vector_env import probe_spaces
-
+def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: float) -> list[Line]:
+    """The arithmetic of PPG's phases, with bytes of a full replay list and of the object store."""
     batch, T = config.batch_size, config.rollout_fragment_length
     n = config.num_env_runners
     runners = f"{_count(n, 'env runner')} x " if n else ""
@@ -108,7 +115,6 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], store: float) -> list[
     if config.has_aux_phase:
         minibatches = config.n_pi * config.num_aux_minibatches
         aux_steps = config.e_aux * minibatches
-        replay = config.replay_bytes(probe_spaces(config)[0])
         lines += [
             ("a phase", f"{_count(config.n_pi, 'iteration')}: {config.n_pi * batch:,} env steps"),
             (

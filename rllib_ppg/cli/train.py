@@ -76,7 +76,10 @@ def add_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> No
     )
     what.add_argument("--seed", type=int, metavar="N", help="the config's seed")
     what.add_argument(
-        "--num-samples", type=int, metavar="N", help="how often to run the config or its grid (1)"
+        "--num-samples",
+        type=int,
+        metavar="N",
+        help="how often to run the config or its grid, each time with another seed (1)",
     )
     what.add_argument(
         "--scheduler",
