@@ -49,6 +49,7 @@ class AtariVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         "render_fps": 15,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
+    _envs: Any = None  # until the options are checked
 
     def __init__(
         self, game: str, num_envs: int = 1, *, render_mode: str | None = None, **options: Any
@@ -109,6 +110,11 @@ class AtariVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return None
         newest = self._frames[..., -self._colours :]
         return tuple(np.broadcast_to(newest, (*newest.shape[:3], 3)).copy())
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Frees the games."""
+        if self._envs is not None:
+            self._envs.close()
 
 
 class AtariEnv(gym.Env[np.ndarray, np.int64]):

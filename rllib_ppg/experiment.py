@@ -206,7 +206,8 @@ class Experiment:
             if "://" in self.restore:
                 raise ValueError(f"Tune restores from local folders: copy {self.restore} to one")
             check_checkpoint(self.restore)
-        self._for_each_variant(_validate_config)
+        algorithm = self.algorithm
+        self._for_each_variant(lambda config: _validate_config(algorithm, config))
 
     def validate_resources(self) -> None:
         """Checks that a trial of each variant fits into the running Ray cluster.
@@ -214,7 +215,7 @@ class Experiment:
         Raises:
             ValueError: If a trial would wait for ever.
         """
-        self._for_each_variant(lambda algorithm, config: self.resources(config))
+        self._for_each_variant(self.resources)
 
     def resources(self, config: dict[str, Any]) -> dict[str, float]:
         """Returns what one trial reserves of the running Ray cluster, by the resource's name.
@@ -268,7 +269,8 @@ class Experiment:
         from ray import tune
 
         _let_schedulers_wait()
-        config = _by_attribute(self.run, self.config) | self._network_for_images()
+        config = _by_attribute(self.run, self.config)
+        config |= self._network_for_images(config)
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
             config.pop("callbacks", None)
@@ -289,9 +291,8 @@ class Experiment:
             _tuner_kwargs={"restore": _absolute(self.restore)} if self.restore else None,
         )
 
-    def _network_for_images(self) -> dict[str, Any]:
+    def _network_for_images(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The paper's network, where RLlib's PPO would fail: its own takes no uint8 images."""
-        config = _by_attribute(self.run, self.config)
         if self.run != "PPO" or {*_ATTRIBUTES.values(), "model"} & set(config):
             return {}
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -299,8 +300,8 @@ class Experiment:
         from rllib_ppg.ppo_rl_module import ImpalaPPOModule
         from rllib_ppg.vector_env import probe_spaces
 
-        _, config = next(self.variants())
-        merged = self.algorithm.get_default_config().update_from_dict(config)
+        _, first = next(self.variants())
+        merged = self.algorithm.get_default_config().update_from_dict(first)
         try:
             observations, _ = probe_spaces(merged)
         except ValueError:  # a multi-agent env, or one for RLlib alone to make
@@ -310,7 +311,7 @@ class Experiment:
         return {"_rl_module_spec": RLModuleSpec(module_class=ImpalaPPOModule)}
 
     def to_resumed_tuner(
-        self, callbacks: Iterable[tune.Callback] = (), keep: type[tune.Callback] | tuple[()] = ()
+        self, callbacks: Iterable[tune.Callback], keep: type[tune.Callback]
     ) -> tuple[tune.Tuner, Mapping[str, float]]:
         """Returns the Tuner that goes on with this experiment where it was interrupted.
 
@@ -363,11 +364,10 @@ class Experiment:
         for resolved, config in generate_variants(_by_attribute(self.run, self.config)):
             yield ", ".join(f"{path[-1]}={value}" for path, value in resolved.items()), config
 
-    def _for_each_variant(self, check: Callable[[type[Algorithm], dict[str, Any]], Any]) -> None:
-        algorithm = self.algorithm
+    def _for_each_variant(self, check: Callable[[dict[str, Any]], Any]) -> None:
         for label, config in self.variants():
             try:
-                check(algorithm, config)
+                check(config)
             except (ValueError, TypeError, AttributeError) as error:
                 where = f" (in the trial with {label})" if label else ""
                 raise ValueError(f"{error}{where}") from error

@@ -83,8 +83,8 @@ def load_policy(options: Mapping[str, Any], *, num_envs: int = 1) -> TrainedPoli
     policy = TrainedPolicy.load(options["checkpoint"])
     is_image = len(policy.module.observation_space.shape or ()) == 3
     # A few vectors, or one image, are done with before other threads have heard of them. For more,
-    # two threads a CPU: with one, OpenMP's wait for each other by spinning, and beside a training
-    # that has the CPUs, 16 images took 0.47 s instead of 0.02 s.
+    # two threads a CPU: with one, OpenMP's wait for each other by spinning, which takes many times
+    # as long beside a training that has the CPUs.
     torch.set_num_threads(2 * available_cpus() if is_image and num_envs > 1 else 1)
     print(f"checkpoint: {policy.checkpoint}")
     return policy

@@ -17,7 +17,7 @@ from rllib_ppg.cli.checkpoint_options import (
 )
 from rllib_ppg.cli.quiet import keep_quiet
 
-_EPISODES, _FPS = 3, 30
+_EPISODES = 3
 
 
 def add_parser(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", "-o", metavar="FILE", help="the video, an .mp4 or .gif")
     parser.add_argument("--episodes", type=int, metavar="N", help=f"how many ({_EPISODES})")
     parser.add_argument(
-        "--fps", type=int, metavar="N", help=f"steps shown a second (the env's own, or {_FPS})"
+        "--fps", type=int, metavar="N", help="steps shown a second (the env's own, or 30)"
     )
     add_play_options(parser)
 
@@ -52,33 +52,20 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         raise ValueError("name the video to write, as in --out episodes.mp4")
     out = check_out(options["out"])
 
-    from rllib_ppg.play.players import make_player
-    from rllib_ppg.play.video import (
-        check_video_file,
-        episode_frames,
-        use_no_display,
-        write_video,
-    )
+    from rllib_ppg.play.video import check_video_file, film
 
     check_video_file(out)
-    use_no_display()
     policy = load_policy(options)
     config = play_config(policy, options)
-    player = make_player(
+    returns, count, fps = film(
         policy,
         config,
-        num_envs=1,
+        out,
+        episodes=options.get("episodes", _EPISODES),
         seed=options.get("seed", 0),
         explore=options.get("explore", config.explore),
-        render=True,
+        fps=options.get("fps"),
     )
-    fps = options.get("fps") or player.fps or _FPS
-    returns: list[float] = []
-    try:
-        frames = episode_frames(player, options.get("episodes", _EPISODES), fps, returns.append)
-        count = write_video(out, frames, fps)
-    finally:
-        player.close()
     print(f"returns: {', '.join(f'{r:.4g}' for r in returns)}")
     print(f"written: {out} ({count} frames, {count / fps:.0f} s)")
     return exit_code.OK

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import EVALUATION_RESULTS
 
-from rllib_ppg.play.players import make_player
 from rllib_ppg.play.trained_policy import TrainedPolicy
-from rllib_ppg.play.video import episode_frames, use_no_display, write_video
+from rllib_ppg.play.video import film
 
 if TYPE_CHECKING:
     from rllib_ppg.ppg import PPG
 
 VIDEO, NO_VIDEO = "video", "no_video"
-_FPS = 15  # of an env that does not say
 
 
 class EvaluationVideos(RLlibCallback):
@@ -50,19 +49,14 @@ class EvaluationVideos(RLlibCallback):
 
 
 def _film(algorithm: PPG, path: Path) -> None:
-    use_no_display()
     config = algorithm.evaluation_config
     policy = TrainedPolicy("", algorithm.config, algorithm.get_module(), env_steps=None)
-    player = make_player(
-        policy,
-        config,
-        num_envs=1,
-        seed=algorithm.iteration,
-        explore=bool(config.explore),
-        render=True,
-    )
-    try:
-        fps = player.fps or _FPS
-        write_video(path, episode_frames(player, 1, fps, on_episode=lambda _: None), fps)
-    finally:
-        player.close()
+    with torch.random.fork_rng(devices=[]):  # the player seeds it, and the training goes on with it
+        film(
+            policy,
+            config,
+            path,
+            episodes=1,
+            seed=algorithm.iteration,
+            explore=bool(config.explore),
+        )

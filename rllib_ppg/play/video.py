@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.play.players import Player
+from rllib_ppg.play.players import Player, make_player
+from rllib_ppg.play.trained_policy import TrainedPolicy
 
 SUFFIXES = (".mp4", ".gif")
+_FPS = 30
 _READABLE = 512  # pixels, of the longer side
 _LINE, _TEXT = 32, 20  # pixels: the line's height, and its letters'
 _HOLD_S = 1.0  # how long an episode's end is shown
@@ -32,6 +35,44 @@ def use_no_display() -> None:
         os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def film(
+    policy: TrainedPolicy,
+    config: AlgorithmConfig,
+    path: Path,
+    *,
+    episodes: int,
+    seed: int,
+    explore: bool,
+    fps: float | None = None,
+) -> tuple[list[float], int, float]:
+    """Has a policy play an env, and writes what it looks like.
+
+    Args:
+        policy: the policy.
+        config: the env and how it is played (see `TrainedPolicy.config_with`).
+        path: an .mp4 or .gif.
+        episodes: how many to play.
+        seed: of the env and the actions.
+        explore: whether to sample actions, or take the most probable ones.
+        fps: steps shown a second; None: as many as the env says, or 30.
+
+    Returns:
+        The episodes' returns, and the number of frames and how many of them are a second.
+
+    Raises:
+        ValueError: The env can't be made or has no pictures, or the file can't be written.
+    """
+    use_no_display()
+    player = make_player(policy, config, num_envs=1, seed=seed, explore=explore, render=True)
+    fps = fps or player.fps or _FPS
+    returns: list[float] = []
+    try:
+        count = write_video(path, episode_frames(player, episodes, fps, returns.append), fps)
+    finally:
+        player.close()
+    return returns, count, fps
 
 
 def check_video_file(path: Path) -> None:

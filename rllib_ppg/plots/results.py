@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiment import EPISODE_RETURN_MEAN
@@ -111,12 +112,12 @@ def _read_trial(folder: Path, run: str, metric: str) -> Trial:
         started = min(started, result.get("timestamp", math.inf))
         while rows and rows[-1][1] >= steps:  # it went on from a checkpoint before these
             rows.pop()
-        value = _get(result, metric)
+        value = unflattened_lookup(metric, result, default=None)
         is_number = isinstance(value, int | float)
         rows.append((result.get("training_iteration", 0), steps, value if is_number else math.nan))
     params = folder / "params.json"
-    given = dict(_flat(json.loads(params.read_text()))) if params.is_file() else {}
-    config = dict(_flat(result.get("config", {})))
+    given = _flat(json.loads(params.read_text())) if params.is_file() else {}
+    config = _flat(result.get("config", {}))
     iterations, env_steps, returns = np.array(rows, float).T
     env = str(given.get("env", config.get("env")))
     return Trial(
@@ -194,19 +195,9 @@ def _class_name(env: str) -> str:
 def _metrics(folder: Path) -> set[str]:
     *_, last = _results(folder / "result.json")
     last.pop("config", None)
-    return {path for path, value in _flat(last) if isinstance(value, int | float)}
+    return {path for path, value in _flat(last).items() if isinstance(value, int | float)}
 
 
-def _get(result: Mapping[str, Any], path: str) -> Any:
-    value: Any = result
-    for key in path.split("/"):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _flat(nested: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            yield from ((f"{key}/{path}", below) for path, below in _flat(value))
-        else:
-            yield str(key), value
+def _flat(nested: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = flatten_dict(nested, delimiter="/")
+    return flat
