@@ -1,11 +1,12 @@
 """What scripts and habits rely on: the names of all options. A change here is a breaking change."""
 
 import argparse
+import subprocess
 
 import pytest
 
 from rllib_ppg.cli.parser import make_parser, sub_parsers
-from tests.command import run
+from tests.command import RLLIB, run
 
 TRAIN = {
     # As in Ray's own command, up to 2.40
@@ -76,3 +77,12 @@ def test_the_command_itself_helps(words):
     assert (ended.returncode, ended.stderr) == (0, "")
     expected = "rllib-ppg 0.1.0" if words == ["--version"] else "usage: rllib"
     assert ended.stdout.startswith(expected)
+
+
+def test_a_reader_that_has_seen_enough_is_told_nothing():
+    with subprocess.Popen(
+        [RLLIB, "example", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        command.stdout.close()  # before anything is written
+        assert command.stderr.read() == b""
+    assert command.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rllib: interrupted", file=sys.stderr)
         return exit_code.INTERRUPTED
+    except BrokenPipeError:  # who reads the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_code.FAILED
     except Exception as error:
         if sum(word.count("v") for word in argv if re.fullmatch("-v+", word)) > 1:
             traceback.print_exception(error)
