@@ -17,7 +17,9 @@ from itertools import tee
 from typing import Any
 
 import numpy as np
+import ray
 import torch
+from ray.exceptions import ObjectLostError
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, Learner
@@ -189,6 +191,22 @@ class PPGTorchLearner(TorchLearner):
                 for key, x in moments.items():
                     if isinstance(x, Tensor) and x.shape == p.shape:
                         moments[key] = torch.empty_like(p).copy_(x)
+
+    # -- Objects that come to this node --------------------------------------------------------
+
+    def fetch(self, rollouts: Sequence[ray.ObjectRef]) -> list[int]:
+        """Copies rollouts to this node; returns the indices of those that are lost."""
+        lost = []
+        for i, rollout in enumerate(rollouts):
+            try:
+                ray.get(rollout)
+            except ObjectLostError:
+                lost.append(i)
+        return lost
+
+    def keep(self, block: ReplayBlock) -> ReplayBlock:
+        """Returns a restored replay block, and with that has it on this node."""
+        return block
 
     # -- Policy phase: Algorithm 1, lines 3 to 6 -----------------------------------------------
 

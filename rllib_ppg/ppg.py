@@ -6,6 +6,7 @@ is in `env_runner.py` and `learner.py`.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
@@ -39,10 +40,13 @@ from rllib_ppg.minibatches import number_rows
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
 from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import ReplayEntry, ReplayList, rows_per_block
+from rllib_ppg.placement import placed
+from rllib_ppg.replay import ReplayBlock, ReplayEntry, ReplayList, rows_per_block
 from rllib_ppg.resources import check_resources
 from rllib_ppg.reward_norm import RewardNormalizer
 from rllib_ppg.vector_env import probe_spaces
+
+logger = logging.getLogger(__name__)
 
 POLICY_PHASE_TIMER = "policy_phase"
 AUX_PHASE_TIMER = "auxiliary_phase"
@@ -73,7 +77,8 @@ class PPG(Algorithm):
         if self._obs_moments is not None and not self._obs_moments.count:
             self._start_observation_filter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            rollouts = self._sample()
+            rollouts = self._fetch(self._sample())
+        self._log_ppg(num_rollouts=len(rollouts))
         if not rollouts:
             return  # all env runners are being restarted
         self._log_sampling([summary for summary, _ in rollouts])
@@ -189,6 +194,24 @@ class PPG(Algorithm):
         n = self._num_learners
         return self._call_env_runners("sample_rollout", n, num_objects=n)
 
+    def _fetch(self, rollouts: list[Sampled]) -> list[Sampled]:
+        """Brings each learner its shards; leaves out rollouts that were lost with their node.
+
+        Before any learner begins, as those that have begun could not go on without the others.
+        """
+        if self.env_runner_group.num_remote_env_runners() == 0:
+            return rollouts
+        calls = [([shards[k] for _, shards in rollouts],) for k in range(self._num_learners)]
+        lost = {i for missing, _ in self._call_learners("fetch", calls) for i in missing}
+        if lost:
+            logger.warning(
+                "%d of %d rollouts were lost with their env runners' node; this iteration goes on "
+                "with the others",
+                len(lost),
+                len(rollouts),
+            )
+        return [rollout for i, rollout in enumerate(rollouts) if i not in lost]
+
     def _call_env_runners(
         self, method: str, *args: Any, num_objects: int = 0
     ) -> list[tuple[Any, list[Any]]]:
@@ -300,9 +323,11 @@ class PPG(Algorithm):
         if stuck or isinstance(cause, RayError):
             self._learners_ended = True
         if isinstance(cause, RayError):
+            states = sum(info.states for _, _, info in self._replay.of_learner(k))
+            lost = f", and with it {states:,} states of the replay list" if states else ""
             raise RuntimeError(
-                f"learner {k} of {len(heads)} died in {method}(); restore the last checkpoint to "
-                "go on from there"
+                f"learner {k} of {len(heads)} died in {method}(){lost}; restore the last "
+                "checkpoint to go on from there"
             ) from cause
         raise cause
 
@@ -325,6 +350,7 @@ class PPG(Algorithm):
         Raises:
             ValueError: The cluster has too little of something to start them.
         """
+        self.config = placed(self.config)
         self._num_learners = max(self.config.num_learners, 1)
         self._replay = ReplayList(self.config.n_pi)
         self._reward_norm = RewardNormalizer()
@@ -359,10 +385,12 @@ class PPG(Algorithm):
         Raises:
             ValueError: The cluster has less, or too little memory for the replay list.
         """
-        request = super().default_resource_request(config)
-        if ray.is_initialized():
-            merged = cls.get_default_config().update_from_dict(config)
-            cls._check_resources(merged, request.bundles)
+        merged = cls.get_default_config().update_from_dict(config)
+        if not ray.is_initialized():
+            return super().default_resource_request(merged)
+        merged = placed(merged)
+        request = super().default_resource_request(merged)
+        cls._check_resources(merged, request.bundles)
         return request
 
     @staticmethod
@@ -456,9 +484,17 @@ class PPG(Algorithm):
                 f"{path}/{_REPLAY_DIR}",
                 self._replay_layout,
                 self._num_learners,
+                put=self._put_block,
                 compress=self.config.replay_compression is not None,
             )
         self._force_weights()
+
+    def _put_block(self, block: ReplayBlock, learner: int) -> ray.ObjectRef:
+        """Puts a block into the object store of the node that its learner is on."""
+        if self.learner_group.is_local:
+            return ray.put(block)
+        # What an actor returns lies on its node, and is this process's.
+        return self.learner_group._workers[learner].keep.remote(block)
 
     def _force_weights(self) -> None:
         """Moves all env runners to the learners' weights, even if those are older than theirs."""

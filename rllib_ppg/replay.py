@@ -8,7 +8,7 @@ the node where they are used.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,7 @@ class ReplayList:
         path: str,
         layout: Sequence[Sequence[tuple[int, Sequence[int]]]],
         num_learners: int,
+        put: Callable[[ReplayBlock, int], ray.ObjectRef],
         compress: bool = False,
     ) -> None:
         """Reads what `save` wrote, for the learners there are now.
@@ -170,6 +171,7 @@ class ReplayList:
             path: the directory.
             layout: `layout()` when it was saved.
             num_learners: number of learners, at least 1.
+            put: stores a block for the learner of that index.
             compress: whether the blocks are to be compressed.
         """
         self.clear()
@@ -187,8 +189,11 @@ class ReplayList:
                         block = ReplayBlock(*(array[owner == k] for array in arrays))
                         if compress:
                             block = block.compressed()
-                        entry = ReplayEntry(ray.put(block), block.info(rows[owner == k]), int(k))
-                        entries.append(entry)
+                        info = block.info(rows[owner == k])
+                        entries.append(ReplayEntry(put(block, int(k)), info, int(k)))
+            # Blocks on their way to learners are in this process's object store, too.
+            refs = [entry.ref for entry in entries]
+            ray.wait(refs, num_returns=len(refs), fetch_local=False)
             self.iterations.append(entries)
 
 

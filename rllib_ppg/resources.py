@@ -8,7 +8,11 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from rllib_ppg.placement import ENV_RUNNER, LEARNER, learner_store_bytes
+
 _READONLY_NODE_TYPE = "node_"
+# A label of nodes that `ray up` or KubeRay has started.
+_NODE_GROUP = "ray.io/node-group"
 
 
 def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_bytes: int) -> None:
@@ -30,13 +34,19 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
     for name, amount in needed.items():
         if amount <= have.get(name, 0):
             continue
+        if name in (LEARNER, ENV_RUNNER):
+            raise ValueError(
+                f"nodes of this cluster have roles, and {have.get(name, 0):g} of {amount:g} places "
+                f"are there that this run asks for by {name}; cluster/README.md says which nodes "
+                "are to offer them"
+            )
         runners, learners = config.num_env_runners, config.num_learners
         raise ValueError(
             f"this run asks for {amount:g} {name}s ({runners} env runners x "
             f"{_per(config, 'env_runner', name)}, {learners} remote learners) and the cluster has "
             f"{have.get(name, 0):g}: {_fitting(config, name, amount - have.get(name, 0))}"
         )
-    store = have.get("object_store_memory", 0)
+    store = learner_store_bytes()
     if replay_bytes > store and not config.replay_may_spill:
         fits = int(config.n_pi * store // replay_bytes)
         smaller = f"set n_pi={fits} or less" if fits else "use fewer envs"
@@ -50,10 +60,14 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
 
 
 def has_autoscaler() -> bool:
-    """Whether somebody adds nodes to this cluster.
+    """Whether somebody may add nodes to this cluster.
 
-    Ray's monitor also runs where nobody does; it then calls each node a type of its own.
+    Ray's second autoscaler leaves no status, but it needs nodes to be labelled by their group. The
+    first one has its monitor run also where nobody adds nodes; it then calls each a type of its
+    own.
     """
+    if any(_NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"]):
+        return True
     status = _internal_kv_get("__autoscaling_status")
     if not status:
         return False

@@ -210,7 +210,9 @@ def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
     path = str(tmp_path / "replay")
     saved.save(LocalFileSystem(), path)
     loaded = ReplayList(n_pi=1)
-    loaded.load(LocalFileSystem(), path, saved.layout(), num_learners=2)
+    loaded.load(
+        LocalFileSystem(), path, saved.layout(), 2, put=lambda block, learner: ray.put(block)
+    )
     assert [sum(len(info.rows) for *_, info in loaded.of_learner(k)) for k in range(2)] == [3, 3]
     rows = {
         int(info.rows[0]): ref

@@ -134,9 +134,17 @@ class RunClock:
             f"{speed:,.0f} steps/s",
             "return " + ("-" if episode_return is None else f"{episode_return:.2f}"),
             self._policy_phase(self._place or self._n_pi),
+            self._missing(),
             self._left_in_words(self.seconds_left()),
         ]
         return _joined(parts)
+
+    def _missing(self) -> str:
+        """Returns how many env runners the iteration had, if not all: some may have died."""
+        there = get(self._result, "ppg/num_rollouts")
+        in_all = max(self._result.get("config", {}).get("num_env_runners", 0), 1)
+        missing = there is not None and there < in_all
+        return f"{there:.0f} of {in_all} env runners" if missing else ""
 
     def _left_in_words(self, seconds: float | None) -> str:
         if not seconds:

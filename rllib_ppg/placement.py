@@ -1,0 +1,50 @@
+"""Which node does what, on a cluster whose nodes have roles.
+
+The files in `cluster/` make such clusters. A node says what it is for by custom resources: the head
+offers `ppg_roles`, nodes for learners offer `ppg_learner`, those for env runners `ppg_env_runner`.
+Then learners and the main process go to learner nodes. The main process owns the replay list's
+objects, and reads them for a checkpoint: it is to be where they are, and not on a machine that may
+be taken away. Env runners go to env-runner nodes, which may.
+"""
+
+from __future__ import annotations
+
+import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+# Of the head: whether nodes have roles at all. The others may be there only when they are needed.
+ROLES = "ppg_roles"
+LEARNER = "ppg_learner"
+ENV_RUNNER = "ppg_env_runner"
+
+_ROLE_OF = {
+    "custom_resources_for_main_process": LEARNER,
+    "custom_resources_per_learner": LEARNER,
+    "custom_resources_per_env_runner": ENV_RUNNER,
+}
+
+
+def placed(config: AlgorithmConfig) -> AlgorithmConfig:
+    """Returns the config as it is to run on this cluster: each actor asks for a node of its role.
+
+    On a cluster without roles nothing asks for one, also if the config comes from a checkpoint of
+    a cluster that had some.
+
+    Args:
+        config: of a run; Ray is running.
+    """
+    has_roles = ROLES in ray.cluster_resources()
+    placed = config.copy(copy_frozen=False)
+    for setting, role in _ROLE_OF.items():
+        asked = {k: n for k, n in (getattr(config, setting) or {}).items() if k != role}
+        setattr(placed, setting, asked | ({role: 1} if has_roles else {}))
+    placed.freeze()
+    return placed
+
+
+def learner_store_bytes() -> float:
+    """Bytes of the object stores in which a replay list can lie: those of the learners' nodes."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(ROLES in node for node in nodes):
+        nodes = [node for node in nodes if LEARNER in node]
+    return sum(node.get("object_store_memory", 0) for node in nodes)

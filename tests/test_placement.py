@@ -1,0 +1,153 @@
+"""Roles of nodes, the storage that they share, and rollouts that are lost with a node."""
+
+import subprocess
+
+import pytest
+import ray
+
+from rllib_ppg import PPG, PPGConfig, placement, resources, storage
+from tests.test_distributed import several
+
+ON_ROLES = {
+    "custom_resources_for_main_process": {"ppg_learner": 1},
+    "custom_resources_per_learner": {"ppg_learner": 1},
+    "custom_resources_per_env_runner": {"ppg_env_runner": 1, "fast_disk": 2},
+}
+WITHOUT = {
+    "custom_resources_for_main_process": {},
+    "custom_resources_per_learner": {},
+    "custom_resources_per_env_runner": {"fast_disk": 2},
+}
+
+
+def asked(config):
+    return {setting: getattr(config, setting) for setting in ON_ROLES}
+
+
+@pytest.mark.parametrize("offers, asks", [({"ppg_roles": 1}, ON_ROLES), ({}, WITHOUT)])
+@pytest.mark.parametrize("saved_on", [ON_ROLES, WITHOUT])
+def test_actors_ask_for_the_roles_that_the_cluster_at_hand_has(monkeypatch, offers, asks, saved_on):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, **offers})
+    given = PPGConfig().update_from_dict(saved_on)
+    given.freeze()
+    placed = placement.placed(given)
+    assert asked(placed) == asks
+    assert asked(given) == saved_on
+
+
+def test_a_trial_reserves_places_of_its_roles(monkeypatch):
+    have = {"CPU": 8.0, "ppg_roles": 1, "ppg_learner": 1000, "ppg_env_runner": 1000}
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    monkeypatch.setattr(ray, "nodes", lambda: [node(**have, object_store_memory=1e12)])
+    monkeypatch.setattr(resources, "has_autoscaler", lambda: False)
+    config = {"env": "CartPole-v1", "num_env_runners": 1, "num_learners": 1, "segment_length": 1}
+    main, runner, learner = PPG.default_resource_request(config).bundles
+    assert main == learner == {"CPU": 1, "ppg_learner": 1}
+    assert runner == {"CPU": 1, "ppg_env_runner": 1}
+
+
+def node(alive=True, labels=None, **offers):
+    return {"Alive": alive, "Labels": labels or {}, "Resources": offers}
+
+
+@pytest.mark.parametrize(
+    "nodes, store",
+    [
+        ([node(object_store_memory=3), node(object_store_memory=4)], 7),
+        ([node(object_store_memory=3), node(alive=False, object_store_memory=4)], 3),
+        (
+            [
+                node(ppg_roles=1, object_store_memory=1),
+                node(ppg_learner=1000, object_store_memory=10),
+                node(ppg_learner=1000, object_store_memory=20),
+                node(ppg_env_runner=1000, object_store_memory=100),
+            ],
+            30,
+        ),
+    ],
+)
+def test_a_replay_list_lies_with_the_learners(monkeypatch, nodes, store):
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert placement.learner_store_bytes() == store
+
+
+@pytest.mark.parametrize("labels, grows", [({}, False), ({"ray.io/node-group": "head"}, True)])
+def test_nodes_of_a_launcher_may_be_joined_by_others(cluster, monkeypatch, labels, grows):
+    monkeypatch.setattr(ray, "nodes", lambda: [node(labels=labels)])
+    assert resources.has_autoscaler() is grows
+
+
+# -- Storage --------------------------------------------------------------------------------------
+
+
+def test_one_node_may_write_to_its_disk(cluster, tmp_path):
+    storage.check_shared(str(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("kind, refused", [("ext4", True), ("overlay", True), ("nfs4", False)])
+def test_a_cluster_that_grows_needs_more_than_its_heads_disk(cluster, monkeypatch, kind, refused):
+    monkeypatch.setattr(storage, "has_autoscaler", lambda: True)
+    monkeypatch.setattr(storage, "_file_system", lambda path: kind)
+    storage.check_shared("s3://bucket/results")
+    if not refused:
+        return storage.check_shared("/mnt/results")
+    with pytest.raises(ValueError, match="would go to /mnt/results, a local disk"):
+        storage.check_shared("/mnt/results")
+
+
+def test_the_file_system_is_the_nearest_mount_s(tmp_path):
+    found = subprocess.run(
+        ["df", "--output=fstype", tmp_path], capture_output=True, text=True, check=True
+    )
+    assert storage._file_system(str(tmp_path / "not/yet/there")) == found.stdout.split()[-1]
+    assert storage._file_system("/proc/self/results") == "proc"
+
+
+# -- Lost rollouts --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost(cluster):
+    """A reference to an object that is no more."""
+
+    @ray.remote(num_cpus=0)
+    class Owner:
+        def put(self):
+            return [ray.put(0)]
+
+    owner = Owner.remote()
+    (ref,) = ray.get(owner.put.remote())
+    ray.kill(owner)  # and what it has put
+    return ref
+
+
+@pytest.mark.parametrize("num_learners", [0, 2])
+def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learners):
+    algo = build(several(num_learners, runners=2, envs=64))
+    sample = algo._sample
+
+    def lose_one():
+        rollouts = sample()
+        if len(algo._replay) == 0:
+            rollouts[1][1][0] = lost
+        return rollouts
+
+    monkeypatch.setattr(algo, "_sample", lose_one)
+    first = algo.train()
+    steps = first["num_env_steps_sampled_lifetime"]
+    assert first["ppg"]["num_rollouts"] == 1
+    assert first["ppg"]["replay_states"] == steps > 0
+    second = algo.train()
+    assert second["ppg"]["num_rollouts"] == 2
+    assert second["ppg"]["num_aux_phases_lifetime"] == 1
+
+
+def test_an_iteration_without_any_rollout_trains_nothing(build, monkeypatch, lost):
+    algo = build(several(1, runners=1, envs=64))
+    sample = algo._sample
+
+    monkeypatch.setattr(algo, "_sample", lambda: [(summary, [lost]) for summary, _ in sample()])
+    result = algo.train()
+    assert result["ppg"]["num_rollouts"] == 0
+    assert len(algo._replay) == 0
