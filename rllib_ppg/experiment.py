@@ -7,6 +7,7 @@ A YAML file is in RLlib's classic form, one experiment under its name::
       env: procgen-coinrun-v0
       stop: {num_env_steps_sampled_lifetime: 1000000}
       num_samples: 1
+      max_failures: 3
       checkpoint_config: {checkpoint_at_end: true}
       scheduler: async_hyperband
       scheduler_config: {time_attr: num_env_steps_sampled_lifetime, max_t: 1000000}
@@ -43,6 +44,7 @@ _FILE_KEYS = (
     "env",
     "stop",
     "num_samples",
+    "max_failures",
     "checkpoint_config",
     "scheduler",
     "scheduler_config",
@@ -73,6 +75,8 @@ class Experiment:
         stop: Result names ("training_iteration", "env_runners/episode_return_mean") and values at
             which a trial ends, whichever comes first; empty: it trains until interrupted.
         num_samples: How often the whole grid is run (see `with_seed`).
+        max_failures: How often a trial that failed, as for a lost node, is started again, from its
+            last checkpoint if there is one; -1: without end.
         checkpoint_config: Arguments of `ray.tune.CheckpointConfig`.
         scheduler: What ends or changes trials on the way: a Tune scheduler, or its name as
             `ray.tune.create_scheduler` knows it; None runs each to its stop.
@@ -87,6 +91,7 @@ class Experiment:
     config: Mapping[str, Any] = field(default_factory=dict)
     stop: Mapping[str, float] = field(default_factory=dict)
     num_samples: int = 1
+    max_failures: int = 0
     checkpoint_config: Mapping[str, Any] = field(default_factory=dict)
     scheduler: str | TrialScheduler | None = None
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
@@ -123,6 +128,7 @@ class Experiment:
             config=config,
             stop=_mapping(body.get("stop"), f"stop in {path}"),
             num_samples=body.get("num_samples", 1),
+            max_failures=body.get("max_failures", 0),
             checkpoint_config=_mapping(
                 body.get("checkpoint_config"), f"checkpoint_config in {path}"
             ),
@@ -197,6 +203,8 @@ class Experiment:
                 )
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise ValueError(f"num_samples must be 1 or more, not {self.num_samples!r}")
+        if not isinstance(self.max_failures, int) or self.max_failures < -1:
+            raise ValueError(f"max_failures must be -1 or more, not {self.max_failures!r}")
         _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
         self._checkpoint_config()
         self._scheduler()
@@ -209,13 +217,18 @@ class Experiment:
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
 
-    def validate_resources(self) -> None:
-        """Checks that a trial of each variant fits into the running Ray cluster.
+    def validate_cluster(self) -> None:
+        """Checks that the running Ray cluster can take a trial of each variant, and its results.
 
         Raises:
-            ValueError: If a trial would wait for ever.
+            ValueError: If a trial would wait for ever, or if nodes do not share the storage.
         """
+        from ray.train.constants import DEFAULT_STORAGE_PATH
+
+        from rllib_ppg.storage import check_shared
+
         self._for_each_variant(self.resources)
+        check_shared(_absolute(self.storage_path or DEFAULT_STORAGE_PATH))
 
     def resources(self, config: dict[str, Any]) -> dict[str, float]:
         """Returns what one trial reserves of the running Ray cluster, by the resource's name.
@@ -283,6 +296,7 @@ class Experiment:
                 storage_path=_absolute(self.storage_path) if self.storage_path else None,
                 stop=dict(self.stop),
                 checkpoint_config=self._checkpoint_config(),
+                failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 callbacks=list(callbacks),
                 verbose=0,
             ),

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.cli import exit_code
@@ -19,6 +18,7 @@ from rllib_ppg.cli.checkpoint_options import (
     play_config,
 )
 from rllib_ppg.cli.quiet import keep_quiet
+from rllib_ppg.versions import versions
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms import AlgorithmConfig
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
             "env_steps_trained": policy.env_steps,
             "explore": explore,
             "seed": seed,
-            "versions": {name: version(name) for name in ("rllib-ppg", "ray", "torch")},
+            "versions": versions("ray", "torch"),
         }
         out.write_text(json.dumps(about | as_json(scores), indent=2, default=str) + "\n")
         print(f"written: {out}")

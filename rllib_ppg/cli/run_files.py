@@ -7,20 +7,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from rllib_ppg.experiment import setting_of
+from rllib_ppg.versions import versions
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from rllib_ppg.experiment import Experiment
 
-_VERSIONS = ("rllib-ppg", "ray", "torch", "gymnasium", "numpy")
+_PACKAGES = ("ray", "torch", "gymnasium", "numpy")
 
 
 class RunFiles(tune.Callback):
@@ -60,7 +60,7 @@ class RunFiles(tune.Callback):
     def _write(self, folder: Path, experiment: Experiment) -> None:
         head = [
             f"# {datetime.now().astimezone().isoformat(timespec='seconds')}, "
-            + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
+            + ", ".join(f"{name} {v}" for name, v in versions(*_PACKAGES).items())
         ]
         if experiment.restore:
             head.append(f"# started from {experiment.restore}")
