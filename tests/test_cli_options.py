@@ -8,16 +8,26 @@ import pytest
 from rllib_ppg.cli.parser import make_parser, sub_parsers
 from tests.command import RLLIB, run
 
-TRAIN = {
+EXPERIMENT = {
     # As in Ray's own command, up to 2.40
     *("-a", "--algo", "-r", "--run", "-e", "--env", "-c", "--config", "-s", "--stop"),
     *("-n", "--experiment-name", "--num-samples", "--checkpoint-freq", "--checkpoint-at-end"),
     *("--keep-checkpoints-num", "--checkpoint-score-attr", "--storage-path", "--restore"),
-    *("--resume", "--scheduler", "--scheduler-config", "--ray-address", "--ray-num-cpus"),
-    *("--ray-num-gpus", "--ray-object-store-memory", "-v"),
+    *("--resume", "--scheduler", "--scheduler-config", "-v"),
     # New ones
-    *("--seed", "--set", "--dry-run", "--as-test", "--no-checkpoint-at-end", "--track"),
+    *(
+        "--max-failures",
+        "--seed",
+        "--set",
+        "--dry-run",
+        "--as-test",
+        "--no-checkpoint-at-end",
+        "--track",
+    ),
     *("--wandb-project", "--wandb-group", "--wandb-mode", "--wandb-checkpoints", "--wandb-videos"),
+}
+TRAIN = EXPERIMENT | {
+    *("--ray-address", "--ray-num-cpus", "--ray-num-gpus", "--ray-object-store-memory"),
 }
 PLAY = {
     *("-e", "--env", "--env-config", "-c", "--config", "--episodes", "--explore", "--no-explore"),
@@ -27,6 +37,7 @@ OPTIONS = {
     "": {"--version"},
     "train": TRAIN,
     "train file": TRAIN,
+    "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--results", "--runtime-env"},
     "evaluate": PLAY | {"--steps"},
     "record": PLAY | {"--fps"},
     "export": {"-o", "--out", "-v"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rllib_ppg.experiment_file import parse_yaml
@@ -42,3 +42,14 @@ def add_verbose(parser: argparse.ArgumentParser) -> None:
         action="count",
         help="show Ray's logs and the workers' output; -vv: and tracebacks",
     )
+
+
+def without(argv: Sequence[str], options: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
+    """Returns a command line without some options and their values, and without some flags."""
+    kept: list[str] = []
+    skip_value = False
+    for word in argv:
+        if not skip_value and word not in flags and word.split("=")[0] not in options:
+            kept.append(word)
+        skip_value = not skip_value and word in options
+    return kept

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, NoReturn
 
-from rllib_ppg.cli import evaluate, example, export, plot, record, train
+import rllib_ppg
+from rllib_ppg.cli import evaluate, example, export, plot, record, submit, train
 from rllib_ppg.did_you_mean import did_you_mean
 
-COMMANDS = (train, evaluate, record, export, example, plot)
+COMMANDS = (train, submit, evaluate, record, export, example, plot)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     Its `parse_args` raises a ValueError for what it doesn't understand.
     """
     parser = _Parser(prog="rllib", description="Train RLlib's algorithms, PPG among them.")
-    parser.add_argument("--version", action="version", version=f"rllib-ppg {version('rllib-ppg')}")
+    parser.add_argument("--version", action="version", version=f"rllib-ppg {rllib_ppg.__version__}")
     parser.set_defaults(main=_no_command)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser)
     for command in COMMANDS:

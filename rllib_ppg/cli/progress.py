@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -33,11 +34,16 @@ class Progress(tune.Callback):
 
     Args:
         auxiliary: Whether the algorithm tells of its auxiliary phase, by `AuxiliaryProgress`.
+        show: What takes the lines, if they are not to be printed here.
     """
 
     # Tune pickles its callbacks with the experiment, so what cannot be is made in `setup`.
-    def __init__(self, auxiliary: bool = False) -> None:
+    def __init__(
+        self, auxiliary: bool = False, show: Callable[[str], object] | None = None
+    ) -> None:
         self._auxiliary = auxiliary
+        self._show = show or partial(print, flush=True)
+        self._here = show is None
 
     def setup(
         self,
@@ -49,7 +55,7 @@ class Progress(tune.Callback):
         """Is called by Tune before the first trial starts."""
         self._alone = total_num_samples == 1
         self._mailbox = _open_mailbox() if self._auxiliary and self._alone else None
-        self._live = _LiveLine(enabled=self._alone and sys.stdout.isatty())
+        self._live = _LiveLine(enabled=self._here and self._alone and sys.stdout.isatty())
         self._clocks: dict[str, RunClock] = {}
         self._last_event = self._last_refresh = time.monotonic()
 
@@ -105,7 +111,7 @@ class Progress(tune.Callback):
         prefix = "" if self._alone else f"[{trial.experiment_tag}] "
         self._live.clear()
         for line in lines:
-            print(prefix + line, flush=True)
+            self._show(prefix + line)
 
 
 class AuxiliaryProgress(PPGCallback):

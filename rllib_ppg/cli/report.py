@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rllib_ppg.cli import exit_code
+from rllib_ppg.cli.options import without
 from rllib_ppg.experiment import Experiment, is_budget
 
 if TYPE_CHECKING:
@@ -127,13 +128,16 @@ def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
 
 
 def _program() -> str:
-    # As `make run` calls it, out of an environment that is not activated, by its path.
-    return "rllib" if shutil.which("rllib") else sys.argv[0]
+    # As `make run` calls it, out of an environment that is not activated, by its path; as a job
+    # does, as a module, which shows as the path of `__main__.py`.
+    if shutil.which("rllib") or sys.argv[0].endswith("__main__.py"):
+        return "rllib"
+    return sys.argv[0]
 
 
 def _resume(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> str:
     name = [] if experiment.name else ["-n", PurePath(results.experiment_path).name]
-    return shlex.join([_program(), *_without(argv, (), ("--resume",)), *name, "--resume"])
+    return shlex.join([_program(), *without(argv, (), ("--resume",)), *name, "--resume"])
 
 
 def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
@@ -141,7 +145,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
 
     if result.checkpoint is None:
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
-    argv = _without(argv, ("--restore",), ("--resume",))
+    argv = without(argv, ("--restore",), ("--resume",))
     place = _place(result.checkpoint.path, experiment)
     command = [_program(), *argv, "--restore", place]
     if experiment.stop:
@@ -152,7 +156,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
             for key, value in experiment.stop.items()
             if is_budget(key) or flat.get(key, -math.inf) < value
         }
-        command = [*_without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
+        command = [*without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
     return f"to go on: {shlex.join(command)}"
 
 
@@ -160,14 +164,3 @@ def _place(path: str, experiment: Experiment) -> str:
     """Returns a path in the experiment's storage with the scheme that Tune leaves out."""
     scheme, separator, _ = (experiment.storage_path or "").partition("://")
     return f"{scheme}://{path}" if separator else path
-
-
-def _without(argv: Sequence[str], options: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
-    """Returns a command line without some options and their values, and without some flags."""
-    kept: list[str] = []
-    skip_value = False
-    for word in argv:
-        if not skip_value and word not in flags and word.split("=")[0] not in options:
-            kept.append(word)
-        skip_value = not skip_value and word in options
-    return kept

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg.cli import exit_code
+from rllib_ppg.cli import client, exit_code
 from rllib_ppg.cli.options import add_verbose, mapping, setting
 from rllib_ppg.cli.quiet import keep_quiet
 from rllib_ppg.cli.report import goals, judge, report
@@ -48,12 +50,28 @@ def add_parser(commands: Any) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> None:
-    """Adds the options that say what to train, for how long, and where.
+    """Adds all options: what to train, for how long, and where.
 
     Args:
         parser: The parser to add them to.
         dest_of_set: Where the values of --set are collected.
     """
+    add_experiment_options(parser, dest_of_set)
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="a Ray cluster: auto, HOST:6379 or ray://HOST:10001 (RAY_ADDRESS, or a new one)",
+    )
+    where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
+    where.add_argument("--ray-num-gpus", type=int, metavar="N", help="its GPUs (all)")
+    where.add_argument(
+        "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
+    )
+
+
+def add_experiment_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> None:
+    """Adds the options that say what to train and for how long, wherever it is."""
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--algo", "--run", "-a", "-r", metavar="NAME", help="PPG, or one of RLlib's own, as in PPO"
@@ -120,6 +138,12 @@ def add_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> No
         metavar="RESULT",
         help="keep those that are best by this result, or with min-RESULT lowest (the last)",
     )
+    how_long.add_argument(
+        "--max-failures",
+        type=int,
+        metavar="N",
+        help="start a run that fails again, up to N times, from its last checkpoint (0)",
+    )
     how_long.add_argument("--restore", metavar="PATH", help="go on from this checkpoint")
     how_long.add_argument(
         "--resume",
@@ -129,18 +153,6 @@ def add_options(parser: argparse.ArgumentParser, dest_of_set: str = "set") -> No
     how_long.add_argument("--storage-path", metavar="PATH", help="where results go (~/ray_results)")
     how_long.add_argument(
         "--experiment-name", "-n", metavar="NAME", help="their folder's name (algorithm and date)"
-    )
-
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="a Ray cluster (RAY_ADDRESS, or a new one)",
-    )
-    where.add_argument("--ray-num-cpus", type=int, metavar="N", help="CPUs of the new one (all)")
-    where.add_argument("--ray-num-gpus", type=int, metavar="N", help="its GPUs (all)")
-    where.add_argument(
-        "--ray-object-store-memory", type=int, metavar="BYTES", help="its object store's size"
     )
 
     tracking = parser.add_argument_group("Weights & Biases")
@@ -183,6 +195,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
             f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
         )
     _check_tracking(experiment, options)
+    if client.is_client(_address(options)):
+        client.check_options(options)
     if "resume" in options:  # with the settings that it was started with
         experiment.resumable()
     else:
@@ -192,6 +206,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from rllib_ppg.cli import dry_run
 
+    # Now, as Ray may have another working directory.
+    file = find_experiment_file(options["file"]).absolute() if "file" in options else None
     _start_ray(options)
     try:
         if "dry_run" in options:
@@ -200,10 +216,10 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
             results, stop = _resume(experiment, options)
             experiment = replace(experiment, stop=stop)
         else:
-            experiment.validate_resources()
+            experiment.validate_cluster()
             is_drawn = experiment.config.get("seed") is None and experiment.num_samples == 1
             experiment = experiment.with_seed()
-            results = _run(experiment, options, argv)
+            results = _run(experiment, options, argv, file)
             if is_drawn:  # what goes on from this run is to be one with it
                 argv = [*argv, "--seed", str(experiment.config["seed"])]
     finally:
@@ -214,11 +230,14 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     return code
 
 
+def _address(options: Mapping[str, Any]) -> str | None:
+    return options.get("ray_address") or os.environ.get("RAY_ADDRESS")
+
+
 def _start_ray(options: Mapping[str, Any]) -> None:
     import ray
 
-    verbose = options.get("verbose", 0)
-    address = options.get("ray_address") or os.environ.get("RAY_ADDRESS")
+    verbose, address = options.get("verbose", 0), _address(options)
     ray.init(
         # Without an address, a Ray of its own: not one that somebody else left running here.
         address=address or "local",
@@ -231,18 +250,21 @@ def _start_ray(options: Mapping[str, Any]) -> None:
     )
 
 
-def _run(experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]) -> ResultGrid:
+def _run(
+    experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str], file: Path | None
+) -> ResultGrid:
     from rllib_ppg.cli.run_files import RunFiles
 
-    file = find_experiment_file(options["file"]) if "file" in options else None
     python = file if file and file.suffix == ".py" else None
-    tuner = experiment.to_tuner(
-        callbacks=[*_callbacks(experiment, options), RunFiles(experiment, argv, python)],
-        rllib_callbacks=_rllib_callbacks(experiment, options),
-    )
-    if not experiment.stop:
-        print("training until Ctrl-C, for want of --stop", flush=True)
-    return tuner.fit()
+    remote = client.is_client(_address(options))
+    with client.lines_from_head() if remote else nullcontext() as show:
+        tuner = experiment.to_tuner(
+            callbacks=[*_callbacks(experiment, options, show), RunFiles(experiment, argv, python)],
+            rllib_callbacks=_rllib_callbacks(experiment, options),
+        )
+        if not experiment.stop:
+            print("training until Ctrl-C, for want of --stop", flush=True)
+        return tuner.fit()
 
 
 def _resume(
@@ -254,12 +276,16 @@ def _resume(
     return tuner.fit(), stop
 
 
-def _callbacks(experiment: Experiment, options: Mapping[str, Any]) -> list[tune.Callback]:
+def _callbacks(
+    experiment: Experiment,
+    options: Mapping[str, Any],
+    show: Callable[[str], object] | None = None,
+) -> list[tune.Callback]:
     from rllib_ppg.cli.interrupt import SaveOnInterrupt
     from rllib_ppg.cli.progress import Progress
     from rllib_ppg.csv_logger import CSVLogger
 
-    progress = Progress(auxiliary=experiment.run == "PPG")
+    progress = Progress(auxiliary=experiment.run == "PPG", show=show)
     return [progress, SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
 
 
@@ -336,6 +362,7 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
         name=options.get("experiment_name"),
         stop=options.get("stop"),
         num_samples=options.get("num_samples"),
+        max_failures=options.get("max_failures"),
         checkpoint_config={k: v for k, v in checkpoint.items() if v not in (None, "")},
         scheduler=options.get("scheduler"),
         scheduler_config=options.get("scheduler_config"),
