@@ -1,0 +1,157 @@
+"""The real thing on several Ray nodes: jobs, roles, nodes that come and go, other shapes."""
+
+import csv
+
+import pytest
+import yaml
+from ray.job_submission import JobSubmissionClient
+
+from tests.command import run
+from tests.nodes import Live, Nodes, path_with_python
+
+pytestmark = pytest.mark.cluster
+
+# As Ray calls them.
+RUNNER_ACTOR = "BatchedEnvRunner"
+LEARNER_ACTOR = "create_executable_class.<locals>._WrappedExecutable"
+
+EXPERIMENT = {
+    "run": "PPG",
+    "env": "CartPole-v1",
+    "checkpoint_config": {"checkpoint_at_end": True},
+    "config": {
+        "num_env_runners": 2,
+        "num_learners": 1,
+        "num_envs_per_env_runner": 4,
+        "rollout_fragment_length": 64,
+        "segment_length": 16,
+        "n_pi": 2,
+        "e_aux": 2,
+        "seed": 5,
+    },
+}
+
+
+@pytest.fixture
+def nodes(monkeypatch, tmp_path):
+    path_with_python(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # of the results
+    with Nodes() as nodes:
+        yield nodes
+
+
+def write(folder, **changes):
+    file = folder / "exp.yaml"
+    file.write_text(yaml.safe_dump({"cart": EXPERIMENT | changes}))
+    return file
+
+
+# -- rllib submit ---------------------------------------------------------------------------------
+
+
+def test_a_job_runs_on_nodes_of_its_roles_and_its_results_come_here(nodes, tmp_path):
+    learner = nodes.add_learner(num_cpus=3)
+    runners = [nodes.add_env_runner(num_cpus=1) for _ in range(2)]
+    file = write(tmp_path, stop={"training_iteration": 5})
+    done = run(
+        *("submit", file, "--address", nodes.job_server, "--results", tmp_path / "here"),
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "auxiliary phase 2" in done.stdout
+    (folder,) = (tmp_path / "here" / "cart").glob("PPG_*")
+    assert len(list(csv.reader((folder / "progress.csv").open()))) == 1 + 5
+    assert yaml.safe_load((folder / "config.yaml").read_text())["cart"]["config"]["seed"] == 5
+    assert (folder / "checkpoint_000000" / "rllib_checkpoint.json").is_file()
+
+    ran_on = {
+        name: set(nodes.actors(name, "DEAD")) for name in (RUNNER_ACTOR, "PPG", LEARNER_ACTOR)
+    }
+    assert ran_on[RUNNER_ACTOR] == {runner.node_id for runner in runners}
+    assert ran_on["PPG"] == ran_on[LEARNER_ACTOR] == {learner.node_id}
+
+
+def test_a_job_goes_on_without_its_terminal(nodes, tmp_path):
+    nodes.add_learner(num_cpus=3)
+    nodes.add_env_runner()
+    file = write(tmp_path, stop={"time_total_s": 600})
+    to_server = ("--address", nodes.job_server)
+    with Live("submit", file, *to_server) as first:
+        job = first.until("submitted").split()[1]
+        first.until("iteration 2 ")
+        first.interrupt()
+        assert first.end() == 130
+        assert f"rllib submit --attach {job} --address {nodes.job_server}\n" in first.lines[-2]
+        assert f"ray job stop {job}" in first.lines[-1]
+    client = JobSubmissionClient(nodes.job_server)
+    assert client.get_job_status(job) == "RUNNING"
+    here = tmp_path / "here"
+    with Live("submit", "--attach", job, *to_server, "--results", here) as second:
+        second.until("iteration 2 ")  # from its beginning
+        client.stop_job(job)
+        assert second.end() == 130
+    assert list(here.glob("cart/PPG_*/progress.csv"))
+
+
+def test_a_failed_job_has_its_exit_code(nodes, tmp_path):
+    nodes.add_learner(num_cpus=3)
+    file = write(tmp_path, stop={"training_iteration": 1})
+    done = run("submit", file, "--address", nodes.job_server)
+    assert done.returncode == 2
+    assert "0 of 2 places are there that this run asks for by ppg_env_runner" in done.stdout
+
+
+# -- rllib train --ray-address --------------------------------------------------------------------
+
+
+def test_a_ray_client_shows_what_the_head_prints(nodes, tmp_path):
+    nodes.add_learner(num_cpus=3)
+    nodes.add_env_runner()
+    done = run(
+        *("train", "file", write(tmp_path, stop={"training_iteration": 3})),
+        *("--ray-address", f"ray://127.0.0.1:{nodes.client_port}"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "iteration 3/3" in done.stdout
+    assert "auxiliary phase 1" in done.stdout
+    assert list((tmp_path / "home/ray_results/cart").glob("PPG_*/checkpoint_000000"))
+
+
+def test_training_goes_on_when_a_node_dies_and_uses_the_one_that_comes(nodes, tmp_path):
+    nodes.add_learner(num_cpus=3)
+    first, _ = [nodes.add_env_runner(num_cpus=1) for _ in range(2)]
+    file = write(tmp_path, stop={"time_total_s": 600})
+    with Live("train", "file", file, "--ray-address", nodes.address) as live:
+        live.until("iteration 3 ")
+        nodes.kill(first)
+        alone = live.until("1 of 2 env runners")
+        later = live.until("auxiliary phase")
+        assert "256 states" in later or int(alone.split()[1]) > 3
+        new = nodes.add_env_runner(num_cpus=1)
+        while "of 2 env runners" in live.until("steps/s"):
+            pass
+        assert new.node_id in nodes.actors(RUNNER_ACTOR)
+        live.interrupt()
+        assert live.end() == 130
+
+
+def test_a_lost_learner_node_costs_what_came_after_the_checkpoint(nodes, tmp_path):
+    first = nodes.add_learner(num_cpus=3)
+    nodes.add_env_runner()
+    file = write(tmp_path, stop={"time_total_s": 600}, max_failures=1)
+    words = ("train", "file", file, "--ray-address", nodes.address, "--checkpoint-freq", 1)
+    with Live(*words) as live:
+        live.until("iteration 4 ")
+        nodes.add_learner(num_cpus=3)
+        nodes.kill(first)
+        reached = max(number(line) for line in live.lines if line.startswith("iteration"))
+        again = number(live.until("iteration", "steps/s"))
+        while again < reached:  # what was still on its way when the node died
+            again = number(live.until("iteration", "steps/s"))
+        live.until(f"iteration {reached + 2} ")
+        live.interrupt()
+        assert live.end() == 130
+
+
+def number(line):
+    return int(line.split()[1].split("/")[0])
