@@ -32,7 +32,7 @@ from ray.rllib.utils.metrics import (
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.checkpoint import check_checkpoint, resolve
+from rllib_ppg.checkpoint import check_checkpoint, local_copy, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
@@ -477,7 +477,8 @@ class PPG(Algorithm):
         filesystem, path = resolve(path, filesystem)
         if component is None:
             check_checkpoint(path, filesystem)
-        super().restore_from_path(path, component=component, filesystem=filesystem, **kwargs)
+        with local_copy(filesystem, path, without=_REPLAY_DIR) as local:
+            super().restore_from_path(local, component=component, **kwargs)
         if component is None:
             self._replay.load(
                 filesystem,

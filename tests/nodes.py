@@ -1,5 +1,6 @@
 """Several Ray nodes on this machine: raylets of their own, with their own folders and stores."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,15 +8,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import ray
+import yaml
 from ray.cluster_utils import Cluster
 
 from rllib_ppg.placement import ENV_RUNNER, LEARNER, ROLES
 from tests.command import RLLIB
 
 MB = 2**20
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 class Nodes:
@@ -83,6 +88,86 @@ class Nodes:
         filters = [("class_name", "=", class_name), ("state", "=", state)]
         found = list_actors(self.job_server, filters=filters, detail=True)
         return [actor.node_id for actor in found]
+
+
+@contextmanager
+def growing_cluster(folder):
+    """A head alone, and Ray's autoscaler; raylets here stand in for machines. Yields its address.
+
+    With token authentication, as Ray's launcher sets it up.
+    """
+    port, head = free_port(), "ray.head.default"
+    kinds = {
+        head: {"resources": {ROLES: 1}, "max_workers": 0},
+        "learner": {"resources": {"CPU": 2, LEARNER: 1000}, "max_workers": 2},
+        "env_runner": {"resources": {"CPU": 1, ENV_RUNNER: 1000}, "max_workers": 4},
+    }
+    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    empty = ("initialization_commands", "setup_commands", "head_setup_commands")
+    empty += ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+    config = {
+        "cluster_name": "growing",
+        "provider": {
+            "type": "external",
+            "module": provider,
+            "gcs_address": f"127.0.0.1:{port}",
+            "head_node_id": "f" * 56,
+            "launch_multiple": True,
+        },
+        "available_node_types": {k: {"node_config": {}, **kind} for k, kind in kinds.items()},
+        "head_node_type": head,
+        "max_workers": 6,
+        "idle_timeout_minutes": 60,
+        "upscaling_speed": 100,
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{key: [] for key in (*empty, "cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
+    file = folder / "cluster.yaml"
+    file.write_text(yaml.safe_dump(config))
+    env = {
+        **os.environ,
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_CLOUD_INSTANCE_ID": "f" * 56,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 56,
+        "RAY_NODE_TYPE_NAME": head,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    words = [RAY, "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+    words += ["--resources", json.dumps({ROLES: 1}), f"--autoscaling-config={file}", "--block"]
+    with started(words, env=env):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def started(words, **kwargs):
+    """A `ray start --block`, from when it runs to its end and that of what it has started."""
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **kwargs,
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        yield
+    finally:
+        family = [psutil.Process(process.pid)]
+        family += family[0].children(recursive=True)
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+        process.stdout.close()
 
 
 class Live:

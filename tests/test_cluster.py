@@ -1,13 +1,20 @@
 """The real thing on several Ray nodes: jobs, roles, nodes that come and go, other shapes."""
 
 import csv
+import shlex
+import subprocess
 
+import numpy as np
 import pytest
+import ray
 import yaml
+from gymnasium.spaces import Box
 from ray.job_submission import JobSubmissionClient
 
+from rllib_ppg import PPGCallback, PPGConfig
 from tests.command import run
-from tests.nodes import Live, Nodes, path_with_python
+from tests.envs import AnySpaces
+from tests.nodes import RAY, Live, Nodes, growing_cluster, locations, path_with_python, started
 
 pytestmark = pytest.mark.cluster
 
@@ -155,3 +162,131 @@ def test_a_lost_learner_node_costs_what_came_after_the_checkpoint(nodes, tmp_pat
 
 def number(line):
     return int(line.split()[1].split("/")[0])
+
+
+# -- The replay list ------------------------------------------------------------------------------
+
+
+class Frames(AnySpaces):
+    """Observations that are too large to travel within Ray's messages."""
+
+    def __init__(self, config=None):
+        super().__init__({"observation_space": Box(0, 255, (64, 64, 3), np.uint8)})
+
+
+class Places(PPGCallback):
+    """Notes where the replay list's blocks are after each auxiliary epoch."""
+
+    seen = []  # noqa: RUF012
+
+    def on_aux_epoch_end(self, *, algorithm, **kwargs):
+        self.seen.append(places(algorithm))
+
+
+def places(algo):
+    """(the nodes that a block is on, the node of the learner that uses it), of all blocks."""
+    on = [ray.get_runtime_context().get_node_id()]
+    if not algo.learner_group.is_local:
+        found = algo.learner_group.foreach_learner(
+            lambda learner: ray.get_runtime_context().get_node_id()
+        )
+        on = [result.get() for result in found]
+    entries = [entry for entries in algo._replay.iterations for entry in entries]
+    assert entries
+    return [
+        (nodes, on[entry.learner])
+        for nodes, entry in zip(locations([e.ref for e in entries]), entries, strict=True)
+    ]
+
+
+def frames_config(num_learners):
+    return (
+        PPGConfig()
+        .environment(Frames)
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=32)
+        .learners(num_learners=num_learners)
+        .rl_module(model_config={"impala_channels": (1,), "impala_dense": 4})
+        .training(n_pi=3, e_aux=2, num_minibatches=2, num_aux_minibatches=2)
+        .callbacks(Places)
+        .debugging(seed=1)
+    )
+
+
+def test_states_stay_with_their_learner_also_on_a_cluster_of_another_shape(
+    nodes, tmp_path, monkeypatch
+):
+    learners = [nodes.add_learner(), nodes.add_learner()]
+    for _ in range(2):
+        nodes.add_env_runner(num_cpus=1)
+    monkeypatch.setattr(Places, "seen", [])
+    ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        algo = frames_config(num_learners=2).build_algo()
+        for _ in range(2):
+            algo.train()
+        ids = {learner.node_id for learner in learners}
+        assert {own for _, own in places(algo)} == ids
+        assert all(on == {own} for on, own in places(algo))
+        saved = algo.save_to_path(tmp_path / "saved")
+        algo.train()
+        assert len(Places.seen) == 1 + 2
+        # A checkpoint's reader, this process, is on the head; what it has read may be there still.
+        head = ray.get_runtime_context().get_node_id()
+        assert all(own in on <= {own, head} for seen in Places.seen for on, own in seen)
+        algo.stop()
+
+        other = frames_config(num_learners=1).build_algo()
+        other.restore_from_path(saved)
+        restored = places(other)
+        assert len(restored) == 2 * 2 * 4  # iterations x env runners x rows, each a block
+        assert all(own in on for on, own in restored)
+        assert len({own for _, own in restored}) == 1
+        result = other.train()
+        assert result["ppg"]["num_aux_phases_lifetime"] == 1
+        assert result["ppg"]["replay_states"] == 3 * 2 * 4 * 32
+        other.stop()
+    finally:
+        ray.shutdown()
+
+
+# -- What a cluster is not to do ------------------------------------------------------------------
+
+
+def test_nodes_with_disks_of_their_own_are_refused_as_storage(nodes, tmp_path):
+    nodes.add_learner(num_cpus=3)
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    own.mkdir()
+    in_namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*in_namespace, "true"], capture_output=True).returncode:
+        pytest.skip("unshare makes no namespaces here")
+    ray_start = [RAY, "start", "--address", nodes.address, "--num-cpus=2", "--block"]
+    ray_start += ["--resources", '{"ppg_env_runner": 1000}']
+    # What this node sees at `own` is another file system.
+    script = f"mount -t tmpfs none {own} && exec {shlex.join(ray_start)}"
+    with started([*in_namespace, "sh", "-c", script]):
+        file = write(tmp_path, stop={"training_iteration": 1})
+        words = ("train", "file", file, "--ray-address", nodes.address, "--storage-path")
+        refused = run(*words, own)
+        assert refused.returncode == 2
+        assert f"results would go to {own}, a local disk and not the same folder" in refused.stderr
+        assert list(own.iterdir()) == []
+        accepted = run(*words, shared)
+        assert accepted.returncode == 0, accepted.stderr
+
+
+# -- A cluster that grows -------------------------------------------------------------------------
+
+
+def test_a_head_alone_gets_the_nodes_that_a_run_asks_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
+    with growing_cluster(tmp_path) as address:
+        file = write(tmp_path, stop={"training_iteration": 3})
+        words = ("train", "file", file, "--ray-address", address, "--storage-path")
+        refused = run(*words, tmp_path / "results")
+        assert refused.returncode == 2
+        assert "nodes that are added would have one of their own" in refused.stderr
+        done = run(*words, f"file://{tmp_path}/results", timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "auxiliary phase 1" in done.stdout

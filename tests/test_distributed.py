@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,11 +11,12 @@ import psutil
 import pytest
 import ray
 import torch
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
+from rllib_ppg.checkpoint import local_copy
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.minibatches import number_rows, shard_cuts
@@ -288,3 +290,25 @@ def test_a_learner_that_fails_ends_all_with_its_error(build, phase, how, error, 
     else:
         with pytest.raises(RuntimeError, match="learners of this algorithm have died"):
             algo.train()
+
+
+def test_a_checkpoint_in_a_bucket_is_restored_from_a_folder_here(build, tmp_path):
+    """RLlib would look on this machine's disk for what it sends to learners on other nodes."""
+    saved = build(several(2))
+    saved.train()
+    saved.save_to_path(tmp_path / "bucket" / "saved")
+    (tmp_path / "bucket/saved/replay/0000.npy").rename(tmp_path / "0000.npy")
+    bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
+    with local_copy(bucket, "saved", without="replay") as folder:
+        here = {p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file()}
+        there = tmp_path / "bucket/saved"
+        assert here == {p.relative_to(there) for p in there.rglob("*") if p.is_file()}
+        assert all((Path(folder) / p).read_bytes() == (there / p).read_bytes() for p in here)
+    assert not Path(folder).exists()
+
+    (tmp_path / "0000.npy").rename(tmp_path / "bucket/saved/replay/0000.npy")
+    restored = build(several(2))
+    restored.restore_from_path("saved", filesystem=bucket)
+    assert restored._replay.states == saved._replay.states > 0
+    for a, b in zip(*(learner_states(algo)[0].values() for algo in (saved, restored)), strict=True):
+        np.testing.assert_array_equal(a, b)

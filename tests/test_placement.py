@@ -124,7 +124,7 @@ def lost(cluster):
 
 @pytest.mark.parametrize("num_learners", [0, 2])
 def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learners):
-    algo = build(several(num_learners, runners=2, envs=64))
+    algo = build(several(num_learners, runners=2))
     sample = algo._sample
 
     def lose_one():
@@ -144,7 +144,7 @@ def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learn
 
 
 def test_an_iteration_without_any_rollout_trains_nothing(build, monkeypatch, lost):
-    algo = build(several(1, runners=1, envs=64))
+    algo = build(several(1, runners=1))
     sample = algo._sample
 
     monkeypatch.setattr(algo, "_sample", lambda: [(summary, [lost]) for summary, _ in sample()])

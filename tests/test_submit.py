@@ -1,0 +1,175 @@
+"""`rllib submit`: what it checks here, what it sends, and what comes back."""
+
+import io
+import tarfile
+
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+from rllib_ppg.cli import job, pack, submit
+from rllib_ppg.cli.parser import make_parser
+from tests.command import run
+from tests.nodes import free_port, path_with_python
+
+NOWHERE = "http://127.0.0.1:9"  # nobody listens there
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A Python experiment that needs a file beside it."""
+    (tmp_path / "neighbour.py").write_text("STEPS = 32\n")
+    file = tmp_path / "exp.py"
+    file.write_text(
+        "from neighbour import STEPS\n"
+        "from rllib_ppg import PPGConfig\n"
+        "config = PPGConfig().environment('CartPole-v1').debugging(seed=4)\n"
+        "config.env_runners(num_env_runners=0, num_envs_per_env_runner=8,\n"
+        "                   rollout_fragment_length=STEPS)\n"
+        "config.training(n_pi=1, e_aux=1, num_aux_minibatches=4)\n"
+    )
+    return file
+
+
+def runtime_env(folder, **content):
+    file = folder / "env.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_job_server_that_is_not_there():
+    done = run("submit", "cartpole", "--address", NOWHERE)
+    assert done.returncode == 2
+    assert f"no job server answers at {NOWHERE}" in done.stderr
+    assert "ray[default]" in done.stderr
+    done = run("submit", "--attach", "raysubmit_x", "--address", NOWHERE)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (("cartpole", "--set", "n_pii=2"), "n_pi"),
+        (("cartpol",), "did you mean 'cartpole'"),
+        (("cartpole", "--ray-address", "auto"), "there is no option --ray-address"),
+        ((), "give an algorithm"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sent(words, sentence):
+    done = run("submit", *words, "--address", NOWHERE)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "job server" not in done.stderr
+
+
+def test_a_file_outside_of_the_working_dir(tmp_path, experiment):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    env = runtime_env(tmp_path, working_dir=str(folder))
+    done = run("submit", experiment, "--runtime-env", env, "--address", NOWHERE)
+    assert done.returncode == 2
+    assert f"{experiment} must lie in the runtime environment's working_dir" in done.stderr
+
+
+def test_a_runtime_env_that_is_none(tmp_path):
+    file = tmp_path / "env.yaml"
+    file.write_text("- pip\n")
+    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    assert done.returncode == 2
+    assert "must be a mapping" in done.stderr
+    file.write_text("a: !!python/object/apply:os.getcwd []\n")
+    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    assert done.returncode == 2
+    assert "is not valid YAML" in done.stderr
+
+
+def test_the_extra_is_named_where_it_is_missing():
+    with pytest.raises(ValueError, match=r"pip install 'rllib-ppg\[cluster\]'"), job._sentences(""):
+        raise RuntimeError("The Ray jobs CLI & SDK require the ray[default] installation: ...")
+
+
+def test_the_words_of_a_job(monkeypatch, tmp_path):
+    """They are the user's own, without those that are for `submit`."""
+    sent = {}
+    monkeypatch.setattr(
+        job.Job,
+        "submit",
+        lambda *args, **kwargs: sent.update(args=args, **kwargs) or job.Job("x", 0),
+    )
+    argv = ["submit", "--no-wait", "--address=http://a:1", "-n", "cartpole", "cartpole", "--seed"]
+    argv += ["3", "--results", "here", "--storage-path", "s3://bucket/runs", "--restore", "/there"]
+    argv = ["".join(word) for word in argv]  # objects of their own, as a shell's are
+    args = make_parser().parse_args(argv)
+    assert submit.main(args, argv) == 0
+    address, command, env = sent["args"]
+    assert address == "http://a:1"
+    assert command[:3] == ["train", "file", "cartpole.yaml"]
+    rest = "-n cartpole --seed 3 --storage-path s3://bucket/runs --restore /there"
+    assert command[3:] == rest.split()
+    assert sent["results"] == "s3://bucket/runs/cartpole"
+    assert set(env) == {"working_dir", "py_modules"}
+
+
+def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
+    path_with_python(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        env = runtime_env(tmp_path, working_dir=str(tmp_path))
+        done = run(
+            *("submit", experiment, "--runtime-env", env, "--results", tmp_path / "here"),
+            *("--address", f"http://{cluster.head_node.webui_url}"),
+            *("--stop", "{training_iteration: 2}", "--checkpoint-at-end"),
+        )
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "512 steps" in done.stdout or "iteration 2/2" in done.stdout
+    (trial,) = (tmp_path / "here" / "exp").glob("PPG_*")
+    assert (trial / "progress.csv").is_file()
+    assert (trial / "experiment.py").read_text() == experiment.read_text()
+
+
+# -- What is fetched ------------------------------------------------------------------------------
+
+
+def results(folder, checkpoint_bytes):
+    for name, size in {
+        "exp/config.yaml": 5,
+        "exp/trial/progress.csv": 7,
+        "exp/trial/checkpoint_000000/state.pkl": checkpoint_bytes,
+        "exp/trial/checkpoint_000000/replay/0000.npy": 11,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x" * size)
+    return folder / "exp"
+
+
+def packed(folder):
+    words, archive = pack.pack(str(folder))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return words, {member.name: member.size for member in tar}
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_all_but_replay_lists_is_fetched(tmp_path, scheme):
+    words, files = packed(f"{scheme}{results(tmp_path, 13)}")
+    assert files == {
+        "config.yaml": 5,
+        "trial/progress.csv": 7,
+        "trial/checkpoint_000000/state.pkl": 13,
+    }
+    assert words == "3 files, 0.0 MB"
+
+
+def test_large_checkpoints_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "_MAX_BYTES", 20)
+    words, files = packed(results(tmp_path, 13))
+    assert set(files) == {"config.yaml", "trial/progress.csv"}
+    assert f"they stay in {tmp_path}/exp" in words
+
+
+def test_nothing_to_fetch(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        pack.pack(str(tmp_path / "exp"))
