@@ -223,12 +223,11 @@ class Experiment:
         Raises:
             ValueError: If a trial would wait for ever, or if nodes do not share the storage.
         """
-        from ray.train.constants import DEFAULT_STORAGE_PATH
-
         from rllib_ppg.storage import check_shared
 
         self._for_each_variant(self.resources)
-        check_shared(_absolute(self.storage_path or DEFAULT_STORAGE_PATH))
+        # Tune's default is in the home of each node, which may not be the one of this machine.
+        check_shared(_absolute(self.storage_path) if self.storage_path else "~/ray_results")
 
     def resources(self, config: dict[str, Any]) -> dict[str, float]:
         """Returns what one trial reserves of the running Ray cluster, by the resource's name.

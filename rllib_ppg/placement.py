@@ -36,10 +36,21 @@ def placed(config: AlgorithmConfig) -> AlgorithmConfig:
     has_roles = ROLES in ray.cluster_resources()
     placed = config.copy(copy_frozen=False)
     for setting, role in _ROLE_OF.items():
-        asked = {k: n for k, n in (getattr(config, setting) or {}).items() if k != role}
-        setattr(placed, setting, asked | ({role: 1} if has_roles else {}))
+        setattr(placed, setting, _asking(getattr(config, setting), role, has_roles))
+    runners = "custom_resources_per_env_runner"
+    overrides = placed.evaluation_config or {}
+    if runners in overrides:
+        placed.evaluation_config = {
+            **overrides,
+            runners: _asking(overrides[runners], ENV_RUNNER, has_roles),
+        }
     placed.freeze()
     return placed
+
+
+def _asking(resources: dict[str, float] | None, role: str, has_roles: bool) -> dict[str, float]:
+    others = {name: n for name, n in (resources or {}).items() if name != role}
+    return others | ({role: 1} if has_roles else {})
 
 
 def learner_store_bytes() -> float:

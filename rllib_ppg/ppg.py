@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from typing import Any, NoReturn
@@ -53,6 +54,8 @@ AUX_PHASE_TIMER = "auxiliary_phase"
 _REPLAY_DIR = "replay"
 # How long learners may take to follow one that has failed, before they count as stuck.
 _LAST_WORDS_S = 5.0
+# How often to look whether env runners are back.
+_LOOK_AGAIN_S = 1.0
 
 # An env runner's summary, and its shards of rows: references, or the rollouts themselves where
 # the env runner is in this process.
@@ -78,9 +81,10 @@ class PPG(Algorithm):
             self._start_observation_filter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._fetch(self._sample())
+            while not rollouts:
+                self._wait_for_env_runners()
+                rollouts = self._fetch(self._sample())
         self._log_ppg(num_rollouts=len(rollouts))
-        if not rollouts:
-            return  # all env runners are being restarted
         self._log_sampling([summary for summary, _ in rollouts])
         with self.metrics.log_time((TIMERS, POLICY_PHASE_TIMER)):
             self._policy_phase(rollouts)
@@ -193,6 +197,23 @@ class PPG(Algorithm):
         """
         n = self._num_learners
         return self._call_env_runners("sample_rollout", n, num_objects=n)
+
+    def _wait_for_env_runners(self) -> None:
+        """Waits until one is back of env runners that have all died, say with their one node.
+
+        An iteration without a rollout would be none, but would count as one.
+
+        Raises:
+            RuntimeError: Nobody starts them again.
+        """
+        group = self.env_runner_group
+        if not self.config.restart_failed_env_runners:
+            raise RuntimeError("all env runners have died, and restart_failed_env_runners is off")
+        if group.num_healthy_remote_workers() == 0:
+            logger.warning("all env runners have died; waiting for one to be back")
+        while group.num_healthy_remote_workers() == 0:
+            self.restore_env_runners(group)
+            time.sleep(_LOOK_AGAIN_S)
 
     def _fetch(self, rollouts: list[Sampled]) -> list[Sampled]:
         """Brings each learner its shards; leaves out rollouts that were lost with their node.

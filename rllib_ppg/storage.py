@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_ppg.resources import has_autoscaler
 
-_TIMEOUT_S = 60.0
 _LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs")
 
 
@@ -22,21 +24,25 @@ def check_shared(path: str) -> None:
     disk only when it saves the first one.
 
     Args:
-        path: Where the results go: an absolute path, or a URI, which is taken to be in order.
+        path: Where the results go: a path, or a URI, which is taken to be in order.
 
     Raises:
-        ValueError: The nodes have not the same folder there.
+        ValueError: The nodes have not the same folder there, or cannot be asked.
     """
     if "://" in path:
         return
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) > 1:
-        blind = _nodes_that_miss_a_file(path, list(nodes))
+        blind = _nodes_that_miss_a_file(path, nodes)
         if blind:
             names = ", ".join(sorted({nodes[node] for node in blind}))
             raise ValueError(_sentence(path, f"and not the same folder on all nodes: {names}"))
-    elif has_autoscaler() and _file_system(path) in _LOCAL:
-        raise ValueError(_sentence(path, "and nodes that are added would have one of their own"))
+    elif has_autoscaler():
+        (node,) = nodes
+        if _ask(node, nodes[node], lambda: _file_system(path)) in _LOCAL:
+            raise ValueError(
+                _sentence(path, "and nodes that are added would have one of their own")
+            )
 
 
 def _sentence(path: str, why: str) -> str:
@@ -46,26 +52,39 @@ def _sentence(path: str, why: str) -> str:
     )
 
 
-def _nodes_that_miss_a_file(path: str, nodes: list[str]) -> list[str]:
+def _nodes_that_miss_a_file(path: str, nodes: dict[str, str]) -> list[str]:
     """Has the first node write a file, and returns those that do not find it."""
     first, *others = nodes
     file = f"{path}/.{uuid.uuid4().hex}"
 
-    def on(node: str, function: object) -> ray.ObjectRef:
-        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        return ray.remote(num_cpus=0, scheduling_strategy=strategy)(function).remote()
-
     def write() -> None:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        Path(file).touch()
+        Path(file).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        Path(file).expanduser().touch()
 
-    # What is defined here travels by value: nodes need not have this package for it.
-    ray.get(on(first, write), timeout=_TIMEOUT_S)
+    _ask(first, nodes[first], write)
     try:
-        seen = ray.get([on(n, lambda: os.path.exists(file)) for n in others], timeout=_TIMEOUT_S)
+        # Each may have to install the run's environment first, and that may take minutes.
+        return [
+            node
+            for node in others
+            if not _ask(node, nodes[node], lambda: Path(file).expanduser().exists())
+        ]
     finally:
-        ray.get(on(first, lambda: os.remove(file)), timeout=_TIMEOUT_S)
-    return [node for node, found in zip(others, seen, strict=True) if not found]
+        _ask(first, nodes[first], lambda: os.remove(Path(file).expanduser()))
+
+
+def _ask(node: str, name: str, function: Callable[[], Any]) -> Any:
+    """Calls a function on a node.
+
+    Raises:
+        ValueError: It raised, or the node is no more.
+    """
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    try:
+        return ray.get(ray.remote(num_cpus=0, scheduling_strategy=strategy)(function).remote())
+    except RayError as error:
+        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise ValueError(f"node {name} could not look at where results go: {reason}") from error
 
 
 def _file_system(path: str) -> str:
@@ -74,5 +93,5 @@ def _file_system(path: str) -> str:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
         mounts[place.encode().decode("unicode_escape")] = kind
-    parents = [path, *map(str, Path(path).parents)]
-    return next(mounts[parent] for parent in parents if parent in mounts)
+    full = Path(path).expanduser()
+    return next(mounts[str(parent)] for parent in (full, *full.parents) if str(parent) in mounts)

@@ -36,6 +36,7 @@ class Nodes:
                 "resources": {ROLES: 1},
                 "include_dashboard": True,
                 "dashboard_port": free_port(),
+                "dashboard_agent_listen_port": free_port(),  # another Ray here has the usual one
                 "ray_client_server_port": self.client_port,
             },
         )

@@ -24,6 +24,14 @@ def asked(config):
     return {setting: getattr(config, setting) for setting in ON_ROLES}
 
 
+def test_an_evaluation_with_resources_of_its_own_keeps_its_role(monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"ppg_roles": 1})
+    own = {"custom_resources_per_env_runner": {"fast_disk": 1}}
+    config = PPGConfig().evaluation(evaluation_config=own)
+    evaluation = placement.placed(config).get_evaluation_config_object()
+    assert evaluation.custom_resources_per_env_runner == {"fast_disk": 1, "ppg_env_runner": 1}
+
+
 @pytest.mark.parametrize("offers, asks", [({"ppg_roles": 1}, ON_ROLES), ({}, WITHOUT)])
 @pytest.mark.parametrize("saved_on", [ON_ROLES, WITHOUT])
 def test_actors_ask_for_the_roles_that_the_cluster_at_hand_has(monkeypatch, offers, asks, saved_on):
@@ -88,7 +96,7 @@ def test_one_node_may_write_to_its_disk(cluster, tmp_path):
 @pytest.mark.parametrize("kind, refused", [("ext4", True), ("overlay", True), ("nfs4", False)])
 def test_a_cluster_that_grows_needs_more_than_its_heads_disk(cluster, monkeypatch, kind, refused):
     monkeypatch.setattr(storage, "has_autoscaler", lambda: True)
-    monkeypatch.setattr(storage, "_file_system", lambda path: kind)
+    monkeypatch.setattr(storage, "_ask", lambda node, name, look: kind)
     storage.check_shared("s3://bucket/results")
     if not refused:
         return storage.check_shared("/mnt/results")
@@ -143,11 +151,42 @@ def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learn
     assert second["ppg"]["num_aux_phases_lifetime"] == 1
 
 
-def test_an_iteration_without_any_rollout_trains_nothing(build, monkeypatch, lost):
+def test_an_iteration_without_any_rollout_is_none(build, monkeypatch, lost):
     algo = build(several(1, runners=1))
     sample = algo._sample
 
-    monkeypatch.setattr(algo, "_sample", lambda: [(summary, [lost]) for summary, _ in sample()])
+    samples = []
+
+    def lose_the_first():
+        samples.append(sample())
+        if len(samples) > 1:
+            return samples[-1]
+        return [(summary, [lost]) for summary, _ in samples[0]]
+
+    monkeypatch.setattr(algo, "_sample", lose_the_first)
     result = algo.train()
-    assert result["ppg"]["num_rollouts"] == 0
-    assert len(algo._replay) == 0
+    assert len(samples) == 2
+    assert result["ppg"]["num_rollouts"] == 1
+    assert algo._replay.states == result["num_env_steps_sampled_lifetime"]
+
+
+def test_a_run_waits_for_env_runners_that_have_all_died(build):
+    algo = build(several(0, runners=2))
+    algo.train()
+    for runner in algo.env_runner_group._worker_manager.actors().values():
+        ray.kill(runner, no_restart=False)
+    before = algo.training_iteration
+    result = algo.train()
+    assert result["training_iteration"] == before + 1
+    assert result["ppg"]["num_rollouts"] >= 1
+
+
+def test_a_run_ends_if_nobody_starts_its_env_runners_again(build):
+    config = several(1, runners=1).fault_tolerance(
+        restart_failed_env_runners=False, ignore_env_runner_failures=True
+    )
+    algo = build(config)
+    for runner in algo.env_runner_group._worker_manager.actors().values():
+        ray.kill(runner)
+    with pytest.raises(RuntimeError, match="all env runners have died"):
+        algo.train()

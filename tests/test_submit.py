@@ -1,7 +1,10 @@
 """`rllib submit`: what it checks here, what it sends, and what comes back."""
 
 import io
+import subprocess
+import sys
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -46,9 +49,27 @@ def test_a_job_server_that_is_not_there():
     assert done.returncode == 2
 
 
+def test_the_address_that_is_given_is_the_one_that_counts(monkeypatch):
+    """Ray would rather go by these; and RAY_ADDRESS is for `rllib train`."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:10")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:11")
+    done = run("submit", "--attach", "raysubmit_x", "--address", "127.0.0.1:9")
+    assert f"no job server answers at {NOWHERE}" in done.stderr
+    done = run("submit", "--attach", "raysubmit_x")
+    assert "no job server answers at http://127.0.0.1:11" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [
+        (("cartpole", "--storage-path", "runs"), "an absolute path of the cluster"),
+        (("--algo", "PPG", "--env", "CartPole-v1", "--resume"), "--resume needs the name"),
+        (
+            ("cartpole", "--as-test", "--stop", "{training_iteration: 1}"),
+            "--as-test needs a return",
+        ),
+        (("cartpole", "--restore", "s3://bucket/x"), "Tune restores from local folders"),
+        (("cartpole", "--attach", "raysubmit_x"), "file is for a new one"),
         (("cartpole", "--set", "n_pii=2"), "n_pi"),
         (("cartpol",), "did you mean 'cartpole'"),
         (("cartpole", "--ray-address", "auto"), "there is no option --ray-address"),
@@ -77,6 +98,9 @@ def test_a_runtime_env_that_is_none(tmp_path):
     done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
     assert done.returncode == 2
     assert "must be a mapping" in done.stderr
+    file.write_text("py_modules: foo\n")
+    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    assert "must be a list, not 'foo'" in done.stderr
     file.write_text("a: !!python/object/apply:os.getcwd []\n")
     done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
     assert done.returncode == 2
@@ -107,13 +131,14 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
     rest = "-n cartpole --seed 3 --storage-path s3://bucket/runs --restore /there"
     assert command[3:] == rest.split()
     assert sent["results"] == "s3://bucket/runs/cartpole"
-    assert set(env) == {"working_dir", "py_modules"}
+    assert set(env) == {"working_dir", "py_modules", "env_vars"}
 
 
 def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
     path_with_python(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": free_port()}
+    head |= {"dashboard_agent_listen_port": free_port()}  # another Ray here has the usual one
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         env = runtime_env(tmp_path, working_dir=str(tmp_path))
@@ -129,6 +154,39 @@ def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experimen
     (trial,) = (tmp_path / "here" / "exp").glob("PPG_*")
     assert (trial / "progress.csv").is_file()
     assert (trial / "experiment.py").read_text() == experiment.read_text()
+    assert f"to go on: rllib submit {experiment} --address http" in done.stdout
+
+
+def test_a_run_of_this_machine_is_not_overwritten(tmp_path):
+    there, here = results(tmp_path / "there", 13), tmp_path / "here"
+    (here / "exp").mkdir(parents=True)
+    (here / "exp" / "tuner.pkl").write_text("local")
+
+    class Client:
+        """A job server whose cluster is this machine."""
+
+        def get_job_info(self, job_id):
+            metadata = {"results": str(there)}
+            return SimpleNamespace(
+                metadata=metadata, driver_exit_code=0, status="SUCCEEDED", runtime_env={}
+            )
+
+        def submit_job(self, entrypoint, runtime_env):
+            self.words = entrypoint.split()
+            return "packing"
+
+        def get_job_status(self, job_id):
+            return SimpleNamespace(is_terminal=lambda: True)
+
+        def get_job_logs(self, job_id):
+            words = [sys.executable, *self.words[1:]]
+            return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    first = job.Job("raysubmit_1", Client())
+    for _ in range(2):  # also when it is fetched again
+        assert f"fetched to {here}/exp_raysubmit_1: 3 files" in first.fetch(here)
+    assert (here / "exp" / "tuner.pkl").read_text() == "local"
+    assert (here / "exp_raysubmit_1/trial/progress.csv").is_file()
 
 
 # -- What is fetched ------------------------------------------------------------------------------
@@ -152,9 +210,10 @@ def packed(folder):
         return words, {member.name: member.size for member in tar}
 
 
+@pytest.mark.parametrize("place", ["runs", "replay/checkpoint_7"])
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_all_but_replay_lists_is_fetched(tmp_path, scheme):
-    words, files = packed(f"{scheme}{results(tmp_path, 13)}")
+def test_all_but_replay_lists_is_fetched(tmp_path, scheme, place):
+    words, files = packed(f"{scheme}{results(tmp_path / place, 13)}")
     assert files == {
         "config.yaml": 5,
         "trial/progress.csv": 7,
@@ -168,6 +227,12 @@ def test_large_checkpoints_stay(tmp_path, monkeypatch):
     words, files = packed(results(tmp_path, 13))
     assert set(files) == {"config.yaml", "trial/progress.csv"}
     assert f"they stay in {tmp_path}/exp" in words
+
+
+def test_a_run_that_is_too_large_for_a_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "_MAX_BYTES", 3)
+    with pytest.raises(ValueError, match="too much for a log"):
+        pack.pack(str(results(tmp_path, 13)))
 
 
 def test_nothing_to_fetch(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -30,16 +30,21 @@ def check_options(options: Mapping[str, Any]) -> None:
 @contextmanager
 def lines_from_head() -> Iterator[Callable[[str], object]]:
     """Prints lines here that are given to the function on the head."""
+    from ray.exceptions import RayError
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
 
     def show() -> None:
-        while (line := queue.get()) is not None:
-            print(line, flush=True)
+        with suppress(RayError, ConnectionError):  # the connection's end is told elsewhere
+            while (line := queue.get()) is not None:
+                print(line, flush=True)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
-    yield queue.put
-    queue.put(None)
-    thread.join()
+    try:
+        yield queue.put
+    finally:
+        with suppress(RayError, ConnectionError):
+            queue.put(None)
+            thread.join()

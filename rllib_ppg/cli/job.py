@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import shlex
 import tarfile
 import time
@@ -15,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+
 from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.pack import BEGIN, END
 
 _PROGRAM = ("python", "-m", "rllib_ppg")  # the package is sent along, its script is not
 _POLL_S = 0.5
+_START_S = 60.0
+_FETCHED_FROM = ".fetched_from"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Job:
         """
         client = _connect(address)
         with _sentences(address):
-            job_id = client.submit_job(
+            job_id = _send(
+                client,
                 entrypoint=shlex.join([*_PROGRAM, *command]),
                 runtime_env=runtime_env,
                 metadata={"results": results},
@@ -110,12 +116,24 @@ class Job:
 
         Returns:
             What came of it, in words.
+
+        Raises:
+            ConnectionError: If the connection to the job server was lost.
         """
+        try:
+            return self._fetch(folder)
+        except RuntimeError as error:
+            raise ConnectionError(f"lost the connection to the job server: {error}") from error
+
+    def _fetch(self, folder: Path) -> str:
         info = self._info()
         there = (info.metadata or {}).get("results")
         if there is None:
             return "this job is none of `rllib submit`, nothing was fetched"
-        packing = self.client.submit_job(
+        if info.driver_exit_code is None and info.status == "FAILED":
+            return "the job did not begin, and there is nothing to fetch"
+        packing = _send(
+            self.client,
             entrypoint=shlex.join(["python", "-m", "rllib_ppg.cli.pack", there]),
             runtime_env=info.runtime_env,
         )
@@ -127,12 +145,33 @@ class Job:
             return f"nothing was fetched of {there}: {reason[0]}"
         words, archive = log.split(BEGIN)[1].split(END)[0].strip().split("\n", 1)
         target = folder / Path(there).name
+        if target.exists() and not _is_of(target, there):  # a run of this machine, say
+            target = folder / f"{target.name}_{self.id}"
         with tarfile.open(fileobj=io.BytesIO(b64decode(archive))) as tar:
             tar.extractall(target, filter="data")
+        (target / _FETCHED_FROM).write_text(there)
         return f"fetched to {target}: {words}"
 
     def _info(self) -> Any:
         return self.client.get_job_info(self.id)
+
+
+def _is_of(folder: Path, there: str) -> bool:
+    """Whether what is in a folder was fetched from that place on the cluster."""
+    note = folder / _FETCHED_FROM
+    return note.is_file() and note.read_text() == there
+
+
+def _send(client: Any, **job: Any) -> str:
+    """Submits a job; waits for a cluster whose job server is up, and all of it not yet."""
+    give_up = time.monotonic() + _START_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > give_up:
+                raise
+        time.sleep(_POLL_S)
 
 
 def _connect(address: str) -> Any:
@@ -140,8 +179,15 @@ def _connect(address: str) -> Any:
 
     for name in ("dashboard_sdk", "job.sdk"):  # which tell of each upload and connection
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    with _sentences(address):
-        return JobSubmissionClient(address)
+    # Ray would prefer what they say to the address that is given.
+    others = {
+        name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    }
+    try:
+        with _sentences(address):
+            return JobSubmissionClient(address)
+    finally:
+        os.environ.update({name: value for name, value in others.items() if value is not None})
 
 
 @contextmanager
@@ -154,7 +200,7 @@ def _sentences(address: str) -> Iterator[None]:
             f"no job server answers at {address}: its port is 8265 of the cluster's head, which "
             "has one if ray[default] is installed there"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, RayError) as error:  # a RayError: of a token that is missing or wrong
         text = str(error)
         if "ray[default]" in text:
             text = "submitting needs ray[default] here, too: pip install 'rllib-ppg[cluster]'"

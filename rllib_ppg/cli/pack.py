@@ -10,6 +10,8 @@ import io
 import sys
 import tarfile
 from base64 import encodebytes
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from pyarrow import fs
 
@@ -29,30 +31,40 @@ def pack(folder: str) -> tuple[str, bytes]:
         What is in the archive, in words, and the archive: a tar.xz.
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: There is no such folder, or it is too large even without checkpoints.
     """
     filesystem, root = resolve(folder)
     if filesystem.get_file_info(root).type != fs.FileType.Directory:
         raise ValueError("there is no such folder, or it lies on another node")
-    files = [
-        info
+    files = {
+        PurePosixPath(info.path).relative_to(root): info
         for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-        if info.type == fs.FileType.File and "/replay/" not in info.path
-    ]
+        if info.type == fs.FileType.File
+    }
+    files = {name: info for name, info in files.items() if "replay" not in name.parts}
     left = ""
-    if sum(info.size for info in files) > _MAX_BYTES:
-        files = [info for info in files if "/checkpoint_" not in info.path]
+    if _size(files) > _MAX_BYTES:
+        files = {
+            name: info
+            for name, info in files.items()
+            if not any(part.startswith("checkpoint_") for part in name.parts)
+        }
         left = f", but for the checkpoints: they stay in {folder}"
+    if _size(files) > _MAX_BYTES:
+        raise ValueError(f"it has {_size(files) / 1e6:.0f} MB, which is too much for a log")
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:xz") as tar:
-        for info in files:
+        for name, info in files.items():
             with filesystem.open_input_stream(info.path) as stream:
                 content = stream.read()
-            member = tarfile.TarInfo(info.path.removeprefix(root).lstrip("/"))
+            member = tarfile.TarInfo(str(name))
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    size = sum(info.size for info in files)
-    return f"{len(files)} files, {size / 1e6:.1f} MB{left}", out.getvalue()
+    return f"{len(files)} files, {_size(files) / 1e6:.1f} MB{left}", out.getvalue()
+
+
+def _size(files: Mapping[PurePosixPath, fs.FileInfo]) -> int:
+    return sum(info.size for info in files.values())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING
 from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.options import without
 from rllib_ppg.experiment import Experiment, is_budget
+
+# In a job's environment: `submit` and its own options, as they were given.
+SUBMITTED = "RLLIB_PPG_SUBMITTED"
 
 if TYPE_CHECKING:
     from ray.tune import Result, ResultGrid
@@ -33,6 +37,7 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
     Returns:
         The exit code.
     """
+    argv = _as_given(argv)
     # A trial that failed in its first iteration, or never began, has no metrics at all.
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
@@ -127,6 +132,15 @@ def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
     return code
 
 
+def _as_given(argv: Sequence[str]) -> list[str]:
+    """Returns the words that the user gave: in a job, to `rllib submit`."""
+    submitted = os.environ.get(SUBMITTED)
+    if submitted is None:
+        return list(argv)
+    rest = argv[3:] if list(argv[:2]) == ["train", "file"] else argv[1:]
+    return [*shlex.split(submitted), *rest]
+
+
 def _program() -> str:
     # As `make run` calls it, out of an environment that is not activated, by its path; as a job
     # does, as a module, which shows as the path of `__main__.py`.
@@ -147,6 +161,8 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
     argv = without(argv, ("--restore",), ("--resume",))
     place = _place(result.checkpoint.path, experiment)
+    if "://" in place:
+        return "to go on: copy the checkpoint to a folder, and --restore that"
     command = [_program(), *argv, "--restore", place]
     if experiment.stop:
         # A budget grows by as much again; a return that was reached would end the run at once.

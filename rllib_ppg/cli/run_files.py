@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -40,7 +39,8 @@ class RunFiles(tune.Callback):
     ) -> None:
         self._experiment = experiment
         self._command = shlex.join(["rllib", *argv])
-        self._file = file
+        # Over a Ray client connection this runs on the head, where the file is not.
+        self._python = file.read_text() if file else None
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -66,9 +66,9 @@ class RunFiles(tune.Callback):
             head.append(f"# started from {experiment.restore}")
         text, not_data = experiment.to_yaml()
         if not_data:
-            where = " (see experiment.py)" if self._file else ""
+            where = " (see experiment.py)" if self._python else ""
             head.append(f"# not data, here as text only: {', '.join(not_data)}{where}")
         (folder / "config.yaml").write_text("\n".join([*head, text]))
         (folder / "command.txt").write_text(f"{self._command}\n")
-        if self._file:
-            shutil.copyfile(self._file, folder / "experiment.py")
+        if self._python:
+            (folder / "experiment.py").write_text(self._python)

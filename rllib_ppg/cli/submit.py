@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from rllib_ppg.cli import exit_code, train
 from rllib_ppg.cli.job import Job
 from rllib_ppg.cli.options import without
 from rllib_ppg.cli.quiet import keep_quiet
+from rllib_ppg.cli.report import SUBMITTED
 from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -78,8 +80,16 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     keep_quiet(options.get("verbose", 0))
     address = options.get("address") or os.environ.get("RAY_API_SERVER_ADDRESS")
     address = address or _DEFAULT_ADDRESS
+    if "://" not in address:
+        address = f"http://{address}"  # Ray would take it for that of the cluster itself
     results = Path(options.get("results", _DEFAULT_STORAGE)).expanduser()
+    results.mkdir(parents=True, exist_ok=True)
     if "attach" in options:
+        others = set(options) - {"attach", "address", "results", "no_wait", "verbose", "main"}
+        if others:
+            raise ValueError(
+                f"--attach follows a job as it is; {sorted(others)[0]} is for a new one"
+            )
         job = Job.find(address, options["attach"])
     else:
         job = _submit(address, options, argv)
@@ -98,16 +108,29 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         raise ValueError(f"{error}; the job goes on, to follow it: {again}") from error
     code = job.exit_code()
     if "dry_run" not in options:
-        print(job.fetch(results), flush=True)
+        try:
+            print(job.fetch(results), flush=True)
+        except OSError as error:  # the run has ended, and well or not is what its code says
+            print(f"nothing was fetched: {error}; to try again: {again}", file=sys.stderr)
     return code
 
 
 def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
     """Checks all that can be checked here, and sends the job."""
     experiment = train.experiment_from(options)
-    if "resume" not in options:
-        # What it starts from is on the cluster.
-        replace(experiment, restore=None).validate()
+    train.check_options(experiment, options)
+    place, restore = experiment.storage_path or _DEFAULT_STORAGE, experiment.restore or ""
+    if "://" not in place and not place.startswith(("/", "~")):
+        raise ValueError(
+            f"--storage-path {place} would be in a folder that Ray may delete: give "
+            "an absolute path of the cluster, or a URI"
+        )
+    if "resume" in options:
+        if experiment.name is None:
+            raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
+    else:
+        # What it starts from is on the cluster, where only its form can be wrong.
+        (experiment if "://" in restore else replace(experiment, restore=None)).validate()
     runtime_env = _runtime_env(options.get("runtime_env"))
     words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)
     # Named here, so that its results are found again.
@@ -122,8 +145,13 @@ def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
         command += words
         if experiment.name is None:
             command += ["-n", name]
-        folder_there = f"{experiment.storage_path or _DEFAULT_STORAGE}/{name}"
-        return Job.submit(address, command, runtime_env, results=folder_there)
+        given = [options["file"]] if "file" in options else []
+        for option in ("address", "runtime_env"):
+            if option in options:
+                given += [f"--{option.replace('_', '-')}", options[option]]
+        env_vars = {**runtime_env.get("env_vars", {}), SUBMITTED: shlex.join(["submit", *given])}
+        runtime_env["env_vars"] = env_vars
+        return Job.submit(address, command, runtime_env, results=f"{place}/{name}")
 
 
 def _runtime_env(file: str | None) -> dict[str, Any]:
@@ -138,8 +166,11 @@ def _runtime_env(file: str | None) -> dict[str, Any]:
             raise ValueError(f"{file} is no text") from error
         if not isinstance(runtime_env, dict):
             raise ValueError(f"{file} must be a mapping, as in `pip: [ale_py]`")
-    package = str(Path(rllib_ppg.__file__).parent)
-    return {**runtime_env, "py_modules": [*runtime_env.get("py_modules", ()), package]}
+    runtime_env = {key: value for key, value in runtime_env.items() if value is not None}
+    modules = runtime_env.get("py_modules", [])
+    if not isinstance(modules, list):
+        raise ValueError(f"py_modules in {file} must be a list, not {modules!r}")
+    return {**runtime_env, "py_modules": [*modules, str(Path(rllib_ppg.__file__).parent)]}
 
 
 def _in_working_dir(file: Path, runtime_env: dict[str, Any], folder: Path) -> str:
@@ -154,7 +185,10 @@ def _in_working_dir(file: Path, runtime_env: dict[str, Any], folder: Path) -> st
         shutil.copyfile(file, folder / file.name)
         runtime_env["working_dir"] = str(folder)
         return file.name
+    if "://" in runtime_env["working_dir"]:
+        raise ValueError("the runtime environment's working_dir must be a folder of this machine")
     working_dir = Path(runtime_env["working_dir"]).expanduser().absolute()
     if not file.absolute().is_relative_to(working_dir):
         raise ValueError(f"{file} must lie in the runtime environment's working_dir, {working_dir}")
+    runtime_env["working_dir"] = str(working_dir)
     return str(file.absolute().relative_to(working_dir))

@@ -190,11 +190,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     options = vars(args)
     keep_quiet(options.get("verbose", 0))
     experiment = experiment_from(options)
-    if "as_test" in options and not goals(experiment.stop):
-        raise ValueError(
-            f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
-        )
-    _check_tracking(experiment, options)
+    check_options(experiment, options)
     if client.is_client(_address(options)):
         client.check_options(options)
     if "resume" in options:  # with the settings that it was started with
@@ -315,7 +311,12 @@ def _tracking(options: Mapping[str, Any]) -> list[tune.Callback]:
     return [WandbLogger(**given, upload_checkpoints="wandb_checkpoints" in options)]
 
 
-def _check_tracking(experiment: Experiment, options: Mapping[str, Any]) -> None:
+def check_options(experiment: Experiment, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that go ill with each other, or with the experiment."""
+    if "as_test" in options and not goals(experiment.stop):
+        raise ValueError(
+            f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
+        )
     given = sorted(key for key in options if key.startswith("wandb_"))
     if given and "track" not in options:
         raise ValueError(f"--{given[0].replace('_', '-')} has no effect without --track")
