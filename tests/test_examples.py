@@ -95,7 +95,7 @@ def test_runs_for_a_tiny_iteration(name, build):
     result = algo.train()
     assert result["num_env_steps_sampled_lifetime"] > 0
     if experiment.run == "PPG":
-        phases = result.get("ppg", {"num_aux_phases_lifetime": 0})["num_aux_phases_lifetime"]
+        phases = result["ppg"].get("num_aux_phases_lifetime", 0)
         assert phases == int(algo.config.n_pi > 0)
         assert algo.get_module().arch == algo.config.arch
     if algo.config.evaluation_interval:
