@@ -181,6 +181,8 @@ class Live:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A shell's background processes, this one perhaps, ignore Ctrl-C and so would theirs.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **kwargs,
         )
         self.lines = []
