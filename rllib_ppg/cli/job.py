@@ -82,21 +82,22 @@ class Job:
         Raises:
             ConnectionError: If the connection to the job server was lost.
         """
-        import aiohttp
 
         async def show() -> None:
             async for text in self.client.tail_job_logs(self.id):
                 print(text, end="", flush=True)
 
-        try:
+        with _connection():
             asyncio.run(show())
-            while not self._info().status.is_terminal():  # its log ends a little before it does
-                time.sleep(_POLL_S)
-        except (RuntimeError, OSError, aiohttp.ClientError) as error:
-            raise ConnectionError(f"lost the connection to the job server: {error}") from error
+        while not self._info().status.is_terminal():  # its log ends a little before it does
+            time.sleep(_POLL_S)
 
     def exit_code(self) -> int:
-        """Returns that of the job's command; the job has ended."""
+        """Returns that of the job's command; the job has ended.
+
+        Raises:
+            ConnectionError: If the connection to the job server was lost.
+        """
         info = self._info()
         if info.status == "SUCCEEDED":
             return exit_code.OK
@@ -120,26 +121,21 @@ class Job:
         Raises:
             ConnectionError: If the connection to the job server was lost.
         """
-        try:
-            return self._fetch(folder)
-        except RuntimeError as error:
-            raise ConnectionError(f"lost the connection to the job server: {error}") from error
-
-    def _fetch(self, folder: Path) -> str:
         info = self._info()
         there = (info.metadata or {}).get("results")
         if there is None:
             return "this job is none of `rllib submit`, nothing was fetched"
         if info.driver_exit_code is None and info.status == "FAILED":
             return "the job did not begin, and there is nothing to fetch"
-        packing = _send(
-            self.client,
-            entrypoint=shlex.join(["python", "-m", "rllib_ppg.cli.pack", there]),
-            runtime_env=info.runtime_env,
-        )
-        while not self.client.get_job_status(packing).is_terminal():
-            time.sleep(_POLL_S)
-        log = self.client.get_job_logs(packing)
+        with _connection():
+            packing = _send(
+                self.client,
+                entrypoint=shlex.join(["python", "-m", "rllib_ppg.cli.pack", there]),
+                runtime_env=info.runtime_env,
+            )
+            while not self.client.get_job_status(packing).is_terminal():
+                time.sleep(_POLL_S)
+            log = self.client.get_job_logs(packing)
         if BEGIN not in log or END not in log:
             reason = log.strip().splitlines()[-1:] or ["no log"]
             return f"nothing was fetched of {there}: {reason[0]}"
@@ -153,7 +149,8 @@ class Job:
         return f"fetched to {target}: {words}"
 
     def _info(self) -> Any:
-        return self.client.get_job_info(self.id)
+        with _connection():
+            return self.client.get_job_info(self.id)
 
 
 def _is_of(folder: Path, there: str) -> bool:
@@ -188,6 +185,17 @@ def _connect(address: str) -> Any:
             return JobSubmissionClient(address)
     finally:
         os.environ.update({name: value for name, value in others.items() if value is not None})
+
+
+@contextmanager
+def _connection() -> Iterator[None]:
+    """Calls what the job server's client raises by its name."""
+    import aiohttp
+
+    try:
+        yield
+    except (RuntimeError, OSError, aiohttp.ClientError) as error:
+        raise ConnectionError(f"lost the connection to the job server: {error}") from error
 
 
 @contextmanager

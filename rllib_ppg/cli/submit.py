@@ -19,6 +19,7 @@ from rllib_ppg.cli.job import Job
 from rllib_ppg.cli.options import without
 from rllib_ppg.cli.quiet import keep_quiet
 from rllib_ppg.cli.report import SUBMITTED
+from rllib_ppg.experiment import Experiment
 from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -101,12 +102,12 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         return exit_code.OK
     try:
         job.follow()
+        code = job.exit_code()
     except KeyboardInterrupt:
         print(f"\nthe job goes on\nto follow it: {again}\nto stop it: {stop}", flush=True)
         return exit_code.INTERRUPTED
     except ConnectionError as error:
         raise ValueError(f"{error}; the job goes on, to follow it: {again}") from error
-    code = job.exit_code()
     if "dry_run" not in options:
         try:
             print(job.fetch(results), flush=True)
@@ -118,40 +119,54 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
     """Checks all that can be checked here, and sends the job."""
     experiment = train.experiment_from(options)
+    _check(experiment, options)
+    runtime_env = _runtime_env(options.get("runtime_env"))
+    words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train"]
+        if "file" in options:
+            # The word itself, not one like it, such as -n's.
+            words = [word for word in words if word is not options["file"]]
+            file = find_experiment_file(options["file"])
+            command += ["file", _in_working_dir(file, runtime_env, Path(folder))]
+        # Named here, so that its results are found again.
+        name = experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        named = [] if experiment.name else ["-n", name]
+        return Job.submit(
+            address,
+            [*command, *words, *named],
+            _telling_how_it_was_given(runtime_env, options),
+            results=f"{experiment.storage_path or _DEFAULT_STORAGE}/{name}",
+        )
+
+
+def _check(experiment: Experiment, options: dict[str, Any]) -> None:
     train.check_options(experiment, options)
-    place, restore = experiment.storage_path or _DEFAULT_STORAGE, experiment.restore or ""
-    if "://" not in place and not place.startswith(("/", "~")):
+    place = experiment.storage_path
+    if place and "://" not in place and not place.startswith(("/", "~")):
         raise ValueError(
             f"--storage-path {place} would be in a folder that Ray may delete: give "
             "an absolute path of the cluster, or a URI"
         )
-    if "resume" in options:
+    if "resume" in options:  # with the settings that it was started with
         if experiment.name is None:
             raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
-    else:
-        # What it starts from is on the cluster, where only its form can be wrong.
-        (experiment if "://" in restore else replace(experiment, restore=None)).validate()
-    runtime_env = _runtime_env(options.get("runtime_env"))
-    words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)
-    # Named here, so that its results are found again.
-    name = experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["train"]
-        if "file" in options:
-            file = find_experiment_file(options["file"])
-            # The word itself, not one like it, such as -n's.
-            words = [word for word in words if word is not options["file"]]
-            command += ["file", _in_working_dir(file, runtime_env, Path(folder))]
-        command += words
-        if experiment.name is None:
-            command += ["-n", name]
-        given = [options["file"]] if "file" in options else []
-        for option in ("address", "runtime_env"):
-            if option in options:
-                given += [f"--{option.replace('_', '-')}", options[option]]
-        env_vars = {**runtime_env.get("env_vars", {}), SUBMITTED: shlex.join(["submit", *given])}
-        runtime_env["env_vars"] = env_vars
-        return Job.submit(address, command, runtime_env, results=f"{place}/{name}")
+        return
+    if "://" not in (experiment.restore or ""):  # it is on the cluster
+        experiment = replace(experiment, restore=None)
+    experiment.validate()
+
+
+def _telling_how_it_was_given(
+    runtime_env: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Has the job say how to go on in the words of this command."""
+    given = ["submit", *([options["file"]] if "file" in options else [])]
+    for option in ("address", "runtime_env"):
+        if option in options:
+            given += [f"--{option.replace('_', '-')}", options[option]]
+    env_vars = {**runtime_env.get("env_vars", {}), SUBMITTED: shlex.join(given)}
+    return {**runtime_env, "env_vars": env_vars}
 
 
 def _runtime_env(file: str | None) -> dict[str, Any]:
