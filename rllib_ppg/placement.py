@@ -9,6 +9,8 @@ be taken away. Env runners go to env-runner nodes, which may.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
@@ -55,7 +57,14 @@ def _asking(resources: dict[str, float] | None, role: str, has_roles: bool) -> d
 
 def learner_store_bytes() -> float:
     """Bytes of the object stores in which a replay list can lie: those of the learners' nodes."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(ROLES in node for node in nodes):
-        nodes = [node for node in nodes if LEARNER in node]
-    return sum(node.get("object_store_memory", 0) for node in nodes)
+    has_roles = ROLES in offered(None)
+    return offered(LEARNER if has_roles else None).get("object_store_memory", 0)
+
+
+def offered(role: str | None) -> Counter[str]:
+    """What the nodes of a role offer in all, by the resource's name; None: what all nodes do."""
+    resources: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and (role is None or role in node["Resources"]):
+            resources.update(node["Resources"])
+    return resources

@@ -416,11 +416,10 @@ class PPG(Algorithm):
 
     @staticmethod
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
-        needed = {name: sum(b.get(name, 0) for b in bundles) for name in set().union(*bundles)}
         # Without a look at the env there is no telling how large its observations are.
         checked = not config.disable_env_checking
         replay_bytes = config.replay_bytes(probe_spaces(config)[0]) if checked else 0
-        check_resources(config, needed, replay_bytes)
+        check_resources(config, bundles, replay_bytes)
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -8,21 +8,23 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from rllib_ppg.placement import ENV_RUNNER, LEARNER, learner_store_bytes
+from rllib_ppg.placement import ENV_RUNNER, LEARNER, learner_store_bytes, offered
 
 _READONLY_NODE_TYPE = "node_"
 # A label of nodes that `ray up` or KubeRay has started.
 _NODE_GROUP = "ray.io/node-group"
 
 
-def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_bytes: int) -> None:
-    """Compares what a run needs with what the cluster has in all.
+def check_resources(
+    config: AlgorithmConfig, bundles: list[dict[str, float]], replay_bytes: int
+) -> None:
+    """Compares what a run needs with what the cluster has, in all and on nodes of each role.
 
     A cluster with an autoscaler may grow and is not judged by what it has now.
 
     Args:
         config: of the run; what can be changed is named from it.
-        needed: resources by name, as placement groups give them (CPU, GPU, ...).
+        bundles: resources by name (CPU, GPU, ...) of each process, as of a placement group.
         replay_bytes: of a full replay list.
 
     Raises:
@@ -30,22 +32,14 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
     """
     if has_autoscaler():
         return
-    have = ray.cluster_resources()
-    for name, amount in needed.items():
-        if amount <= have.get(name, 0):
-            continue
-        if name in (LEARNER, ENV_RUNNER):
-            raise ValueError(
-                f"nodes of this cluster have roles, and {have.get(name, 0):g} of {amount:g} places "
-                f"are there that this run asks for by {name}; cluster/README.md says which nodes "
-                "are to offer them"
-            )
-        runners, learners = config.num_env_runners, config.num_learners
-        raise ValueError(
-            f"this run asks for {amount:g} {name}s ({runners} env runners x "
-            f"{_per(config, 'env_runner', name)}, {learners} remote learners) and the cluster has "
-            f"{have.get(name, 0):g}: {_fitting(config, name, amount - have.get(name, 0))}"
-        )
+    for role in (None, LEARNER, ENV_RUNNER):
+        asking = [bundle for bundle in bundles if role is None or role in bundle]
+        have = offered(role)
+        # A role that nobody offers says more than CPUs that are missing with it.
+        for name in sorted(set().union(*asking), key=lambda n: (n not in (LEARNER, ENV_RUNNER), n)):
+            amount = sum(bundle.get(name, 0) for bundle in asking)
+            if amount > have.get(name, 0):
+                raise ValueError(_too_little(config, role, name, amount, have.get(name, 0)))
     store = learner_store_bytes()
     if replay_bytes > store and not config.replay_may_spill:
         fits = int(config.n_pi * store // replay_bytes)
@@ -57,6 +51,22 @@ def check_resources(config: AlgorithmConfig, needed: dict[str, float], replay_by
             "set replay_may_spill=True to let Ray keep the rest on disk (less of it with "
             "replay_compression='lz4')"
         )
+
+
+def _too_little(
+    config: AlgorithmConfig, role: str | None, name: str, amount: float, have: float
+) -> str:
+    if name in (LEARNER, ENV_RUNNER):
+        return (
+            f"nodes of this cluster have roles, and {have:g} of {amount:g} places are there that "
+            f"this run asks for by {name}; cluster/README.md says which nodes are to offer them"
+        )
+    whose = f"the nodes that offer {role} have" if role else "the cluster has"
+    return (
+        f"this run asks for {amount:g} {name}s ({config.num_env_runners} env runners x "
+        f"{_per(config, 'env_runner', name)}, {config.num_learners} remote learners) and {whose} "
+        f"{have:g}: {_fitting(config, name, amount - have)}"
+    )
 
 
 def has_autoscaler() -> bool:

@@ -55,6 +55,26 @@ def test_a_trial_reserves_places_of_its_roles(monkeypatch):
     assert runner == {"CPU": 1, "ppg_env_runner": 1}
 
 
+@pytest.mark.parametrize(
+    "cpus, enough",
+    [((4, 2), True), ((5, 1), False), ((0, 6), False)],  # of the nodes for learners, env runners
+)
+def test_nodes_of_a_role_have_the_cpus_that_it_takes(monkeypatch, cpus, enough):
+    nodes = [
+        node(ppg_roles=1),
+        node(ppg_learner=1000, CPU=cpus[0], object_store_memory=1e12),
+        node(ppg_env_runner=1000, CPU=cpus[1]),
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(resources, "has_autoscaler", lambda: False)
+    bundles = [{"CPU": 1, "ppg_learner": 1}] * 2 + [{"CPU": 1, "ppg_env_runner": 1}] * 2
+    config = PPGConfig().env_runners(num_env_runners=2).learners(num_learners=1)
+    if enough:
+        return resources.check_resources(config, bundles, replay_bytes=1)
+    with pytest.raises(ValueError, match=r"asks for 2 CPUs .* nodes that offer ppg_.* have [01]:"):
+        resources.check_resources(config, bundles, replay_bytes=1)
+
+
 def node(alive=True, labels=None, **offers):
     return {"Alive": alive, "Labels": labels or {}, "Resources": offers}
 

@@ -64,10 +64,11 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     """The lines of one trial of `total`, and whether it fits."""
     import ray
 
+    from rllib_ppg.placement import learner_store_bytes
     from rllib_ppg.vector_env import probe_spaces
 
     have = ray.cluster_resources()
-    store = have.get("object_store_memory", 0)
+    store = learner_store_bytes()
     lines, replay = [], 0
     if experiment.run == "PPG":
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
