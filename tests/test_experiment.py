@@ -29,6 +29,7 @@ def test_a_file_says_what_to_train(tmp_path):
           env: CartPole-v1
           stop: {training_iteration: 3}
           num_samples: 2
+          max_failures: 3
           checkpoint_config: {checkpoint_frequency: 5}
           config: {lr: 5e-4, n_pi: 4}
         """,
@@ -39,6 +40,7 @@ def test_a_file_says_what_to_train(tmp_path):
         config={"env": "CartPole-v1", "lr": 0.0005, "n_pi": 4},
         stop={"training_iteration": 3},
         num_samples=2,
+        max_failures=3,
         checkpoint_config={"checkpoint_frequency": 5},
     )
 
@@ -124,6 +126,7 @@ def test_a_grid_is_checked_value_by_value():
         ({"stop": {"training_iteration": "many"}}, "training_iteration"),
         ({"stop": {"env_runners": {"episode_return_mean": 450}}}, "env_runners/episode_return"),
         ({"num_samples": 0}, "num_samples"),
+        ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
         ({"restore": "s3://bucket/checkpoint"}, "copy s3://bucket/checkpoint to"),

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from ray.cluster_utils import Cluster
 
 from rllib_ppg.cli import job, pack, submit
 from rllib_ppg.cli.parser import make_parser
 from tests.command import run
-from tests.nodes import free_port, path_with_python
+from tests.nodes import RAY, free_port, path_with_python, started
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
@@ -137,18 +136,18 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
 def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
     path_with_python(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": free_port()}
-    head |= {"dashboard_agent_listen_port": free_port()}  # another Ray here has the usual one
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    server = free_port()
+    head = [RAY, "start", "--head", "--num-cpus=2", f"--dashboard-port={server}", "--block"]
+    # Another Ray here may have the usual ones.
+    for port in ("port", "dashboard-agent-listen-port", "ray-client-server-port"):
+        head.append(f"--{port}={free_port()}")
+    with started(head):
         env = runtime_env(tmp_path, working_dir=str(tmp_path))
         done = run(
             *("submit", experiment, "--runtime-env", env, "--results", tmp_path / "here"),
-            *("--address", f"http://{cluster.head_node.webui_url}"),
+            *("--address", f"http://127.0.0.1:{server}"),
             *("--stop", "{training_iteration: 2}", "--checkpoint-at-end"),
         )
-    finally:
-        cluster.shutdown()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "512 steps" in done.stdout or "iteration 2/2" in done.stdout
     (trial,) = (tmp_path / "here" / "exp").glob("PPG_*")
