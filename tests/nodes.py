@@ -15,6 +15,7 @@ import psutil
 import ray
 import yaml
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _initialize_internal_kv
 
 from rllib_ppg.placement import ENV_RUNNER, LEARNER, ROLES
 from tests.command import RLLIB
@@ -73,6 +74,8 @@ class Nodes:
 
     def stop(self):
         self._cluster.shutdown()
+        if ray.is_initialized():  # to another one, whose store of keys that has closed, too
+            _initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import yaml
 from rllib_ppg.cli import job, pack, submit
 from rllib_ppg.cli.parser import make_parser
 from tests.command import run
-from tests.nodes import RAY, free_port, path_with_python, started
+from tests.nodes import Nodes, path_with_python
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
@@ -136,16 +136,12 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
 def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
     path_with_python(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    server = free_port()
-    head = [RAY, "start", "--head", "--num-cpus=2", f"--dashboard-port={server}", "--block"]
-    # Another Ray here may have the usual ones.
-    for port in ("port", "dashboard-agent-listen-port", "ray-client-server-port"):
-        head.append(f"--{port}={free_port()}")
-    with started(head):
+    with Nodes() as nodes:
+        nodes.add_learner()
         env = runtime_env(tmp_path, working_dir=str(tmp_path))
         done = run(
             *("submit", experiment, "--runtime-env", env, "--results", tmp_path / "here"),
-            *("--address", f"http://127.0.0.1:{server}"),
+            *("--address", nodes.job_server),
             *("--stop", "{training_iteration: 2}", "--checkpoint-at-end"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
