@@ -226,7 +226,7 @@ def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
     assert report.report(FakeResults([result]), experiment, COMMAND) == 0
     out = capsys.readouterr().out
     assert "checkpoint: s3://bucket/runs/x/checkpoint_000000\n" in out
-    assert "--restore s3://bucket/runs/x/checkpoint_000000" in out
+    assert "to go on: copy the checkpoint to a folder" in out  # Tune restores from those alone
 
 
 def test_a_run_that_saved_nothing_says_so(capsys):
