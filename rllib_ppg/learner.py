@@ -196,6 +196,11 @@ class PPGTorchLearner(TorchLearner):
 
     def fetch(self, rollouts: Sequence[ray.ObjectRef]) -> list[int]:
         """Copies rollouts to this node; returns the indices of those that are lost."""
+        try:
+            ray.get(list(rollouts))  # side by side
+            return []
+        except ObjectLostError:
+            pass
         lost = []
         for i, rollout in enumerate(rollouts):
             try:
