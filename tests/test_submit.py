@@ -133,6 +133,7 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
     assert set(env) == {"working_dir", "py_modules", "env_vars"}
 
 
+@pytest.mark.cluster  # it starts nodes, as the others of that suite
 def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
     path_with_python(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
