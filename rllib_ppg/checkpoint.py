@@ -1,25 +1,296 @@
-"""Where a checkpoint is, and whether it is one."""
+"""Checkpoints as folders: where they are, whether they are whole, and how they are written.
+
+What `PPG` writes, beside RLlib's own files:
+
+    ppg_checkpoint.json     the manifest: format, versions, and each file's size and SHA-256
+    replay/0000.npy ...     one file for each iteration of the phase (`replay.py`)
+    exact/*.npz             where env runners and random numbers are (`plain_data.py`)
+
+A folder is written under another name and gets its own when all of it is there. In a bucket,
+where folders can't be renamed, the manifest comes last.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyarrow import fs
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from rllib_ppg.versions import versions
 
-def check_checkpoint(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
-    """Raises ValueError unless there is a checkpoint of an RLlib algorithm at `path`."""
+MANIFEST = "ppg_checkpoint.json"
+REPLAY, EXACT = "replay", "exact"
+# To be raised when an older version of this package could not read a checkpoint any more.
+FORMAT = 1
+
+
+def check_checkpoint(
+    path: str | pathlib.Path, filesystem: fs.FileSystem | None = None, *, replay: bool = True
+) -> None:
+    """Checks that there is a whole checkpoint at `path`, of PPG or of another RLlib algorithm.
+
+    Files are compared by size; `PPG.restore_from_path` compares what is in them.
+
+    Args:
+        path: folder or URI.
+        filesystem: where `path` is, if it is no URI.
+        replay: whether the replay list is asked for, too; to evaluate, it is not needed.
+
+    Raises:
+        ValueError: In one sentence.
+    """
     filesystem, root = resolve(path, filesystem)
     marker = Algorithm.METADATA_FILE_NAME
     if filesystem.get_file_info(f"{root}/{marker}").type != fs.FileType.File:
+        aside = _aside(root, "before")
+        kept = f"; the one that was there before is {aside}" if os.path.isdir(aside) else ""
         raise ValueError(
             f"{path} is not a checkpoint: it has no {marker} (a run names its checkpoint when it "
-            "ends: a folder like checkpoint_000000)"
+            f"ends: a folder like checkpoint_000000){kept}"
         )
+    if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
+        _check_sizes(filesystem, root, read_manifest(filesystem, root), replay)
+
+
+def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
+    """The manifest of a checkpoint of PPG.
+
+    Raises:
+        ValueError: There is none, it is damaged, or it was written by a newer version.
+    """
+    try:
+        with filesystem.open_input_stream(f"{root}/{MANIFEST}") as f:
+            manifest = json.loads(f.read())
+        newer = manifest["format"] > FORMAT
+        written_by = manifest["versions"]["rllib-ppg"]
+        complete = {"files", "replay"} <= manifest.keys()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{root} is not a checkpoint that PPG can go on from: it has no {MANIFEST} (it is of "
+            "another algorithm, of a save that was cut off, or of an earlier version of rllib_ppg)"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"the checkpoint {root} is damaged: {MANIFEST} can't be read") from e
+    if newer:
+        raise ValueError(
+            f"the checkpoint {root} was written by rllib_ppg {written_by}, which is newer than "
+            f"this one, {versions()['rllib-ppg']}: upgrade to read it"
+        )
+    if not complete:
+        raise ValueError(f"the checkpoint {root} is damaged: {MANIFEST} is incomplete")
+    return dict(manifest)
+
+
+def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dict[str, Any]:
+    """Compares a checkpoint's files with its manifest, which is returned.
+
+    The replay list's are compared by size; `ReplayList.load` looks into them as it reads them.
+
+    Raises:
+        ValueError: It is no checkpoint of PPG, or not what was written.
+    """
+    manifest = read_manifest(filesystem, root)
+    _check_sizes(filesystem, root, manifest, replay)
+    for name, (_, digest) in manifest["files"].items():
+        if not name.startswith(f"{REPLAY}/"):
+            with filesystem.open_input_stream(f"{root}/{name}") as f:
+                if hashlib.sha256(f.read()).hexdigest() != digest:
+                    raise damaged(root, f"{name} is not what was written")
+    return manifest
+
+
+def _check_sizes(
+    filesystem: fs.FileSystem, root: str, manifest: dict[str, Any], replay: bool
+) -> None:
+    for name, (size, _) in manifest["files"].items():
+        if not replay and name.startswith(f"{REPLAY}/"):
+            continue
+        info = filesystem.get_file_info(f"{root}/{name}")
+        if info.type != fs.FileType.File:
+            raise damaged(root, f"it has no {name}")
+        if info.size != size:
+            raise damaged(root, f"{name} has {info.size:,} bytes of {size:,}")
+
+
+def damaged(root: str, how: str) -> ValueError:
+    """The error for a checkpoint that is not what was written."""
+    return ValueError(f"the checkpoint {root} is damaged: {how}")
+
+
+class HashedStream:
+    """A binary file, and the number and SHA-256 of the bytes that have gone through it."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.nbytes = 0
+
+    def write(self, data: Any) -> int:
+        """Writes."""
+        self._file.write(data)
+        return self._count(data)
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads."""
+        data: bytes = self._file.read(size)
+        self._count(data)
+        return data
+
+    def _count(self, data: Any) -> int:
+        self._hash.update(data)
+        n = memoryview(data).nbytes
+        self.nbytes += n
+        return n
+
+    @property
+    def digest(self) -> str:
+        """Of all bytes so far."""
+        return self._hash.hexdigest()
+
+
+class Draft:
+    """A checkpoint that is being written.
+
+    Attributes:
+        folder: a folder on this machine; what is in it at the end belongs to the checkpoint.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, root: str, place: str, folder: pathlib.Path):
+        self.folder = folder
+        self._filesystem, self._root, self._place = filesystem, root, place
+        self._streamed: dict[str, tuple[int, str]] = {}
+
+    def stream(self, name: str, write: Callable[[HashedStream], None]) -> Written:
+        """Writes a file that need not fit into memory or onto this machine.
+
+        Args:
+            name: of the file, from the checkpoint's folder.
+            write: writes its contents.
+        """
+        self._make_folder(name)
+        with self._filesystem.open_output_stream(f"{self._place}/{name}") as f:
+            hashed = HashedStream(f)
+            write(hashed)
+        self._streamed[name] = (hashed.nbytes, hashed.digest)
+        return Written(self._filesystem, f"{self._root}/{name}", hashed.nbytes, hashed.digest)
+
+    def link(self, name: str, earlier: Written) -> Written | None:
+        """Takes over a file of an earlier checkpoint without writing it again; None if it can't.
+
+        On this machine's file systems as a hard link: the file stays until the last checkpoint
+        with it is deleted. A bucket copies it on its own side.
+        """
+        if not earlier.is_on(self._filesystem):
+            return None
+        self._make_folder(name)
+        try:
+            if isinstance(self._filesystem, fs.LocalFileSystem):
+                os.link(earlier.path, f"{self._place}/{name}")
+            else:
+                self._filesystem.copy_file(earlier.path, f"{self._place}/{name}")
+        except OSError:  # it is gone, or on another disk
+            return None
+        self._streamed[name] = (earlier.nbytes, earlier.digest)
+        return earlier.moved_to(self._filesystem, f"{self._root}/{name}")
+
+    def finish(self, **described: Any) -> None:
+        """Writes the manifest, with what `described` says of the rest."""
+        if self._place != str(self.folder):
+            fs.copy_files(str(self.folder), self._place, None, self._filesystem)
+        files = dict(self._streamed)
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if file.is_file() and name not in files:
+                data = file.read_bytes()
+                files[name] = (len(data), hashlib.sha256(data).hexdigest())
+        manifest = {
+            "format": FORMAT,
+            "versions": versions("ray"),
+            "files": files,
+            **described,
+        }
+        with self._filesystem.open_output_stream(f"{self._place}/{MANIFEST}") as f:
+            f.write(json.dumps(manifest).encode())
+
+    def _make_folder(self, name: str) -> None:
+        self._filesystem.create_dir(f"{self._place}/{name}".rpartition("/")[0], recursive=True)
+
+
+class Written:
+    """A file that has been written: where it is, its size and its SHA-256."""
+
+    def __init__(self, filesystem: fs.FileSystem, path: str, nbytes: int, digest: str):
+        self._filesystem = filesystem
+        self.path, self.nbytes, self.digest = path, nbytes, digest
+
+    def is_on(self, filesystem: fs.FileSystem) -> bool:
+        """Whether it is on that file system."""
+        return bool(self._filesystem.equals(filesystem))
+
+    def moved_to(self, filesystem: fs.FileSystem, path: str) -> Written:
+        """The same file elsewhere."""
+        return Written(filesystem, path, self.nbytes, self.digest)
+
+
+@contextmanager
+def draft(filesystem: fs.FileSystem, root: str) -> Iterator[Draft]:
+    """A draft of a checkpoint, which becomes the one at `root` when the context ends.
+
+    If it ends by an exception, or the process dies in it, what was at `root` is still there.
+    """
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
+            filesystem.delete_file(f"{root}/{MANIFEST}")
+        with tempfile.TemporaryDirectory() as folder:
+            yield Draft(filesystem, root, root, pathlib.Path(folder))
+        return
+    place = pathlib.Path(_aside(root, "unfinished"))
+    shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
+    place.mkdir(parents=True)
+    try:
+        yield Draft(filesystem, root, str(place), place)
+        _flush(place)
+        _rename(place, pathlib.Path(root))
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _aside(root: str, what: str) -> str:
+    folder, _, name = root.rstrip("/").rpartition("/")
+    return f"{folder}/.{name}.{what}"
+
+
+def _flush(folder: pathlib.Path) -> None:
+    """Has the disk write what it still holds back, so that a rename does not outrun it."""
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _rename(place: pathlib.Path, root: pathlib.Path) -> None:
+    before = pathlib.Path(_aside(str(root), "before"))
+    shutil.rmtree(before, ignore_errors=True)
+    if root.exists():
+        root.rename(before)
+    place.rename(root)
+    if before.exists():
+        for other in before.iterdir():  # what somebody else keeps in this folder
+            if other.name not in (REPLAY, EXACT) and not (root / other.name).exists():
+                other.rename(root / other.name)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def resolve(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
@@ -51,11 +52,35 @@ _UNSUPPORTED = {
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
     "log_gradients": (False, "log_gradients"),
+    "optimizer": ({}, "settings of RLlib's optimizers: it trains with Adam, at `lr` and `aux_lr`"),
+    "model": (MODEL_DEFAULTS, "the old API stack's `model`: set .rl_module(model_config=...)"),
     "torch_skip_nan_gradients": (
         False,
         "torch_skip_nan_gradients: a gradient that is NaN ends the phase, the weights unchanged",
     ),
 }
+# Whole numbers, and the least that each may be.
+_AT_LEAST = {
+    "n_pi": 0, "e_pi": 1, "e_v": 1, "e_aux": 0, "num_minibatches": 1, "num_aux_minibatches": 1,
+    "num_env_runners": 0, "num_envs_per_env_runner": 1, "rollout_fragment_length": 1,
+    "num_learners": 0,
+}  # fmt: skip
+_NOT_NEGATIVE = (
+    "beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty", "num_cpus_per_env_runner",
+    "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
+)  # fmt: skip
+_CLIP_BY = ("value", "norm", "global_norm")
+_SWITCHES = (
+    "normalize_rewards",
+    "detach_vf_in_aux_phase",
+    "replay_may_spill",
+    "checkpoint_replay",
+    "explore",
+)
+# The other seeds of a run, which numpy takes from 32 bits, lie within some millions above this one.
+_SEEDS = 2**31
+_LONGEST_TIMEOUT_S = 1e9
+_FLOAT32_MAX = 3.4e38
 _EPISODE_CALLBACKS = (
     "on_episode_created",
     "on_episode_start",
@@ -119,6 +144,7 @@ class PPGConfig(AlgorithmConfig):
         self.num_aux_minibatches = 16
         self.replay_may_spill = False
         self.replay_compression: str | None = None
+        self.checkpoint_replay = True
 
         # Networks.
         self.arch = "dual"
@@ -158,6 +184,7 @@ class PPGConfig(AlgorithmConfig):
         normalize_rewards: bool = NotProvided,
         replay_may_spill: bool = NotProvided,
         replay_compression: str | None = NotProvided,
+        checkpoint_replay: bool = NotProvided,
         micro_batch_size: int | str = NotProvided,
         policy_precision: str = NotProvided,
         aux_precision: str = NotProvided,
@@ -201,7 +228,10 @@ class PPGConfig(AlgorithmConfig):
             replay_may_spill: allow a replay list that is larger than the object store, of which
                 Ray then keeps a part on disk.
             replay_compression: "lz4" keeps the replay list's observations compressed, exactly;
-                None: as they are.
+                None: as they are. So does a checkpoint.
+            checkpoint_replay: whether checkpoints hold the replay list (25.8 GB at the paper's
+                scale, at most once on disk); False: a run that goes on from one within a phase
+                begins the phase anew.
             micro_batch_size: states that go through the network at once; gradients add up to the
                 same. "auto": 64 images of 64 x 64 on a CPU and 4,096 on a GPU, more if they are
                 smaller and fewer if larger; vectors all at once.
@@ -219,11 +249,28 @@ class PPGConfig(AlgorithmConfig):
         for key in kwargs:
             if key not in _training_keys():
                 raise ValueError(_unknown(key, {*given, *_training_keys()}))
+        for key in ("model", "optimizer"):  # RLlib merges them into its own at once
+            if not isinstance(kwargs.get(key, {}), dict):
+                raise _refusal(key, "a dict", kwargs[key])
+        if "grad_clip_by" in kwargs:
+            _check_choice("grad_clip_by", kwargs["grad_clip_by"], _CLIP_BY)
         super().training(**kwargs)
         for key, value in given.items():
             if value is not NotProvided:
                 setattr(self, key, value)
         return self
+
+    @override(AlgorithmConfig)
+    def env_runners(self, **kwargs: Any) -> PPGConfig:
+        """RLlib's settings of the env runners.
+
+        Raises:
+            ValueError: `num_envs_per_env_runner` is no number, which RLlib would compare with 0.
+        """
+        key = "num_envs_per_env_runner"
+        if kwargs.get(key, NotProvided) is not NotProvided:
+            _check_count(key, kwargs[key], _AT_LEAST[key])
+        return super().env_runners(**kwargs)
 
     @property
     def has_aux_phase(self) -> bool:
@@ -371,11 +418,15 @@ class PPGConfig(AlgorithmConfig):
         if self.is_multi_agent:
             raise ValueError("PPG trains single-agent envs only, and .multi_agent() is set")
         for key, (default, instead) in _REPLACED.items():
-            if getattr(self, key) != default:
-                raise ValueError(f"PPG does not use {key}={getattr(self, key)!r}: set {instead}")
+            value = getattr(self, key)
+            if _differs(value, default):
+                raise ValueError(f"PPG does not use {key}={_shown(value)}: set {instead}")
         for key, (default, what) in _UNSUPPORTED.items():
-            if getattr(self, key) != default:
+            if _differs(getattr(self, key), default):
                 raise ValueError(f"PPG does not support {what}")
+        learner = self._learner_class
+        if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
+            raise _refusal("learner_class", "a class derived from PPGTorchLearner", learner)
         self._check_needs_no_episodes()
 
     def _check_needs_no_episodes(self) -> None:
@@ -410,9 +461,7 @@ class PPGConfig(AlgorithmConfig):
             if model_config.get("use_lstm"):
                 raise ValueError("PPG does not train recurrent modules, and use_lstm is set")
         name = self.observation_filter
-        if name not in FILTERS:
-            hint = did_you_mean(str(name), FILTERS)
-            raise ValueError(f"observation_filter is one of {FILTERS}, not {name!r}{hint}")
+        _check_choice("observation_filter", name, FILTERS)
         if own_class and name != "NoFilter" and not issubclass(spec.module_class, PPGTorchRLModule):
             raise ValueError(
                 f"observation_filter={name!r} is a part of PPG's own networks: derive "
@@ -420,60 +469,56 @@ class PPGConfig(AlgorithmConfig):
             )
 
     def _check_numbers(self) -> None:
-        at_least = {
-            "n_pi": 0, "e_pi": 1, "e_v": 1, "e_aux": 0, "num_minibatches": 1,
-            "num_aux_minibatches": 1, "num_env_runners": 0, "num_envs_per_env_runner": 1,
-            "rollout_fragment_length": 1, "num_learners": 0,
-        }  # fmt: skip
-        for key, minimum in at_least.items():
+        for key, minimum in _AT_LEAST.items():
+            _check_count(key, getattr(self, key), minimum)
+        for key, unset in (("segment_length", None), ("micro_batch_size", "auto")):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ValueError(f"{key} is a whole number of at least {minimum}, not {value!r}")
-        for key in ("segment_length", "micro_batch_size"):
+            if not _is_exactly(value, unset):
+                _check_count(key, value, 1, or_unset=f"{unset!r} or ")
+        for key in _NOT_NEGATIVE:
             value = getattr(self, key)
-            unset = None if key == "segment_length" else "auto"
-            if value != unset and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{key} is {unset!r} or a whole number of at least 1, not {value}")
-        not_negative = ("beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty")
+            if not _is_number(value) or value < 0:
+                raise _refusal(key, "a non-negative number", value)
         # With a KL penalty nothing is clipped, and OpenAI's own command line sets clip_param=0.
-        clip_param = ("clip_param",) if self.kl_penalty == 0 else ()
-        for key in (*not_negative, "collective_timeout_s", *clip_param):
-            value, strictly = getattr(self, key), key not in not_negative
-            if not _is_number(value) or value < 0 or (strictly and value == 0):
-                word = "positive" if strictly else "non-negative"
-                raise ValueError(f"{key} is a {word} number, not {value!r}")
+        if self.kl_penalty == 0 and not (_is_number(self.clip_param) and self.clip_param > 0):
+            raise _refusal("clip_param", "a positive number", self.clip_param)
         for key in ("gamma", "lambda_"):
-            if not _is_number(getattr(self, key)) or not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} is between 0 and 1, not {getattr(self, key)!r}")
-        if self.vf_clip_param is not None and not (
-            _is_number(self.vf_clip_param) and self.vf_clip_param > 0
-        ):
-            raise ValueError(f"vf_clip_param is None or positive, not {self.vf_clip_param!r}")
-        if self.seed is not None and not isinstance(self.seed, int):
-            raise ValueError(f"seed is None or a whole number, not {self.seed!r}")
+            value = getattr(self, key)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise _refusal(key, "between 0 and 1", value)
+        value = self.vf_clip_param
+        if value is not None and not (_is_number(value) and value > 0):
+            raise _refusal("vf_clip_param", "None or positive", value)
+        value = self.grad_clip
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise _refusal("grad_clip", "None or a non-negative number", value)
+        value = self.num_cpus_per_learner
+        if not _is_exactly(value, "auto") and not (_is_number(value) and value >= 0):
+            raise _refusal("num_cpus_per_learner", "'auto' or a non-negative number", value)
+        for key, or_none in (("collective_timeout_s", ""), ("sample_timeout_s", "None or ")):
+            value = getattr(self, key)
+            if or_none and value is None:
+                continue
+            if not (_is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S):
+                at_most = f"a positive number of at most {_LONGEST_TIMEOUT_S:g} seconds"
+                raise _refusal(key, or_none + at_most, value)
+        value = self.seed
+        if value is not None and not (_is_whole(value) and 0 <= value < _SEEDS):
+            raise _refusal("seed", "None or a whole number from 0 to 2**31 - 1", value)
         for key in ("lr", "aux_lr", "entropy_coeff"):
-            value = getattr(self, key)
-            if not isinstance(value, list | tuple) and (not _is_number(value) or value < 0):
-                raise ValueError(
-                    f"{key} is a non-negative number or a schedule [[env steps, value], ...], "
-                    f"not {value!r}"
-                )
-            Scheduler.validate(
-                fixed_value_or_schedule=getattr(self, key), setting_name=key, description=key
-            )
-        for key, known in {
-            "arch": ARCHITECTURES,
-            "policy_precision": PRECISIONS,
-            "aux_precision": PRECISIONS,
-        }.items():
-            value = getattr(self, key)
-            if value not in known:
-                hint = did_you_mean(str(value), known)
-                raise ValueError(f"{key} is one of {', '.join(known)}, not {value!r}{hint}")
-        if self.replay_compression not in (None, "lz4"):
-            raise ValueError(
-                f"replay_compression is None or 'lz4', not {self.replay_compression!r}"
-            )
+            _check_schedule(key, getattr(self, key))
+        for key in _SWITCHES:
+            if not isinstance(getattr(self, key), bool):
+                raise _refusal(key, "True or False", getattr(self, key))
+        _check_choice("arch", self.arch, ARCHITECTURES)
+        _check_choice("grad_clip_by", self.grad_clip_by, _CLIP_BY)
+        for key in ("policy_precision", "aux_precision"):
+            _check_choice(key, getattr(self, key), PRECISIONS)
+        value = self.replay_compression
+        if value is not None and not _is_exactly(value, "lz4"):
+            raise _refusal("replay_compression", "None or 'lz4'", value)
+        mode = getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)
+        _check_choice("gym_env_vectorize_mode", mode, [mode.value for mode in gym.VectorizeMode])
 
     def _check_batches(self) -> None:
         T, L = self.rollout_fragment_length, self.segment_length or self.rollout_fragment_length
@@ -491,16 +536,18 @@ class PPGConfig(AlgorithmConfig):
                     f"{_divisors(segments)}, or a smaller segment_length"
                 )
         default = AlgorithmConfig().train_batch_size
-        if self.train_batch_size not in (default, self.batch_size):
+        size = self.train_batch_size
+        if not _is_whole(size) or size not in (default, self.batch_size):
             raise ValueError(
-                f"train_batch_size={self.train_batch_size} contradicts {shape} x {T} steps = "
+                f"train_batch_size={_shown(size)} contradicts {shape} x {T} steps = "
                 f"{self.batch_size} env steps an iteration; leave it out"
             )
         if self._train_batch_size_per_learner is not None:
             per_learner = self.batch_size / max(self.num_learners, 1)
-            if self._train_batch_size_per_learner != per_learner:
+            size = self._train_batch_size_per_learner
+            if not _is_number(size) or size != per_learner:
                 raise ValueError(
-                    f"train_batch_size_per_learner={self._train_batch_size_per_learner} "
+                    f"train_batch_size_per_learner={_shown(size)} "
                     f"contradicts {shape} x {T} steps = {self.batch_size} env steps an iteration "
                     f"over {max(self.num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
                 )
@@ -510,8 +557,68 @@ def _unknown(key: str, known: Collection[str]) -> str:
     return f"PPGConfig has no setting {key!r}{did_you_mean(key, known)}"
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether it is a number, and one that torch can calculate with beside float32s."""
+    if _is_whole(value):
+        return abs(value) < 2**63
+    return isinstance(value, float) and abs(value) < _FLOAT32_MAX
+
+
+def _is_exactly(value: Any, expected: Any) -> bool:
+    # Arrays compare by element, and True is equal to 1.
+    return type(value) is type(expected) and bool(value == expected)
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return isinstance(value, np.ndarray) or bool(value != default)
+
+
+def _check_count(key: str, value: Any, minimum: int, or_unset: str = "") -> None:
+    if not _is_whole(value) or value < minimum:
+        raise _refusal(key, f"{or_unset}a whole number of at least {minimum}", value)
+    if value >= 2**31:
+        raise _refusal(key, f"{or_unset}a whole number below 2**31", value)
+
+
+def _check_choice(key: str, value: Any, known: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        hint = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ValueError(f"{key} is one of {', '.join(known)}, not {_shown(value)}{hint}")
+
+
+def _check_schedule(key: str, value: Any) -> None:
+    """Checks a number or a schedule; RLlib's own check takes any two lists of two for one."""
+    form = "a non-negative number or a schedule [[env steps, value], ...]"
+    if not isinstance(value, list | tuple):
+        if not _is_number(value) or value < 0:
+            raise _refusal(key, form, value)
+        return
+    pairs = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
+    if not pairs or not all(_is_number(x) and x >= 0 for pair in value for x in pair):
+        raise _refusal(key, f"{form} of non-negative numbers", value)
+    steps = [pair[0] for pair in value]
+    if len(steps) < 2 or steps[0] != 0 or steps != sorted(steps):
+        raise _refusal(key, f"{form} of at least two, from 0 env steps upwards", value)
+
+
+def _refusal(key: str, what: str, value: Any) -> ValueError:
+    return ValueError(f"{key} is {what}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in one line; with its type where that is none that a file could hold."""
+    if _is_whole(value) and value.bit_length() > 64:
+        return f"one of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    if isinstance(value, float) and _FLOAT32_MAX <= value < math.inf:
+        return f"{text}, which is more than float32 holds"
+    plain = value is None or isinstance(value, int | float | str | list | tuple | dict)
+    return text if plain else f"{text} of type {type(value).__name__}"
 
 
 def _divisors(n: int) -> str:

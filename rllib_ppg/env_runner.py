@@ -8,10 +8,13 @@ fault tolerance) and replaces the sampling loop.
 from __future__ import annotations
 
 import time
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from ray.rllib.callbacks.utils import make_callback
@@ -23,8 +26,10 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from ray.rllib.utils.typing import ResultDict
 
+from rllib_ppg import random_numbers
 from rllib_ppg.acting import draw
 from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
+from rllib_ppg.env_state import get_env_state, set_env_state
 from rllib_ppg.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.minibatches import number_rows, shard_cuts
 from rllib_ppg.moments import Moments
@@ -32,6 +37,23 @@ from rllib_ppg.reward_norm import discounted_returns
 from rllib_ppg.rollout import Rollout
 from rllib_ppg.spaces import Actions
 from rllib_ppg.vector_env import autoreset_mode, make_vector_env
+
+# Attributes of `BatchedEnvRunner`, an array each, `[N, ...]`.
+_OF_EACH_ENV = ("_obs", "_resetting", "_first", "_returns", "_episode_return", "_episode_len")
+# What gymnasium's calls are, and the modules that may raise when an env's are not these.
+_CALLS = {
+    "reset": "reset(*, seed, options) -> (observation, info)",
+    "step": "step(action) -> (observation, reward, terminated, truncated, info)",
+}
+_AROUND_ENVS = (
+    "rllib_ppg.env_runner", "rllib_ppg.vector_env", "rllib_ppg.spaces", "gymnasium.vector.",
+    "gymnasium.wrappers.", "gymnasium.core", "gymnasium.spaces.", "gymnasium.utils.", "numpy",
+    "functools", "copy",
+)  # fmt: skip
+_ASYNC = "gymnasium.vector.async_vector_env"  # raises anew what an env in its process has raised
+# The kinds of numbers that an array of a kind takes with their meaning.
+_TAKES = {"f": "fiub", "i": "iub", "u": "ub", "b": "biu"}
+_KINDS = {"f": "numbers", "i": "whole numbers", "u": "unsigned whole numbers", "b": "booleans"}
 
 
 @dataclass
@@ -69,6 +91,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _episode_start: np.ndarray
     # Of the observations that `sample_rollout` writes.
     _buffer: np.ndarray | None = None
+    # Sets seeds apart from those of an earlier life with the same seed and number.
+    _anew: tuple[int, ...] = ()
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
@@ -245,6 +269,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         )
         final: list[tuple[np.ndarray, tuple[int, int]]] = []
         clock = np.empty(T)
+        self._needs_initial_reset = True  # unless this fragment comes to its end
         for t in range(T):
             if random_actions:
                 actions = to_env = self.env.action_space.sample()
@@ -261,10 +286,12 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             try:
                 obs, rewards, terminated, truncated, infos = self.env.step(to_env)
             except Exception as e:
-                raise EnvStepError(
-                    f"env.step of env runner {self.worker_index} ({self.config.env}) failed: "
-                    f"{type(e).__name__}: {e}"
-                ) from e
+                raise self._env_error("step", e) from e
+            if not _is_as_usual(self._obs, obs, rewards, terminated, truncated, infos):
+                obs = self._checked_obs(obs, infos, self._obs)
+                rewards = self._checked("rewards", rewards, (N,), "f")
+                terminated = self._checked("terminated", terminated, (N,), "b")
+                truncated = self._checked("truncated", truncated, (N,), "b")
             self._check_finite("observation", obs, t)
             rollout.rewards[:, t] = rewards
             rollout.terminated[:, t], rollout.truncated[:, t] = terminated, truncated
@@ -282,6 +309,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         num_ended = self._end_episodes(rollout, clock)
         self._increase_sampled_metrics(rollout.env_steps(), num_ended)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        self._needs_initial_reset = False
         return rollout, returns[rollout.valid]
 
     def _mark_episodes(self, rollout: Rollout) -> np.ndarray:
@@ -329,15 +357,83 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if self.config.seed is None:
             return np.random.SeedSequence()
         # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
-        return np.random.SeedSequence([int(self.config.seed), self.worker_index or 0])
+        words = [int(self.config.seed), self.worker_index or 0, *self._anew]
+        return np.random.SeedSequence(words)
+
+    # -- To go on exactly (`exact_resume.py`) --------------------------------------------------
+
+    def get_exact_state(self) -> tuple[int, dict[str, Any]]:
+        """Where this env runner is: its number, counted from 1, and plain data.
+
+        The data have no envs if these can't be saved exactly (`env_state.py`).
+        """
+        begun = not self._needs_initial_reset
+        state = {
+            "num_envs": self.num_envs,
+            "random_numbers": random_numbers.get_state(),
+            "rng": self._rng.bit_generator.state,
+            "anew": self._anew,
+            "begun": begun,
+            "envs": get_env_state(self.env) if begun else None,
+        }
+        if state["envs"] is not None:
+            state["seconds"] = time.perf_counter() - self._episode_start
+            state |= {name: getattr(self, name) for name in _OF_EACH_ENV}
+        return self.worker_index or 1, state
+
+    def set_exact_state(self, states: Mapping[int, Any], env_steps: int) -> str | None:
+        """Goes on where an env runner of this number was.
+
+        Args:
+            states: by number, or references to them.
+            env_steps: of the run so far: to seed what can't go on but begins anew.
+
+        Returns:
+            What the envs do instead, and why; None if they go on.
+        """
+        state = states.get(self.worker_index or 1)
+        if isinstance(state, ray.ObjectRef):
+            state = ray.get(state)
+        self._anew = (env_steps,)
+        self._needs_initial_reset = True
+        anew = f"begin new episodes ({self.config.env}"
+        if state is None:
+            self._rng = np.random.default_rng(self._seed_sequence())
+            return f"{anew}: there were fewer when the checkpoint was written)"
+        self._rng.bit_generator.state = state["rng"]
+        random_numbers.set_state(state["random_numbers"])
+        if state["num_envs"] != self.num_envs:
+            return f"{anew}: there were {state['num_envs']} envs each, not {self.num_envs})"
+        if state["begun"] and state["envs"] is None:
+            return f"{anew} can't be saved exactly; all else goes on where it was)"
+        self._anew = state["anew"]
+        if not state["begun"]:
+            return None
+        try:
+            self._reset()
+            set_env_state(self.env, state["envs"])
+        except ValueError as e:
+            self._needs_initial_reset = True
+            return f"{anew}: {e})"
+        for name in _OF_EACH_ENV:
+            setattr(self, name, state[name])
+        self._episode_start = time.perf_counter() - state["seconds"]
+        random_numbers.set_state(state["random_numbers"])  # a reset may have drawn some
+        return None
 
     def _reset(self) -> None:
         seed = None
         if self.config.seed is not None:
             seed = int(self._seed_sequence().generate_state(1)[0] >> 1)
-        self._obs, _ = self.env.reset(seed=seed)
-        self.env.action_space.seed(seed)
+        try:
+            obs, infos = self.env.reset(seed=seed)
+        except Exception as e:
+            raise self._env_error("reset", e) from e
+        space = self.env.single_observation_space
+        like = np.empty((self.num_envs, *space.shape), space.dtype)
+        self._obs = self._checked_obs(obs, infos, like)
         self._check_finite("observation", self._obs, 0)
+        self.env.action_space.seed(seed)
         N = self.num_envs
         self._resetting = np.zeros(N, bool)
         self._first = np.ones(N, bool)
@@ -372,9 +468,54 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 f"{self.env} truncates episodes in SAME_STEP autoreset mode without infos"
                 "['final_obs'], which the value of the truncated episode is bootstrapped from"
             )
-        obs = np.asarray(infos["final_obs"][n])
+        try:
+            obs = infos["final_obs"][n]
+        except (TypeError, LookupError):
+            obs = None
+        space = self.env.single_observation_space
+        name = f"infos['final_obs'][{n}]"
+        obs = self._checked(name, obs, space.shape, space.dtype.kind)
         self._check_finite("observation", obs[None], t, first_env=n)
         return obs
+
+    def _checked_obs(self, obs: Any, infos: Any, like: np.ndarray) -> np.ndarray:
+        """The observations that the envs have returned, in shape and dtype `like` these."""
+        obs = self._checked("observations", obs, like.shape, like.dtype.kind)
+        if not isinstance(infos, dict):
+            raise ValueError(
+                f"{self._whose_env()} returned infos of type {type(infos).__name__}, not a dict"
+            )
+        if obs.dtype != like.dtype or min(obs.strides) < 0:  # mirror images, which torch refuses
+            obs = np.ascontiguousarray(obs, like.dtype)
+        return obs
+
+    def _checked(self, name: str, x: Any, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        """`x` as an array, of this shape and of numbers that a dtype of this kind can hold."""
+        try:
+            x = np.asarray(x)
+        except ValueError:  # arrays of several shapes
+            x = np.empty((), object)
+        if x.shape != shape or x.dtype.kind not in _TAKES[kind]:
+            raise ValueError(
+                f"{self._whose_env()} returned {name} of shape {x.shape} and dtype {x.dtype}, not "
+                f"{_KINDS[kind]} of shape {shape}"
+            )
+        return x
+
+    def _env_error(self, call: str, e: Exception) -> EnvStepError:
+        """What is raised where a call of the envs has failed."""
+        what = " ".join(f"{type(e).__name__}: {e}".split())
+        modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(e.__traceback__)]
+        at_call = f"env.{call} of {self._whose_env()}"
+        if all(module.startswith(_AROUND_ENVS) for module in modules) and _ASYNC not in modules:
+            space = " ".join(f"{self.env.unwrapped.single_observation_space}".split())
+            return EnvStepError(
+                f"{at_call} is not gymnasium's {_CALLS[call]}, with observations of {space}: {what}"
+            )
+        return EnvStepError(f"{at_call} failed: {what}")
+
+    def _whose_env(self) -> str:
+        return f"env runner {self.worker_index} ({self.config.env})"
 
     def _check_finite(self, name: str, x: np.ndarray, t: int, first_env: int = 0) -> None:
         if x.dtype.kind == "f" and not np.isfinite(x).all():
@@ -397,6 +538,24 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """Closes the envs."""
         if self.env is not None:
             self.env.close()
+
+
+def _is_as_usual(
+    like: np.ndarray, obs: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
+) -> bool:
+    """Whether a step has returned what gymnasium says; at every step, and so in one go."""
+    try:
+        return (
+            obs.shape == like.shape
+            and obs.dtype == like.dtype
+            and obs.flags.c_contiguous
+            and rewards.shape == terminated.shape == truncated.shape == like.shape[:1]
+            and rewards.dtype.kind == "f"
+            and terminated.dtype.kind == truncated.dtype.kind == "b"
+            and type(infos) is dict
+        )
+    except AttributeError:  # a list, say
+        return False
 
 
 class EnvStepError(RuntimeError):

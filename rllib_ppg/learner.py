@@ -37,6 +37,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict
 from torch import Tensor
 
+from rllib_ppg import random_numbers
 from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
 from rllib_ppg.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
@@ -80,6 +81,7 @@ class PPGTorchLearner(TorchLearner):
         config = self.config
         self._peers = Peers(self.distributed, config.collective_timeout_s)
         self._precision = "float32"
+        self._save_error: OSError | None = None
         super().build()
         self._ppg_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._dist_cls = self._ppg_module.get_train_action_dist_cls()
@@ -191,6 +193,42 @@ class PPGTorchLearner(TorchLearner):
                 for key, x in moments.items():
                     if isinstance(x, Tensor) and x.shape == p.shape:
                         moments[key] = torch.empty_like(p).copy_(x)
+
+    @override(TorchLearner)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes the learner's part of a checkpoint; `check_saved` says if that failed.
+
+        RLlib calls it in a way that ends a learner which raises, and does not tell the driver.
+        """
+        self._save_error = None
+        try:
+            return str(super().save_to_path(path, **kwargs))
+        except OSError as e:
+            self._save_error = e
+            return str(path)
+
+    def check_saved(self) -> None:
+        """Raises what the last `save_to_path` has met, a full disk say."""
+        error, self._save_error = self._save_error, None
+        if error:
+            raise error
+
+    def get_exact_state(self) -> dict[str, Any]:
+        """What is this learner's own: weights and optimisers are the same in all."""
+        return random_numbers.get_state()
+
+    def set_exact_state(self, state: dict[str, Any] | None) -> None:
+        """Restores what `get_exact_state` returned; None: there was no such learner."""
+        if state is not None:
+            random_numbers.set_state(state)
+
+    def set_lr(self, env_steps: int) -> None:
+        """Sets the learning rates to what this config says for so many env steps, at least one.
+
+        Schedules round to float32, and what optimisers begin with is not rounded.
+        """
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=env_steps))
 
     # -- Objects that come to this node --------------------------------------------------------
 
@@ -368,7 +406,8 @@ class PPGTorchLearner(TorchLearner):
         T, refs = config.rollout_fragment_length, [ref for ref, _, _ in phase.blocks]
         # A minibatch of whole rows opens each of its blocks once; of parts of rows, almost all.
         whole_rows = config.segment_length in (None, T)
-        reader = BlockReader(refs, OPEN_BYTES if whole_rows else OPEN_BYTES_OF_PARTS)
+        open_bytes = OPEN_BYTES if whole_rows else OPEN_BYTES_OF_PARTS
+        reader = BlockReader(refs, open_bytes, config.collective_timeout_s)
         rows = [info.rows for _, _, info in phase.blocks]
         S = T * sum(map(len, rows))
         inputs = Columns.ACTION_DIST_INPUTS
@@ -484,7 +523,11 @@ class PPGTorchLearner(TorchLearner):
         kind = loss_fn.__name__
         if kind not in self._losses:
             # A learner without states still has to know names and parameters.
-            terms = loss_fn(self._placeholder)
+            # Random numbers (dropout's, say) are as if it had not been asked: a learner that goes
+            # on from a checkpoint asks again.
+            gpus = [self._device] if self._device.type == "cuda" else []
+            with torch.random.fork_rng(gpus):
+                terms = loss_fn(self._placeholder)
             parameters = self.get_parameters(self.module[DEFAULT_MODULE_ID])
             buffer = GradientBuffer(reached(loss_of(terms), parameters), self._device)
             self._losses[kind] = (list(terms), buffer)

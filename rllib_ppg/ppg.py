@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
@@ -30,13 +31,23 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     WEIGHTS_SEQ_NO,
 )
+from ray.train._internal.checkpoint_manager import _TrainingResult
+from ray.tune import Checkpoint
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.checkpoint import check_checkpoint, local_copy, resolve
+from rllib_ppg.checkpoint import (
+    REPLAY,
+    check_checkpoint,
+    check_contents,
+    draft,
+    local_copy,
+    resolve,
+)
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
+from rllib_ppg.exact_resume import load_exact, save_exact
 from rllib_ppg.minibatches import number_rows
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
@@ -51,7 +62,6 @@ logger = logging.getLogger(__name__)
 
 POLICY_PHASE_TIMER = "policy_phase"
 AUX_PHASE_TIMER = "auxiliary_phase"
-_REPLAY_DIR = "replay"
 # How long learners may take to follow one that has failed, before they count as stuck.
 _LAST_WORDS_S = 5.0
 # How often to look whether env runners are back.
@@ -423,7 +433,7 @@ class PPG(Algorithm):
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state and PPG's own, but for the replay list, which has files of its own."""
+        """RLlib's state and PPG's own, but for what has files of its own (`checkpoint.py`)."""
         return super().get_state(*args, **kwargs) | {
             "ppg": {
                 "num_aux_phases": self._num_aux_phases,
@@ -432,29 +442,15 @@ class PPG(Algorithm):
                 "episodes": [list(episode) for episode in self._episodes.episodes],
                 "seed": self._seed,
                 "num_seeds": self._num_seeds,
-                "replay_layout": self._replay.layout(),
-                "rollout_fragment_length": self.config.rollout_fragment_length,
             }
         }
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned.
-
-        Raises:
-            ValueError: It is of a version of this package that kept other things.
-        """
-        if "ppg" in state and "replay_layout" not in state["ppg"]:
-            raise ValueError("the checkpoint was written by an earlier version of rllib_ppg")
+        """Restores what `get_state` returned."""
         super().set_state(state)
         if "ppg" in state:
             own = state["ppg"]
-            T = own["rollout_fragment_length"]
-            if own["replay_layout"] and self.config.rollout_fragment_length != T:
-                raise ValueError(
-                    f"the checkpoint's replay list has rows of {T} steps: go on with "
-                    f"rollout_fragment_length={T}, not {self.config.rollout_fragment_length}"
-                )
             self._num_aux_phases = own["num_aux_phases"]
             self._reward_norm.moments = Moments(*own["reward_norm"])
             if self._obs_moments is not None and own["obs_moments"]:
@@ -462,7 +458,26 @@ class PPG(Algorithm):
             self._episodes.episodes.clear()
             self._episodes.add(Episode(*episode) for episode in own["episodes"])
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
-            self._replay_layout = own["replay_layout"]
+            # Tune's PBT goes on from a checkpoint with another learning rate than it was saved by.
+            if self._env_steps() > 0:
+                self._call_learners("set_lr", [(self._env_steps(),)] * self._num_learners)
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Writes a checkpoint as Tune asks for it, straight to where it stays.
+
+        Tune has it written to a temporary folder and copied, all of the replay list each time.
+        """
+        storage = self._storage
+        if checkpoint_dir or storage is None:
+            return super().save(checkpoint_dir)
+        metrics = dict(self._last_result or {})
+        storage._update_checkpoint_index(metrics)
+        storage._check_validation_file()  # raises if this node does not share the storage
+        filesystem, path = storage.storage_filesystem, storage.checkpoint_fs_path
+        self.save_to_path(path, filesystem=filesystem)
+        storage.persist_artifacts(force=storage.sync_config.sync_artifacts_on_checkpoint)
+        return _TrainingResult(Checkpoint(path, filesystem), metrics)
 
     @override(Algorithm)
     def save_to_path(
@@ -472,13 +487,27 @@ class PPG(Algorithm):
         filesystem: fs.FileSystem | None = None,
         **kwargs: Any,
     ) -> str:
-        """Writes a checkpoint; the replay list streams into `path`/replay, a block at a time."""
-        if path is not None:
-            filesystem, path = resolve(path, filesystem)
-        saved: str = super().save_to_path(path, filesystem=filesystem, **kwargs)
-        filesystem, root = resolve(saved, filesystem)
-        self._replay.save(filesystem, f"{root}/{_REPLAY_DIR}")
-        return saved
+        """Writes a checkpoint to go on from exactly (docs/reliability.md).
+
+        It appears at `path` when it is complete; if that fails, what was there is there still.
+        The replay list streams into it, a block at a time, and what of it is in an earlier
+        checkpoint of this phase is taken over from there.
+
+        Raises:
+            OSError: The disk is full, say.
+        """
+        filesystem, root = resolve(path or tempfile.mkdtemp(), filesystem)
+        with draft(filesystem, root) as new:
+            super().save_to_path(new.folder, **kwargs)
+            self._call_learners("check_saved", [()] * self._num_learners)
+            save_exact(self, new.folder)
+            replay = self._replay.save(new) if self.config.checkpoint_replay else None
+            new.finish(
+                replay=replay,
+                policy_iteration=len(self._replay),
+                rollout_fragment_length=self.config.rollout_fragment_length,
+            )
+        return str(path or root)
 
     @override(Algorithm)
     def restore_from_path(
@@ -492,23 +521,52 @@ class PPG(Algorithm):
         """Restores a checkpoint, also an older one into an algorithm that trains already.
 
         Raises:
-            ValueError: There is no checkpoint at `path`.
+            ValueError: There is no checkpoint of PPG at `path`, it is damaged, or it does not fit
+                this algorithm's settings; nothing has changed then.
         """
-        filesystem, path = resolve(path, filesystem)
-        if component is None:
-            check_checkpoint(path, filesystem)
-        with local_copy(filesystem, path, without=_REPLAY_DIR) as local:
-            super().restore_from_path(local, component=component, **kwargs)
-        if component is None:
-            self._replay.load(
-                filesystem,
-                f"{path}/{_REPLAY_DIR}",
-                self._replay_layout,
-                self._num_learners,
-                put=self._put_block,
-                compress=self.config.replay_compression is not None,
+        filesystem, root = resolve(path, filesystem)
+        if component is not None:
+            with local_copy(filesystem, root, without=REPLAY) as local:
+                super().restore_from_path(local, component=component, **kwargs)
+            self._force_weights()
+            return
+        check_checkpoint(root, filesystem, replay=False)
+        manifest = check_contents(filesystem, root, replay=self.config.checkpoint_replay)
+        replay = self._restored_replay(filesystem, root, manifest)
+        with local_copy(filesystem, root, without=REPLAY) as local:
+            super().restore_from_path(local, **kwargs)
+            self._replay = replay
+            self._force_weights()
+            load_exact(self, pathlib.Path(local))
+
+    def _restored_replay(
+        self, filesystem: fs.FileSystem, root: str, manifest: dict[str, Any]
+    ) -> ReplayList:
+        replay = ReplayList(self.config.n_pi)
+        if manifest["replay"] is None or not self.config.checkpoint_replay:
+            if manifest["policy_iteration"]:
+                logger.warning(
+                    "going on without the states of this phase (checkpoint_replay=False): the "
+                    "phase of n_pi=%d iterations, %d of which were done, begins anew",
+                    self.config.n_pi,
+                    manifest["policy_iteration"],
+                )
+            return replay
+        T = manifest["rollout_fragment_length"]
+        if manifest["replay"] and self.config.rollout_fragment_length != T:
+            raise ValueError(
+                f"the checkpoint's replay list has rows of {T} steps: go on with "
+                f"rollout_fragment_length={T}, not {self.config.rollout_fragment_length}"
             )
-        self._force_weights()
+        replay.load(
+            filesystem,
+            root,
+            manifest,
+            self._num_learners,
+            put=self._put_block,
+            compress=self.config.replay_compression is not None,
+        )
+        return replay
 
     def _put_block(self, block: ReplayBlock, learner: int) -> ray.ObjectRef:
         """Puts a block into the object store of the node that its learner is on."""

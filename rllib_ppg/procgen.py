@@ -240,6 +240,14 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._engine.callmethod("set_state", list(states))
         return self._engine.observe()[1]["rgb"]
 
+    def get_env_state(self) -> list[bytes] | None:
+        """See `env_state.py`; None with `use_generated_assets`, which Procgen can't save."""
+        return None if self._options["use_generated_assets"] else self.get_state()
+
+    def set_env_state(self, state: list[bytes]) -> None:
+        """Restores what `get_env_state` returned; raises what `set_state` raises."""
+        self.set_state(state)
+
     def close_extras(self, **kwargs: Any) -> None:
         """Frees the engine and ends its threads."""
         if self._engine is not None:
@@ -309,6 +317,16 @@ class ProcgenEnv(gym.Env[np.ndarray, np.int64]):
         frames, rewards, terminated, _, _ = self._envs.step(np.array([action]))
         self._next_episode = frames[0].copy() if terminated[0] else None
         return frames[0], float(rewards[0]), bool(terminated[0]), False, {}
+
+    def get_env_state(self) -> dict[str, Any] | None:
+        """As `ProcgenVectorEnv.get_env_state`."""
+        game = self._envs.get_env_state()
+        return None if game is None else {"game": game, "next_episode": self._next_episode}
+
+    def set_env_state(self, state: dict[str, Any]) -> None:
+        """Restores what `get_env_state` returned."""
+        self._envs.set_env_state(state["game"])
+        self._next_episode = state["next_episode"]
 
     def render(self) -> np.ndarray | None:
         """Returns a uint8 [512, 512, 3] picture, or None without a render mode."""

@@ -7,15 +7,20 @@ the node where they are used.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
+from numpy.lib import format as npy
 from pyarrow import fs
+from ray.exceptions import GetTimeoutError
 
+from rllib_ppg.checkpoint import REPLAY, Draft, HashedStream, Written, damaged
 from rllib_ppg.compression import Compressed
 from rllib_ppg.states import flat
 
@@ -55,6 +60,8 @@ class ReplayBlock:
 
     def compressed(self) -> ReplayBlock:
         """This block with its observations under lz4."""
+        if isinstance(self.obs, Compressed):
+            return self
         return ReplayBlock(Compressed.of(self.obs), self.V_targ, self.valid)
 
     def opened(self) -> ReplayBlock:
@@ -62,6 +69,11 @@ class ReplayBlock:
         if isinstance(self.obs, np.ndarray):
             return self
         return ReplayBlock(self.obs.array(), self.V_targ, self.valid)
+
+    def some(self, rows: np.ndarray) -> ReplayBlock:
+        """Some of its rows, by a mask or index."""
+        block = self.opened()
+        return ReplayBlock(block.obs[rows], block.V_targ[rows], block.valid[rows])
 
     def info(self, rows: np.ndarray) -> BlockInfo:
         """What the driver needs to know of this block, whose rows have these numbers."""
@@ -98,6 +110,8 @@ class ReplayList:
     def __init__(self, n_pi: int):
         self.n_pi = n_pi
         self.iterations: list[list[ReplayEntry]] = []
+        # Where each iteration has been written last.
+        self._written: list[Written | None] = []
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -120,10 +134,12 @@ class ReplayList:
     def append(self, entries: Sequence[ReplayEntry]) -> None:
         """Adds one iteration's blocks."""
         self.iterations.append(list(entries))
+        self._written.append(None)
 
     def clear(self) -> None:
         """Drops all references; Ray frees the states."""
         self.iterations.clear()
+        self._written.clear()
 
     def rows_per_iteration(self) -> list[int]:
         """Number of rows of each stored iteration."""
@@ -138,25 +154,30 @@ class ReplayList:
             if e.learner == learner
         ]
 
-    def layout(self) -> list[list[tuple[int, list[int]]]]:
-        """(learner, numbers of the rows) of each block of each iteration."""
-        return [[(e.learner, e.info.rows.tolist()) for e in it] for it in self.iterations]
+    def save(self, draft: Draft) -> list[dict[str, Any]]:
+        """Writes one file an iteration, one block in memory at a time.
 
-    def save(self, filesystem: fs.FileSystem, path: str) -> None:
-        """Writes one file an iteration under `path`, one block in memory at a time."""
-        filesystem.create_dir(path, recursive=True)
+        What an iteration holds never changes: if an earlier checkpoint of this phase is still
+        there, its file is taken over.
+
+        Returns:
+            For each iteration its file and its blocks: learner and numbers of the rows.
+        """
+        described = []
         for i, entries in enumerate(self.iterations):
-            with filesystem.open_output_stream(f"{path}/{_file(i)}") as f:
-                for entry in entries:
-                    block = ray.get(entry.ref).opened()
-                    for array in (block.obs, block.V_targ, block.valid):
-                        np.save(f, array)
+            name = f"{REPLAY}/{i:04d}.npy"
+            earlier = self._written[i]
+            written = draft.link(name, earlier) if earlier else None
+            self._written[i] = written or draft.stream(name, partial(_write, entries))
+            blocks = [(e.learner, e.info.rows.tolist()) for e in entries]
+            described.append({"file": name, "blocks": blocks})
+        return described
 
     def load(
         self,
         filesystem: fs.FileSystem,
         path: str,
-        layout: Sequence[Sequence[tuple[int, Sequence[int]]]],
+        manifest: dict[str, Any],
         num_learners: int,
         put: Callable[[ReplayBlock, int], ray.ObjectRef],
         compress: bool = False,
@@ -168,40 +189,88 @@ class ReplayList:
 
         Args:
             filesystem: where `path` is.
-            path: the directory.
-            layout: `layout()` when it was saved.
+            path: the checkpoint's folder.
+            manifest: the checkpoint's.
             num_learners: number of learners, at least 1.
             put: stores a block for the learner of that index.
             compress: whether the blocks are to be compressed.
+
+        Raises:
+            ValueError: A file is not what was written; the list is as it was.
         """
-        self.clear()
-        then = {learner for blocks in layout for learner, _ in blocks}
-        for i, blocks in enumerate(layout):
-            num_rows = sum(len(numbers) for _, numbers in blocks)
+        described = manifest["replay"]
+        then = {learner for it in described for learner, _ in it["blocks"]}
+        same = then == set(range(num_learners))
+        iterations, written = [], []
+        for it in described:
+            name = it["file"]
+            nbytes, digest = manifest["files"][name]
             entries: list[ReplayEntry] = []
-            with filesystem.open_input_file(f"{path}/{_file(i)}") as f:
-                for learner, numbers in blocks:
-                    rows, arrays = np.array(numbers), [np.load(f) for _ in range(3)]
-                    owner = np.full(len(rows), learner)
-                    if then != set(range(num_learners)):
-                        owner = rows * num_learners // num_rows
-                    for k in np.unique(owner):
-                        block = ReplayBlock(*(array[owner == k] for array in arrays))
-                        if compress:
-                            block = block.compressed()
-                        info = block.info(rows[owner == k])
-                        entries.append(ReplayEntry(put(block, int(k)), info, int(k)))
+            with filesystem.open_input_stream(f"{path}/{name}") as f:
+                hashed = HashedStream(f)
+                try:
+                    blocks = _read(hashed, it["blocks"])
+                    num_rows = sum(len(numbers) for _, numbers in it["blocks"])
+                    for block, learner, rows in blocks:
+                        owner = np.full(len(rows), learner)
+                        if not same:
+                            owner = rows * num_learners // num_rows
+                        for k in np.unique(owner):
+                            mine = block if same else block.some(owner == k)
+                            mine = mine.compressed() if compress else mine.opened()
+                            info = mine.info(rows[owner == k])
+                            entries.append(ReplayEntry(put(mine, int(k)), info, int(k)))
+                except (ValueError, EOFError, KeyError, RuntimeError) as e:
+                    raise damaged(path, f"{name} can't be read ({e})") from e
+            if (hashed.nbytes, hashed.digest) != (nbytes, digest):
+                raise damaged(path, f"{name} is not what was written")
             # Blocks on their way to learners are in this process's object store, too.
             refs = [entry.ref for entry in entries]
             ray.wait(refs, num_returns=len(refs), fetch_local=False)
-            self.iterations.append(entries)
+            iterations.append(entries)
+            # Other learners have other blocks, and the file would not be what the list holds.
+            file = Written(filesystem, f"{path}/{name}", nbytes, digest)
+            written.append(file if same else None)
+        self.iterations, self._written = iterations, written
+
+
+def _write(entries: Sequence[ReplayEntry], f: HashedStream) -> None:
+    for entry in entries:
+        block = ray.get(entry.ref)
+        obs = block.obs
+        header = {}
+        if isinstance(obs, Compressed):  # as it is stored
+            header = {"shape": obs.shape, "dtype": obs.dtype.str}
+            obs = obs.data
+        for array in (np.array(json.dumps(header)), obs, block.V_targ, block.valid):
+            npy.write_array(f, array, allow_pickle=False)
+
+
+def _read(
+    f: HashedStream, blocks: Sequence[tuple[int, Sequence[int]]]
+) -> Iterator[tuple[ReplayBlock, int, np.ndarray]]:
+    """Each block of a file, the learner that it was of, and the numbers of its rows."""
+    for learner, numbers in blocks:
+        # Not `np.load`, which wants a file to seek in.
+        header, obs, V_targ, valid = (npy.read_array(f, allow_pickle=False) for _ in range(4))
+        header = json.loads(header.item())
+        if header:
+            obs = Compressed(obs, tuple(header["shape"]), np.dtype(header["dtype"]))
+        yield ReplayBlock(obs, V_targ, valid), learner, np.array(numbers)
 
 
 class BlockReader:
-    """Opens blocks by reference, and keeps the last used ones open within a budget of bytes."""
+    """Opens blocks by reference, and keeps the last used ones open within a budget of bytes.
 
-    def __init__(self, refs: Sequence[Any], open_bytes: int):
+    Args:
+        refs: references to the blocks.
+        open_bytes: the budget.
+        timeout_s: how long a block may take to come.
+    """
+
+    def __init__(self, refs: Sequence[Any], open_bytes: int, timeout_s: float):
         self._refs = refs
+        self._timeout_s = timeout_s
         self._budget = open_bytes
         self._open: OrderedDict[int, ReplayBlock] = OrderedDict()
         self._open_bytes = 0
@@ -210,9 +279,19 @@ class BlockReader:
         return len(self._refs)
 
     def __getitem__(self, k: int) -> ReplayBlock:
-        """Block `k`; its arrays are read-only views of the object store, if not compressed."""
+        """Block `k`; its arrays are read-only views of the object store, if not compressed.
+
+        Raises:
+            RuntimeError: It does not come in time: Ray waits without end for a file that is gone.
+        """
         if k not in self._open:
-            self._open[k] = ray.get(self._refs[k]).opened()
+            try:
+                self._open[k] = ray.get(self._refs[k], timeout=self._timeout_s).opened()
+            except GetTimeoutError as e:
+                raise RuntimeError(
+                    f"a block of the replay list did not come within {self._timeout_s:g} s "
+                    "(collective_timeout_s): Ray may have spilled it to a file that is gone"
+                ) from e
             self._open_bytes += self._open[k].nbytes
             while len(self._open) > 1 and self._open_bytes > self._budget:
                 _, closed = self._open.popitem(last=False)
@@ -232,7 +311,3 @@ class Observations:
 
     def __getitem__(self, k: int) -> np.ndarray:
         return flat(self._blocks[k].obs)
-
-
-def _file(iteration: int) -> str:
-    return f"{iteration:04d}.npy"

@@ -38,8 +38,28 @@ def flat_space(space: gym.Space) -> spaces.Box:
 
 
 def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:
-    """Gymnasium's flattening, with Discrete as one-hot, as float32; `[d]`."""
+    """Gymnasium's flattening, with Discrete as one-hot, as float32; `[d]`.
+
+    Raises:
+        ValueError: A discrete part is out of its range; gymnasium would set a one elsewhere.
+    """
+    if not _in_range(space, obs):
+        raise ValueError(f"{obs!r} is no observation of {space}")
     return np.asarray(spaces.flatten(space, obs), np.float32)
+
+
+def _in_range(space: gym.Space, obs: Any) -> bool:
+    """Whether all discrete parts are in their range."""
+    if isinstance(space, spaces.Discrete):
+        return bool(0 <= obs - space.start < space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        counted = np.asarray(obs) - space.start
+        return bool(((counted >= 0) & (counted < space.nvec)).all())
+    if isinstance(space, spaces.Dict):
+        return all(_in_range(part, obs[key]) for key, part in space.items())
+    if isinstance(space, spaces.Tuple):
+        return all(map(_in_range, space, obs))
+    return True
 
 
 def check_action_space(space: gym.Space) -> None:

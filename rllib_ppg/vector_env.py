@@ -17,6 +17,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_ppg.atari import stacked_first
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.env_state import InSubprocess
 from rllib_ppg.spaces import flat_space, flatten_observation, is_flat
 
 NATIVE = "vector_entry_point"
@@ -102,6 +103,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             num_envs=num_envs,
             vectorization_mode=mode,
             vector_kwargs={} if mode == NATIVE else same_step,
+            wrappers=(InSubprocess,) if mode == "async" else (),
             **config.env_config,
         )
     else:
@@ -115,8 +117,11 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
                 lambda i=i: _checked(creator(context.copy_with_overrides(vector_index=i)))
                 for i in range(num_envs)
             ]
-            vectorize = AsyncVectorEnv if mode == "async" else SyncVectorEnv
-            vector_env = vectorize(fns, **same_step)
+            if mode == "async":
+                fns = [lambda fn=fn: InSubprocess(fn()) for fn in fns]
+                vector_env = AsyncVectorEnv(fns, **same_step)
+            else:
+                vector_env = SyncVectorEnv(fns, **same_step)
     if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
         vector_env.close()
         raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")

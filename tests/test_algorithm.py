@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,12 +270,12 @@ def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
 
 def test_what_is_no_checkpoint(build, tmp_path):
     algo = build(small())
-    state = algo.get_state()
-    del state["ppg"]["replay_layout"]
-    with pytest.raises(ValueError, match="earlier version"):
-        algo.set_state(state)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         algo.restore_from_path(tmp_path)
+    path = Path(algo.save_to_path(tmp_path / "saved"))
+    (path / "ppg_checkpoint.json").unlink()
+    with pytest.raises(ValueError, match=r"no ppg_checkpoint.json .*an earlier version"):
+        algo.restore_from_path(path)
 
 
 def test_get_module_acts(build):

@@ -16,14 +16,14 @@ from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.checkpoint import local_copy
+from rllib_ppg.checkpoint import draft, local_copy, read_manifest
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.minibatches import number_rows, shard_cuts
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
 from rllib_ppg.ppg import failure_of
-from rllib_ppg.replay import ReplayBlock, ReplayEntry, ReplayList
+from rllib_ppg.replay import BlockReader, ReplayBlock, ReplayEntry, ReplayList
 from tests.envs import AnySpaces
 from tests.test_learner import T, make_rollout
 
@@ -202,6 +202,20 @@ def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_
         other.stop()
 
 
+@ray.remote(num_cpus=0)
+class Silent:
+    def block(self):
+        signal.pause()
+
+
+def test_a_block_that_never_comes_is_an_error(cluster):
+    """Ray waits without end for a spilled block whose file is gone."""
+    actor = Silent.remote()
+    with pytest.raises(RuntimeError, match=r"did not come within 0.5 s \(collective_timeout_s\)"):
+        BlockReader([actor.block.remote()], 2**20, timeout_s=0.5)[0]
+    ray.kill(actor)
+
+
 def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
     """Six blocks of one row each, saved by three learners and loaded for two."""
     saved = ReplayList(n_pi=1)
@@ -209,12 +223,11 @@ def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
     saved.append(
         [ReplayEntry(ray.put(b), b.info(np.array([i])), i % 3) for i, b in enumerate(blocks)]
     )
-    path = str(tmp_path / "replay")
-    saved.save(LocalFileSystem(), path)
+    path, disk = str(tmp_path / "saved"), LocalFileSystem()
+    with draft(disk, path) as new:
+        new.finish(replay=saved.save(new))
     loaded = ReplayList(n_pi=1)
-    loaded.load(
-        LocalFileSystem(), path, saved.layout(), 2, put=lambda block, learner: ray.put(block)
-    )
+    loaded.load(disk, path, read_manifest(disk, path), 2, put=lambda block, _: ray.put(block))
     assert [sum(len(info.rows) for *_, info in loaded.of_learner(k)) for k in range(2)] == [3, 3]
     rows = {
         int(info.rows[0]): ref

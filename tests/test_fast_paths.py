@@ -285,7 +285,9 @@ def test_who_works_takes_the_cpus_of_those_who_wait(build, images):
 
 def test_blocks_beyond_the_budget_are_closed(cluster):
     blocks = [ReplayBlock(np.full((1, 100), i), np.zeros(1), np.ones(1)) for i in range(4)]
-    reader = BlockReader([ray.put(b) for b in blocks], open_bytes=2 * blocks[0].nbytes)
+    reader = BlockReader(
+        [ray.put(b) for b in blocks], open_bytes=2 * blocks[0].nbytes, timeout_s=60
+    )
     for k in (0, 1, 2, 3, 0, 1):
         assert reader[k].obs[0, 0] == k
         assert reader[k] is reader[k]

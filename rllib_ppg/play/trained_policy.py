@@ -130,7 +130,7 @@ def find_checkpoint(path: str) -> str:
             )
         if newest:
             return next(iter(newest.values()))
-    check_checkpoint(path)
+    check_checkpoint(path, replay=False)
     return path
 
 

@@ -1,0 +1,195 @@
+"""Checkpoints on disk: whole or not there, written once, and read only as what they are."""
+
+import errno
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rllib_ppg import checkpoint, plain_data
+from rllib_ppg.checkpoint import MANIFEST, check_checkpoint
+from tests.test_algorithm import assert_equal, small, weights
+
+
+@pytest.fixture
+def saved(build, tmp_path):
+    """An algorithm in the middle of a phase of three, and its checkpoint."""
+    algo = build(small(n_pi=3))
+    algo.train()
+    algo.train()
+    return algo, Path(algo.save_to_path(tmp_path / "saved"))
+
+
+def test_an_iteration_is_written_once(saved, tmp_path):
+    algo, first = saved
+    one, two = sorted((first / "replay").iterdir())
+    second = Path(algo.save_to_path(tmp_path / "second"))
+    assert (second / "replay/0000.npy").stat().st_ino == one.stat().st_ino
+    assert (second / "replay/0001.npy").stat().st_ino == two.stat().st_ino
+    # Each is whole by itself, and the file stays until the last checkpoint with it has gone.
+    for path in first.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    check_checkpoint(second)
+    algo.restore_from_path(second)
+    assert algo._replay.rows_per_iteration() == [4, 4]
+    third = Path(algo.save_to_path(tmp_path / "third"))  # of a list that was restored
+    assert (third / "replay/0000.npy").stat().st_ino == (second / "replay/0000.npy").stat().st_ino
+    (second / "replay/0000.npy").unlink()
+    (third / "replay/0000.npy").unlink()
+    fourth = Path(algo.save_to_path(tmp_path / "fourth"))  # none is left to take over
+    algo.restore_from_path(fourth)
+    algo.train()
+    after_phase = Path(algo.save_to_path(fourth))  # in its place, and the list is empty now
+    assert not (after_phase / "replay").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_other_files_in_the_folder_stay(saved, tmp_path):
+    algo, path = saved
+    (path / "notes.txt").write_text("mine")
+    algo.save_to_path(path)
+    assert (path / "notes.txt").read_text() == "mine"
+    check_checkpoint(path)
+
+
+def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
+    algo, path = saved
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    algo.train()
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        algo.save_to_path(path)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    monkeypatch.undo()
+    algo.train()  # it can go on
+    algo.save_to_path(path)
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _changed(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _newer(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("replay/0001.npy", _truncated, r"is damaged: replay/0001.npy has [\d,]+ bytes of"),
+        ("replay/0001.npy", _changed, r"is damaged: replay/0001.npy"),
+        ("replay/0000.npy", Path.unlink, r"is damaged: it has no replay/0000.npy"),
+        ("algorithm_state.pkl", _changed, "is damaged: algorithm_state.pkl is not what was"),
+        ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
+        ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
+        (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
+        (MANIFEST, _newer, r"was written by rllib_ppg 0.1.0, which is newer than this one"),
+        (MANIFEST, Path.unlink, r"can't|PPG can go on from: it has no ppg_checkpoint.json"),
+    ],
+)
+def test_what_is_damaged_is_refused_and_changes_nothing(saved, name, damage, message):
+    algo, path = saved
+    algo.train()
+    before, stored = weights(algo), algo._replay.rows_per_iteration()
+    damage(path / name)
+    with pytest.raises(ValueError, match=message) as error:
+        algo.restore_from_path(path)
+    assert "\n" not in str(error.value)
+    assert_equal(weights(algo), before)
+    assert algo._replay.rows_per_iteration() == stored
+    algo.train()
+
+
+def test_a_foreign_checkpoint_is_refused(saved, tmp_path):
+    algo, _ = saved
+    ppo = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0).build_algo()
+    path = ppo.save_to_path(tmp_path / "ppo")
+    ppo.stop()
+    check_checkpoint(path)  # it is one, and `rllib evaluate` takes it
+    with pytest.raises(ValueError, match="it is of another algorithm"):
+        algo.restore_from_path(path)
+
+
+def test_what_can_be_is_no_pickle(saved):
+    """Pickles are what RLlib writes; the replay list and env states load without any."""
+    _, path = saved
+    with (path / "replay/0000.npy").open("rb") as f:
+        header, obs, V_targ, valid = (np.load(f, allow_pickle=False) for _ in range(4))
+    assert json.loads(header.item()) == {}
+    assert obs.shape == (4, 16, 4) and V_targ.shape == valid.shape == (4, 16)
+    plain_data.load(path / "exact/env_runner_0001.npz")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_plain_data_runs_no_code(tmp_path, capsys):
+    with pytest.raises(ValueError, match="Evil is no plain data"):
+        plain_data.save(tmp_path / "x.npz", {"a": [Evil()]})
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Evil()))
+    np.savez(tmp_path / "object.npz", structure=np.array(Evil(), dtype=object))
+    for name in ("pickle.npz", "object.npz"):
+        with pytest.raises(ValueError, match="is damaged"):
+            plain_data.load(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
+    algo = build(small(n_pi=3, checkpoint_replay=False))
+    algo.train()
+    algo.train()
+    path = Path(algo.save_to_path(tmp_path / "saved"))
+    assert not (path / "replay").exists()
+    algo.stop()
+    other = build(small(n_pi=3, checkpoint_replay=False))
+    other.restore_from_path(path)
+    assert "n_pi=3 iterations, 2 of which were done, begins anew" in caplog.text
+    phases = [other.train()["ppg"]["num_aux_phases_lifetime"] for _ in range(3)]
+    assert phases == [0, 0, 1]
+
+
+def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
+    """Checkpoints that come home from a job are without it."""
+    algo, path = saved
+    for file in (path / "replay").iterdir():
+        file.unlink()
+    check_checkpoint(path, replay=False)
+    with pytest.raises(ValueError, match=r"has no replay/0000.npy"):
+        algo.restore_from_path(path)
+    algo.stop()
+    other = build(small(n_pi=3, checkpoint_replay=False))
+    other.restore_from_path(path)
+    assert len(other._replay) == 0 and other.training_iteration == 2
+
+
+def test_driver_memory_holds_one_block_at_a_time(saved, tmp_path, monkeypatch):
+    algo, _ = saved
+    algo._replay._written = [None] * len(algo._replay)
+    asked, get = [], ray.get
+
+    def counting(refs, **kwargs):
+        asked.append(refs)
+        return get(refs, **kwargs)
+
+    monkeypatch.setattr("rllib_ppg.replay.ray.get", counting)
+    algo.save_to_path(tmp_path / "streamed")
+    blocks = [entry.ref for it in algo._replay.iterations for entry in it]
+    assert [ref for ref in asked if ref in blocks] == blocks
