@@ -17,6 +17,7 @@ EXPERIMENT = {
     # New ones
     *(
         "--max-failures",
+        "--grace-time",
         "--seed",
         "--set",
         "--dry-run",

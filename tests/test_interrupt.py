@@ -1,21 +1,29 @@
-"""When Ctrl-C ends a run: after its checkpoints, or at once the second time."""
+"""When Ctrl-C or SIGTERM ends a run: after its checkpoints, at once the second time, or in time."""
 
+import json
 import os
+import re
+import shlex
 import signal
+import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from rllib_ppg.cli.interrupt import SaveOnInterrupt
+from tests.command import RLLIB, run
 
 
 @pytest.fixture
 def ended():
     """What Tune's own handler has been told; it ends the run."""
-    told, before = [], signal.getsignal(signal.SIGINT)
+    told = []
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, lambda signum, frame: told.append(signum))
     yield told
-    signal.signal(signal.SIGINT, before)
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 def interrupt():
@@ -23,7 +31,12 @@ def interrupt():
 
 
 def trial(name, status="RUNNING"):
-    return SimpleNamespace(trial_id=name, status=status)
+    return SimpleNamespace(
+        trial_id=name,
+        status=status,
+        latest_checkpoint_result=None,
+        temporary_state=SimpleNamespace(ray_actor=None),
+    )
 
 
 def test_the_run_ends_when_all_that_run_have_saved(ended, capsys):
@@ -48,13 +61,19 @@ def test_the_run_ends_when_all_that_run_have_saved(ended, capsys):
     assert capsys.readouterr().out.count("a checkpoint is saved when this iteration ends") == 1
 
 
-def test_a_second_one_ends_it_at_once(ended):
+def test_a_second_one_ends_it_at_once(ended, monkeypatch):
+    limits = []
+    monkeypatch.setattr(SaveOnInterrupt, "_end_in", lambda self, seconds: limits.append(seconds))
     callback = SaveOnInterrupt()
     callback.setup()
     interrupt()
+    callback.on_step_end(1, [trial("a")])
     assert not ended
+    assert not limits
     interrupt()
+    callback.on_step_end(2, [trial("a")])
     assert ended == [signal.SIGINT]
+    assert limits == [5]
 
 
 def test_a_run_in_which_nothing_runs_ends(ended):
@@ -63,3 +82,128 @@ def test_a_run_in_which_nothing_runs_ends(ended):
     interrupt()
     callback.on_step_end(1, [trial("a", "PENDING"), trial("b", "TERMINATED")])
     assert ended == [signal.SIGINT]
+
+
+CONFIG = {
+    "seed": 5,
+    "num_env_runners": 0,
+    "num_envs_per_env_runner": 8,
+    "rollout_fragment_length": 64,
+    "segment_length": 1,
+    "n_pi": 2,
+    "e_aux": 8,
+}
+
+
+def start(*words, **env):
+    return subprocess.Popen(
+        [RLLIB, "train", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | env,
+    )
+
+
+def read_until(process, pattern):
+    """What a process says until a line matches."""
+    out = ""
+    for line in process.stdout:
+        out += line
+        if re.search(pattern, line):
+            return out
+    raise AssertionError(f"it ended first: {out}{process.stderr.read()}")
+
+
+def iterations(folder):
+    [path] = folder.glob("PPG_*/result.json")
+    return [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        pytest.param("policy phase", r"^iteration 2/.* steps/s", marks=pytest.mark.faults),
+        ("auxiliary phase", "auxiliary 1/8"),
+    ],
+)
+def test_sigterm_saves_and_says_how_to_resume(tmp_path, where, line):
+    words = ["-a", "PPG", "-e", "CartPole-v1", "-c", json.dumps(CONFIG), "-n", "a"]
+    words += ["--storage-path", tmp_path, "--stop", '{"training_iteration": 100}']
+    with start(*words) as process:
+        out = read_until(process, line)
+        process.send_signal(signal.SIGTERM)
+        rest, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err == "rllib: terminated\n"
+    assert rest.count("stopping on SIGTERM: a checkpoint is saved when this iteration ends") == 1
+    assert "checkpoint_000000" in rest
+    done = [int(n) for n in re.findall(r"^iteration (\d+)/100 .* steps/s", out + rest, re.M)]
+    assert iterations(tmp_path / "a") == done
+    if where == "auxiliary phase":  # it was not cut short
+        assert done == [1, 2]
+        assert "auxiliary 8/8" in rest
+        return
+    [command] = re.findall(r"to resume: \S*rllib train (.*)", rest)
+    with start(*shlex.split(command)) as again:
+        on = read_until(again, r"^iteration .* steps/s")
+        again.send_signal(signal.SIGTERM)
+        again.communicate(timeout=60)
+    assert f"goes on from checkpoint_000000, of iteration {done[-1]}\n" in on
+    assert f"\niteration {done[-1] + 1}/100" in on
+
+
+SLOW = """
+import os
+import time
+
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Slow(CartPoleEnv):
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 160:  # in the third iteration
+            with open(os.environ["TOLD"], "w") as pipe:
+                pipe.write("x")
+            time.sleep(1000)
+        return super().step(action)
+
+
+config = {config} | {{"env": Slow}}
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["grace time", "second signal"])
+def test_a_run_that_cannot_save_ends_in_time(tmp_path, how):
+    file, pipe = tmp_path / "slow.py", tmp_path / "pipe"
+    file.write_text(SLOW.format(config=CONFIG))
+    os.mkfifo(pipe)
+    grace = 2 if how == "grace time" else 500
+    words = ["file", file, "--storage-path", tmp_path, "--checkpoint-freq", "1"]
+    words += ["--grace-time", grace, "--stop", '{"training_iteration": 100}']
+    with start(*words, TOLD=str(pipe)) as process:
+        with pipe.open() as told:
+            assert told.read() == "x"
+        out = read_until(process, "^iteration 2/.* steps/s")
+        before = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        if how == "second signal":
+            out += read_until(process, "stopping on SIGTERM")
+            process.send_signal(signal.SIGTERM)
+        rest, err = process.communicate(timeout=60)
+    assert time.monotonic() - before < (2 if how == "grace time" else 0) + 5 + 2
+    assert process.returncode == 143, err
+    assert ("no checkpoint within 2 s" in rest) == (how == "grace time")
+    assert "it goes on from checkpoint_000001, of iteration 2\n" in rest
+    assert re.search(r"^to resume: \S*rllib train file .* --resume$", rest, re.M)
+    assert err == "rllib: terminated\n"
+
+
+def test_a_grace_time_below_zero():
+    ended = run("train", "-a", "PPG", "-e", "CartPole-v1", "--grace-time", "-1")
+    assert ended.returncode == 2
+    assert "--grace-time must be 0 or more" in ended.stderr

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from rllib_ppg.cli import exit_code
+from rllib_ppg.cli import exit_code, redact
 from rllib_ppg.cli.parser import make_parser
 
 
@@ -38,5 +38,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error) if is_input else f"{type(error).__name__}: {error}"
         # RLlib adds how to switch its checks off, on a line of its own.
         message = " ".join(message.split("To suppress all validation errors")[0].split())
-        print(f"rllib: error: {message}", file=sys.stderr)
+        print(f"rllib: error: {redact.redact(message)}", file=sys.stderr)
         return exit_code.BAD_INPUT if is_input else exit_code.FAILED

@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from rllib_ppg.plots.results import Trial
 
 
-def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> int:
+def report(
+    results: ResultGrid, experiment: Experiment, argv: Sequence[str], *, terminated: bool = False
+) -> int:
     """Prints what came of the run and how to go on.
 
     Args:
         results: What the Tuner returned.
         experiment: What it ran.
         argv: The command line that asked for it.
+        terminated: Whether SIGTERM ended it, if it was interrupted.
 
     Returns:
         The exit code.
     """
-    argv = _as_given(argv)
     # A trial that failed in its first iteration, or never began, has no metrics at all.
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
@@ -47,9 +49,10 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
     if alone and results[0].checkpoint:
         print(f"checkpoint: {_place(results[0].checkpoint.path, experiment)}")
     if not finished or results.num_errors:
-        print(f"to resume: {_resume(results, experiment, argv)}")
+        folder = PurePath(results.experiment_path).name
+        print(f"to resume: {to_resume(folder, experiment, argv)}")
     elif alone:
-        print(_how_to_go_on(results[0], experiment, argv))
+        print(_how_to_go_on(results[0], experiment, _as_given(argv)))
     for result in results:
         if result.error:
             reason = str(result.error).strip().splitlines()[-1]
@@ -61,6 +64,9 @@ def report(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> 
         return exit_code.FAILED
     if finished:
         return exit_code.OK
+    if terminated:
+        print("rllib: terminated", file=sys.stderr)
+        return exit_code.TERMINATED
     print("rllib: interrupted", file=sys.stderr)
     return exit_code.INTERRUPTED
 
@@ -149,9 +155,17 @@ def _program() -> str:
     return sys.argv[0]
 
 
-def _resume(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> str:
-    name = [] if experiment.name else ["-n", PurePath(results.experiment_path).name]
-    return shlex.join([_program(), *without(argv, (), ("--resume",)), *name, "--resume"])
+def to_resume(folder: str, experiment: Experiment, argv: Sequence[str]) -> str:
+    """Returns the command that goes on with a run.
+
+    Args:
+        folder: The name of the experiment's folder.
+        experiment: What was run.
+        argv: The command line that asked for it.
+    """
+    name = [] if experiment.name else ["-n", folder]
+    words = without(_as_given(argv), (), ("--resume",))
+    return shlex.join([_program(), *words, *name, "--resume"])
 
 
 def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rllib_ppg.cli import exit_code, train
+from rllib_ppg.cli import exit_code, redact, train
 from rllib_ppg.cli.job import Job
 from rllib_ppg.cli.options import without
 from rllib_ppg.cli.quiet import keep_quiet
@@ -119,6 +119,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
     """Checks all that can be checked here, and sends the job."""
     experiment = train.experiment_from(options)
+    redact.check([*argv, str(experiment)])
     _check(experiment, options)
     runtime_env = _runtime_env(options.get("runtime_env"))
     words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)

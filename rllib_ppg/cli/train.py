@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg.cli import client, exit_code
+from rllib_ppg.cli import client, exit_code, redact
 from rllib_ppg.cli.options import add_verbose, mapping, setting
 from rllib_ppg.cli.quiet import keep_quiet
-from rllib_ppg.cli.report import goals, judge, report
+from rllib_ppg.cli.report import goals, judge, report, to_resume
 from rllib_ppg.experiment import EPISODE_RETURN_MEAN, Experiment
 from rllib_ppg.experiment_file import find_experiment_file
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ray import tune
     from ray.rllib.callbacks.callbacks import RLlibCallback
     from ray.tune import ResultGrid
+
+    from rllib_ppg.cli.interrupt import SaveOnInterrupt
 
 
 def add_parser(commands: Any) -> None:
@@ -144,6 +148,12 @@ def add_experiment_options(parser: argparse.ArgumentParser, dest_of_set: str = "
         metavar="N",
         help="start a run that fails again, up to N times, from its last checkpoint (0)",
     )
+    how_long.add_argument(
+        "--grace-time",
+        type=float,
+        metavar="SECONDS",
+        help="how long to wait for a checkpoint after SIGTERM (25)",
+    )
     how_long.add_argument("--restore", metavar="PATH", help="go on from this checkpoint")
     how_long.add_argument(
         "--resume",
@@ -191,36 +201,41 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     keep_quiet(options.get("verbose", 0))
     experiment = experiment_from(options)
     check_options(experiment, options)
+    redact.check([*argv, str(experiment)])
     if client.is_client(_address(options)):
         client.check_options(options)
-    if "resume" in options:  # with the settings that it was started with
-        experiment.resumable()
-    else:
+    if "resume" in options and not _is_begun(experiment):
+        print("nothing of the run was saved: it begins anew", flush=True)
+        del options["resume"]
+    if "resume" not in options:  # if it is, it goes on with the settings it was started with
         experiment.validate()
 
     import ray
 
     from rllib_ppg.cli import dry_run
+    from rllib_ppg.cli.interrupt import exit_on_sigterm
 
     # Now, as Ray may have another working directory.
     file = find_experiment_file(options["file"]).absolute() if "file" in options else None
     _start_ray(options)
+    exit_on_sigterm()
+    saving = _save_on_interrupt(experiment, options, argv)
     try:
         if "dry_run" in options:
             return exit_code.OK if dry_run.show(experiment) else exit_code.BAD_INPUT
         if "resume" in options:
-            results, stop = _resume(experiment, options)
+            results, stop = _resume(experiment, options, saving)
             experiment = replace(experiment, stop=stop)
         else:
             experiment.validate_cluster()
             is_drawn = experiment.config.get("seed") is None and experiment.num_samples == 1
             experiment = experiment.with_seed()
-            results = _run(experiment, options, argv, file)
+            results = _run(experiment, options, argv, file, saving)
             if is_drawn:  # what goes on from this run is to be one with it
                 argv = [*argv, "--seed", str(experiment.config["seed"])]
     finally:
         ray.shutdown()
-    code = report(results, experiment, argv)
+    code = report(results, experiment, argv, terminated=saving.signum == signal.SIGTERM)
     if code == exit_code.OK and "as_test" in options:
         return judge(results, experiment.stop)
     return code
@@ -246,8 +261,27 @@ def _start_ray(options: Mapping[str, Any]) -> None:
     )
 
 
+def _is_begun(experiment: Experiment) -> bool:
+    from rllib_ppg.cli.killed import is_begun
+
+    return is_begun(experiment.resumable())
+
+
+def _save_on_interrupt(
+    experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
+) -> SaveOnInterrupt:
+    from rllib_ppg.cli.interrupt import GRACE_S, SaveOnInterrupt
+
+    command = partial(to_resume, experiment=experiment, argv=argv)
+    return SaveOnInterrupt(options.get("grace_time", GRACE_S), command)
+
+
 def _run(
-    experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str], file: Path | None
+    experiment: Experiment,
+    options: Mapping[str, Any],
+    argv: Sequence[str],
+    file: Path | None,
+    saving: SaveOnInterrupt,
 ) -> ResultGrid:
     from rllib_ppg.cli.run_files import RunFiles
 
@@ -255,7 +289,10 @@ def _run(
     remote = client.is_client(_address(options))
     with client.lines_from_head() if remote else nullcontext() as show:
         tuner = experiment.to_tuner(
-            callbacks=[*_callbacks(experiment, options, show), RunFiles(experiment, argv, python)],
+            callbacks=[
+                *_callbacks(experiment, options, saving, show),
+                RunFiles(experiment, argv, python),
+            ],
             rllib_callbacks=_rllib_callbacks(experiment, options),
         )
         if not experiment.stop:
@@ -264,25 +301,28 @@ def _run(
 
 
 def _resume(
-    experiment: Experiment, options: Mapping[str, Any]
+    experiment: Experiment, options: Mapping[str, Any], saving: SaveOnInterrupt
 ) -> tuple[ResultGrid, Mapping[str, float]]:
+    from rllib_ppg.cli.killed import GoOnFromNewest
     from rllib_ppg.cli.run_files import RunFiles
 
-    tuner, stop = experiment.to_resumed_tuner(_callbacks(experiment, options), keep=RunFiles)
+    callbacks = [GoOnFromNewest(), *_callbacks(experiment, options, saving)]
+    tuner, stop = experiment.to_resumed_tuner(callbacks, keep=RunFiles)
     return tuner.fit(), stop
 
 
 def _callbacks(
     experiment: Experiment,
     options: Mapping[str, Any],
+    saving: SaveOnInterrupt,
     show: Callable[[str], object] | None = None,
 ) -> list[tune.Callback]:
-    from rllib_ppg.cli.interrupt import SaveOnInterrupt
+    from rllib_ppg.cli.killed import StoreResults
     from rllib_ppg.cli.progress import Progress
     from rllib_ppg.csv_logger import CSVLogger
 
     progress = Progress(auxiliary=experiment.run == "PPG", show=show)
-    return [progress, SaveOnInterrupt(), CSVLogger(), *_tracking(options)]
+    return [progress, saving, CSVLogger(), StoreResults(), *_tracking(options)]
 
 
 def _rllib_callbacks(
@@ -317,6 +357,8 @@ def check_options(experiment: Experiment, options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--as-test needs a return to reach in stop, as in '{{\"{EPISODE_RETURN_MEAN}\": 450}}'"
         )
+    if options.get("grace_time", 0) < 0:
+        raise ValueError(f"--grace-time must be 0 or more, not {options['grace_time']:g}")
     given = sorted(key for key in options if key.startswith("wandb_"))
     if given and "track" not in options:
         raise ValueError(f"--{given[0].replace('_', '-')} has no effect without --track")

@@ -1,0 +1,220 @@
+"""SIGKILL of `rllib train`, and how `--resume` goes on."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from rllib_ppg.cli import killed
+from tests.command import RLLIB, run
+
+ITERATIONS = 10
+CONFIG = {
+    "env": "CartPole-v1",
+    "seed": 5,
+    "num_env_runners": 1,
+    "num_envs_per_env_runner": 8,
+    "rollout_fragment_length": 64,
+    "segment_length": 1,
+    "n_pi": 2,
+    "e_aux": 1,
+}
+# An experiment that kills its own driver in the second of its saves, once.
+KILLS = """
+import os
+import signal
+import time
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+os.environ["DRIVER"] = str(os.getpid())  # which its workers inherit
+
+
+class Kills(RLlibCallback):
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        from rllib_ppg.checkpoint import Draft
+
+        write = Draft.finish
+
+        def finish(draft, **described):
+            if "checkpoint_000001" in str(draft.folder) and not os.path.exists(os.environ["MARK"]):
+                open(os.environ["MARK"], "w").close()
+                os.kill(int(os.environ["DRIVER"]), signal.SIGKILL)
+                time.sleep(1000)
+            write(draft, **described)
+
+        Draft.finish = finish
+
+
+config = {config} | {{"callbacks_class": Kills}}
+"""
+
+
+def words(storage, *more):
+    stop = json.dumps({"training_iteration": ITERATIONS})
+    given = ["-n", "k", "--storage-path", storage, "--stop", stop, *more]
+    return [str(word) for word in given]
+
+
+def plain(storage, *more):
+    return ["train", "-a", "PPG", "-c", json.dumps(CONFIG), *words(storage, *more)]
+
+
+def killed_at(line, command, **env):
+    """Starts a run and kills it; its Ray's processes end by themselves."""
+    process = subprocess.Popen([RLLIB, *command], stdout=subprocess.PIPE, text=True, env=env)
+    with process:
+        for said in process.stdout:
+            if line and re.search(line, said):
+                others = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(signal.SIGKILL)
+                _, alive = psutil.wait_procs(
+                    [one for one in others if "Agent" not in one.name()], timeout=30
+                )
+                assert not alive
+                break
+    assert process.returncode == -signal.SIGKILL
+
+
+def read(storage):
+    """What is in the folder of a run's one trial."""
+    [trial] = Path(storage, "k").glob("PPG_*")
+    result, progress = trial / "result.json", trial / "progress.csv"
+    lines = result.read_text().splitlines() if result.exists() else []
+    rows = []
+    if progress.exists():
+        with progress.open() as file:
+            rows = [int(row["training_iteration"]) for row in csv.DictReader(file)]
+    return SimpleNamespace(
+        path=trial,
+        results=[json.loads(line)["training_iteration"] for line in lines],
+        rows=rows,
+        checkpoints=sorted(path.name for path in trial.glob("*checkpoint_*")),
+    )
+
+
+def resume(storage, *more):
+    ended = run(*plain(storage, *more), "--resume")
+    assert ended.returncode == 0, ended.stderr
+    numbers = [int(n) for n in re.findall(r"^iteration (\d+)/\d+ .* steps/s", ended.stdout, re.M)]
+    return ended.stdout, numbers
+
+
+@pytest.fixture(scope="module")
+def a_killed_run(tmp_path_factory):
+    """A run that was killed in its seventh iteration or a little later; it saved after each."""
+    storage = tmp_path_factory.mktemp("killed")
+    more = ["--checkpoint-freq", "1", "--keep-checkpoints-num", "2"]
+    killed_at("^iteration 7/.* steps/s", plain(storage, *more), **os.environ)
+    return storage
+
+
+@pytest.fixture
+def copy(a_killed_run, tmp_path):
+    shutil.copytree(a_killed_run, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def whole(found):
+    return [name for name in found.checkpoints if not name.startswith(".")]
+
+
+@pytest.mark.faults
+def test_it_goes_on_from_the_newest_checkpoint(copy):
+    before = read(copy)
+    newest = int(whole(before)[-1].split("_")[1]) + 1  # saved after each iteration, from 0 on
+    assert 6 <= newest <= 8
+    assert list(range(1, newest + 1)) == before.results[:newest]
+    out, numbers = resume(copy)
+    assert f"goes on from checkpoint_{newest - 1:06}, of iteration {newest}\n" in out
+    assert numbers == list(range(newest + 1, ITERATIONS + 1))
+    after = read(copy)
+    assert after.results == after.rows == list(range(1, ITERATIONS + 1))
+    assert after.checkpoints == [f"checkpoint_{n:06}" for n in (ITERATIONS - 2, ITERATIONS - 1)]
+
+
+@pytest.mark.faults
+def test_it_goes_on_from_an_older_one_if_the_newest_is_damaged(copy):
+    before = read(copy)
+    *_, second, newest = whole(before)
+    (before.path / newest / "algorithm_state.pkl").unlink()
+    for file in copy.glob("k/*state-*.json"):  # as a kill cuts them off while they are written
+        file.write_bytes(file.read_bytes()[:100])
+    with (before.path / "result.json").open("a") as file:
+        file.write('{"training_iter')
+    out, numbers = resume(copy)
+    done = int(second.split("_")[1]) + 1
+    assert f"goes on from {second}, of iteration {done}\n" in out
+    assert numbers == list(range(done + 1, ITERATIONS + 1))
+    after = read(copy)
+    assert after.results == after.rows == list(range(1, ITERATIONS + 1))
+
+
+@pytest.mark.faults
+def test_it_begins_anew_without_any(copy):
+    before = read(copy)
+    for name in before.checkpoints:
+        shutil.rmtree(before.path / name)
+    out, numbers = resume(copy)
+    assert "nothing was saved, it begins anew\n" in out
+    assert numbers == list(range(1, ITERATIONS + 1))
+    after = read(copy)
+    assert after.results == after.rows == numbers
+
+
+@pytest.mark.faults
+def test_it_begins_anew_if_tune_had_written_no_state(copy):
+    [trial] = copy.glob("k/PPG_*")
+    shutil.rmtree(trial)
+    shutil.rmtree(copy / "k" / killed._SPARE)
+    for file in copy.glob("k/*state-*.json"):
+        file.unlink()
+    out, numbers = resume(copy)
+    assert out.startswith("nothing of the run was saved: it begins anew\n")
+    assert numbers == list(range(1, ITERATIONS + 1))
+
+
+@pytest.mark.faults
+def test_killed_before_the_first_checkpoint(tmp_path):
+    more = ["--checkpoint-freq", "9"]
+    killed_at("^iteration 2/.* steps/s", plain(tmp_path, *more), **os.environ)
+    out, numbers = resume(tmp_path, *more)
+    assert "nothing was saved, it begins anew\n" in out
+    after = read(tmp_path)
+    assert numbers == after.results == after.rows == list(range(1, ITERATIONS + 1))
+
+
+@pytest.mark.faults
+def test_killed_in_a_save(tmp_path):
+    file, storage = tmp_path / "kills.py", tmp_path / "results"
+    file.write_text(KILLS.format(config=CONFIG))
+    env = os.environ | {"MARK": str(tmp_path / "mark")}
+    command = ["train", "file", str(file), *words(storage, "--checkpoint-freq", "2")]
+    killed_at(None, command, **env)
+    before = read(storage)
+    assert before.checkpoints == [".checkpoint_000001.unfinished", "checkpoint_000000"]
+    ended = run(*command, "--resume", env=env)
+    assert ended.returncode == 0, ended.stderr
+    assert "goes on from checkpoint_000000, of iteration 2\n" in ended.stdout
+    after = read(storage)
+    assert after.results == after.rows == list(range(1, ITERATIONS + 1))
+    assert after.checkpoints == [f"checkpoint_{n:06}" for n in range(ITERATIONS // 2)]
+
+
+def test_what_is_after_the_checkpoint_or_cut_off_is_left_out():
+    lines = "".join(json.dumps({"training_iteration": n}) + "\n" for n in (1, 2, 3))
+    assert (
+        killed._cut_json(lines + '{"training_it', 2)
+        == lines[: lines.index('{"training_iteration": 3')]
+    )
+    table = 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n3,\r\n4'
+    assert killed._cut_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
+    assert killed._cut_csv("", 2) == killed._cut_json("", 2) == ""

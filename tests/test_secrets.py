@@ -1,0 +1,127 @@
+"""Keys in the environment do not end up in what a run writes."""
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from rllib_ppg.cli import redact
+from tests.command import run
+
+SECRET = "sentinel" + "0123456789" * 4
+CONFIG = {
+    "env": "CartPole-v1",
+    "num_env_runners": 1,
+    "num_envs_per_env_runner": 4,
+    "rollout_fragment_length": 32,
+    "segment_length": 1,
+    "n_pi": 1,
+    "e_aux": 1,
+}
+
+
+def holds(data, secret):
+    """Whether bytes hold a secret, also packed in a zip file or a zlib or gzip stream."""
+    if secret in data:
+        return True
+    if data[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            return any(holds(file.read(name), secret) for name in file.namelist())
+    if data[:1] == b"\x78" or data[:2] == b"\x1f\x8b":
+        try:
+            return holds(zlib.decompress(data, wbits=47), secret)
+        except zlib.error:
+            return False
+    return False
+
+
+def test_a_key_is_found_where_it_is():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a", f"x{SECRET}y")
+    for data in (SECRET.encode(), packed.getvalue(), zlib.compress(SECRET.encode())):
+        assert holds(data, SECRET.encode())
+    assert not holds(b"sentinel", SECRET.encode())
+
+
+@pytest.fixture
+def ray_folder():
+    """A folder for Ray with a short name: those of sockets are limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_the_key_is_in_no_file_of_a_run(tmp_path, ray_folder):
+    home, storage = tmp_path / "home", tmp_path / "results"
+    home.mkdir()
+    env = os.environ | {
+        "HOME": str(home),
+        "WANDB_API_KEY": SECRET,
+        "SOME_SERVICE_TOKEN": SECRET,
+        "RAY_TMPDIR": str(ray_folder),
+    }
+    ended = run(
+        *("train", "-a", "PPG", "-c", json.dumps(CONFIG), "-n", "a", "--storage-path", storage),
+        *("--stop", '{"training_iteration": 2}', "--checkpoint-freq", "1", "-v"),
+        *("--track", "--wandb-mode", "offline", "--wandb-checkpoints"),
+        env=env,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert SECRET not in ended.stdout + ended.stderr
+    files = [path for top in (tmp_path, ray_folder) for path in top.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    # All the places that were to be searched are there.
+    expected = {"command.txt", "config.yaml", "params.pkl", "result.json", "algorithm_state.pkl"}
+    assert expected <= names
+    assert any(name.endswith(".wandb") for name in names)
+    assert any(path.is_relative_to(ray_folder) and path.name == "raylet.out" for path in files)
+    assert [path for path in files if holds(path.read_bytes(), SECRET.encode())] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", ["--set", f"env_config.key={SECRET}"]),
+        ("submit", ["--config", json.dumps({"env_config": {"url": f"https://me:{SECRET}@host"}})]),
+        ("train", ["--set", "env_config.WANDB_API_KEY=unknown-to-the-environment"]),
+        ("train", ["--storage-path", f"s3://me:{SECRET}@bucket"]),
+    ],
+)
+def test_a_key_among_the_options_is_refused(command, words, tmp_path):
+    ended = run(
+        *(command, "-a", "PPG", "-e", "CartPole-v1", *words),
+        env=os.environ | {"WANDB_API_KEY": SECRET, "HOME": str(tmp_path)},
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("rllib: error: the value of WANDB_API_KEY is in the run's")
+    assert ended.stderr.count("\n") == 1
+    assert SECRET not in ended.stdout + ended.stderr
+    assert "unknown-to" not in ended.stderr
+
+
+def test_a_key_in_a_file_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    config = CONFIG | {"env_config": {"nested": [SECRET]}}
+    file.write_text(json.dumps({"mine": {"run": "PPG", "config": config}}))
+    ended = run("train", "file", file, env=os.environ | {"MY_PASSWORD": SECRET})
+    assert ended.returncode == 2
+    assert "the value of MY_PASSWORD" in ended.stderr
+
+
+def test_a_complaint_does_not_repeat_a_key():
+    ended = run("train", "-a", "PPG", f"WANDB_API_KEY={SECRET}")
+    assert ended.returncode == 2
+    assert "WANDB_API_KEY=***" in ended.stderr
+    assert SECRET not in ended.stderr
+
+
+def test_other_settings_are_left_alone(monkeypatch):
+    monkeypatch.setenv("SHORT_TOKEN", "ppg")
+    for text in ("pad_token: 3", "num_tokens=4", "ppg", "{'token': 'x'}", "n_pi=4"):
+        redact.check([text])
+        assert redact.redact(text) == text
