@@ -99,7 +99,10 @@ def aux_phase(learner, infos_and_blocks, epochs=None, rows=None):
 
     blocks = [(b, 0 if rows else i, info) for i, (info, b) in enumerate(infos_and_blocks)]
     rows = rows or [len(info.rows) for info, _ in infos_and_blocks]
-    get, replay.ray.get = replay.ray.get, lambda block: block  # no cluster: blocks by value
+    get, replay.ray.get = (
+        replay.ray.get,
+        lambda block, timeout=None: block,
+    )  # no cluster: blocks by value
     try:
         learner.presleep(AuxPhase(seed=2, blocks=blocks, rows_per_iteration=rows))
         return [peek(learner.aux_epoch(e)) for e in range(epochs or learner.config.e_aux)]
