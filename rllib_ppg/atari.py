@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -37,6 +38,8 @@ venture video_checkers video_chess video_cube video_pinball wizard_of_wor word_z
 zaxxon
 """
 GAMES = tuple(_NAMES.split())
+# Of their states ale_py 0.12.1 loses a part (Arcade-Learning-Environment#732 is about it).
+_LOSSY_STATES = {"miniature_golf", "pitfall2", "qbert", "tetris", "tic_tac_toe_3d"}
 # What this module decides itself, or what would make ale_py's vector env an asynchronous one.
 _NOT_OPTIONS = {"self", "game", "num_envs", "batch_size", "autoreset_mode"}
 
@@ -174,6 +177,62 @@ def stacked_first(spec: gym.envs.registration.EnvSpec) -> str | None:
     if not str(spec.vector_entry_point).startswith("ale_py."):
         return None
     return f"atari-{spec.kwargs['game']}-v5"
+
+
+def get_ale_state(env: Any) -> dict[str, Any] | None:
+    """The state of an `ale_py.AtariEnv` as plain data; None if ale_py can't save it exactly.
+
+    ale_py's vector env, and so those above, gives no access to the states of its games. They could
+    be played again from a seed, but to give each episode one takes 110 ms, as a ROM is loaded anew:
+    longer than many an episode.
+    """
+    if env._game in _LOSSY_STATES or env.continuous:
+        return None
+    ale = env.ale
+    state = ale.cloneState(include_rng=True)
+    # The action that sticky actions would repeat is not in it: what comes next shows which it is.
+    future = _future(ale)
+    for action in ale.getLegalActionSet():
+        _set_ale(ale, state, action)
+        if _future(ale) == future:
+            _set_ale(ale, state, action)
+            version = importlib.import_module("ale_py").__version__
+            return {"version": version, "state": state.serialize(), "action": action.value}
+    _set_ale(ale, state, action)
+    return None
+
+
+def set_ale_state(env: Any, saved: dict[str, Any]) -> None:
+    """Restores what `get_ale_state` returned.
+
+    Raises:
+        ValueError: It is of another version of ale_py.
+    """
+    ale_py = importlib.import_module("ale_py")
+    if saved["version"] != ale_py.__version__:
+        raise ValueError(f"it was saved by ale_py {saved['version']}, not {ale_py.__version__}")
+    _set_ale(env.ale, ale_py.ALEState(saved["state"]), ale_py.Action(saved["action"]))
+
+
+def _set_ale(ale: Any, state: Any, action: Any) -> None:
+    for _ in range(_frames_to_act(ale)):
+        ale.act(action)
+    ale.restoreState(state)
+
+
+def _future(ale: Any) -> list[bytes]:
+    """The states to come without an action, until the one before can't go on any more."""
+    states = []
+    for _ in range(_frames_to_act(ale)):
+        ale.act(0)
+        states.append(ale.cloneState(include_rng=True).serialize())
+    return states
+
+
+def _frames_to_act(ale: Any) -> int:
+    """After how many frames an action has been taken; but for one time in 10^15."""
+    sticky = ale.getFloat("repeat_action_probability")
+    return math.ceil(math.log(1e-15, sticky)) if 0 < sticky < 1 else 1
 
 
 def _stack_last(states: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from rllib_ppg.atari import get_ale_state, set_ale_state
+
 # By package and class, the attributes that make up the state, beside `np_random`. A subclass is not
 # meant: who knows what else it keeps.
 _KEPT = {
@@ -47,6 +49,7 @@ _KEPT = {
     "gymnasium.envs.toy_text.CliffWalkingEnv": "s lastaction",
     "gymnasium.envs.toy_text.FrozenLakeEnv": "s lastaction",
     "gymnasium.envs.toy_text.TaxiEnv": "s lastaction fickle_step taxi_orientation",
+    "gymnasium.wrappers.AtariPreprocessing": "obs_buffer lives game_over",
     "gymnasium.wrappers.Autoreset": "autoreset",
     "gymnasium.wrappers.ClipAction": "",
     "gymnasium.wrappers.ClipReward": "",
@@ -89,8 +92,6 @@ _DERIVED = (
     *("xpos", "xipos", "site_xpos", "cinert", "cvel", "cfrc_ext", "qfrc_actuator"),
     *("qfrc_constraint", "ten_length", "ten_velocity"),
 )
-# ale_py 0.12.1 loses a part of these games' states (fixed later, Arcade-Learning-Environment#732).
-_ALE_LOSES = {"miniature_golf", "pitfall2", "qbert", "tetris"}
 
 
 def get_env_state(env: VectorEnv) -> Any | None:
@@ -225,7 +226,7 @@ def _adapter(layer: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Non
         return _attributes, _set_attributes
     if key.startswith("gymnasium.envs.mujoco."):
         return _mujoco, _set_mujoco
-    return (_ale, _set_ale) if key == "ale_py.AtariEnv" else None
+    return (get_ale_state, set_ale_state) if key == "ale_py.AtariEnv" else None
 
 
 def _key(layer: Any) -> str:
@@ -264,23 +265,6 @@ def _set_mujoco(env: Any, saved: dict[str, Any]) -> None:
     mujoco.mj_setState(env.model, env.data, saved["state"], kind)
     for name in _DERIVED:
         getattr(env.data, name)[...] = saved[name]
-
-
-def _ale(env: Any) -> dict[str, Any] | None:
-    ale_py = importlib.import_module("ale_py")
-    # Not exact with others: found by stepping twins.
-    usual = isinstance(env._frameskip, int) and env._obs_type == "rgb"
-    if env._game in _ALE_LOSES or not usual:
-        return None
-    state = env.ale.cloneState(include_rng=True).serialize()
-    return {"version": ale_py.__version__, "state": state}
-
-
-def _set_ale(env: Any, saved: dict[str, Any]) -> None:
-    ale_py = importlib.import_module("ale_py")
-    if saved["version"] != ale_py.__version__:
-        raise ValueError(f"it was saved by ale_py {saved['version']}, not {ale_py.__version__}")
-    env.ale.restoreState(ale_py.ALEState(saved["state"]))
 
 
 def _name(layers: list[Any]) -> str:
