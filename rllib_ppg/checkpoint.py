@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pyarrow import fs
@@ -91,15 +92,15 @@ def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
 
 
 def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dict[str, Any]:
-    """Compares a checkpoint's files with its manifest, which is returned.
+    """`check_checkpoint`, and compares what is in the files with the manifest, which is returned.
 
     The replay list's are compared by size; `ReplayList.load` looks into them as it reads them.
 
     Raises:
         ValueError: It is no checkpoint of PPG, or not what was written.
     """
+    check_checkpoint(root, filesystem, replay=replay)
     manifest = read_manifest(filesystem, root)
-    _check_sizes(filesystem, root, manifest, replay)
     for name, (_, digest) in manifest["files"].items():
         if not name.startswith(f"{REPLAY}/"):
             with filesystem.open_input_stream(f"{root}/{name}") as f:
@@ -124,6 +125,38 @@ def _check_sizes(
 def damaged(root: str, how: str) -> ValueError:
     """The error for a checkpoint that is not what was written."""
     return ValueError(f"the checkpoint {root} is damaged: {how}")
+
+
+@dataclass
+class Written:
+    """A file that has been written.
+
+    Attributes:
+        filesystem: where it is.
+        path: its path there.
+        nbytes: its size.
+        digest: its SHA-256.
+        mtime_ns: when; by that it is told from another file that has taken its place since.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    nbytes: int
+    digest: str
+    mtime_ns: int | None
+
+    @classmethod
+    def at(
+        cls, filesystem: fs.FileSystem, path: str, nbytes: int, digest: str, *, to_be: str = ""
+    ) -> Written:
+        """The file at `path`, which is about to be moved to `to_be`, if that is given."""
+        mtime_ns = filesystem.get_file_info(path).mtime_ns
+        return cls(filesystem, to_be or path, nbytes, digest, mtime_ns)
+
+    def is_there(self) -> bool:
+        """Whether it is still what is at its path."""
+        info = self.filesystem.get_file_info(self.path)
+        return (info.size, info.mtime_ns) == (self.nbytes, self.mtime_ns)
 
 
 class HashedStream:
@@ -180,8 +213,7 @@ class Draft:
         with self._filesystem.open_output_stream(f"{self._place}/{name}") as f:
             hashed = HashedStream(f)
             write(hashed)
-        self._streamed[name] = (hashed.nbytes, hashed.digest)
-        return Written(self._filesystem, f"{self._root}/{name}", hashed.nbytes, hashed.digest)
+        return self._added(name, hashed.nbytes, hashed.digest)
 
     def link(self, name: str, earlier: Written) -> Written | None:
         """Takes over a file of an earlier checkpoint without writing it again; None if it can't.
@@ -189,7 +221,7 @@ class Draft:
         On this machine's file systems as a hard link: the file stays until the last checkpoint
         with it is deleted. A bucket copies it on its own side.
         """
-        if not earlier.is_on(self._filesystem):
+        if not earlier.filesystem.equals(self._filesystem) or not earlier.is_there():
             return None
         self._make_folder(name)
         try:
@@ -197,10 +229,14 @@ class Draft:
                 os.link(earlier.path, f"{self._place}/{name}")
             else:
                 self._filesystem.copy_file(earlier.path, f"{self._place}/{name}")
-        except OSError:  # it is gone, or on another disk
+        except OSError:  # it is on another disk
             return None
-        self._streamed[name] = (earlier.nbytes, earlier.digest)
-        return earlier.moved_to(self._filesystem, f"{self._root}/{name}")
+        return self._added(name, earlier.nbytes, earlier.digest)
+
+    def _added(self, name: str, nbytes: int, digest: str) -> Written:
+        self._streamed[name] = (nbytes, digest)
+        path, to_be = f"{self._place}/{name}", f"{self._root}/{name}"
+        return Written.at(self._filesystem, path, nbytes, digest, to_be=to_be)
 
     def finish(self, **described: Any) -> None:
         """Writes the manifest, with what `described` says of the rest."""
@@ -223,22 +259,6 @@ class Draft:
 
     def _make_folder(self, name: str) -> None:
         self._filesystem.create_dir(f"{self._place}/{name}".rpartition("/")[0], recursive=True)
-
-
-class Written:
-    """A file that has been written: where it is, its size and its SHA-256."""
-
-    def __init__(self, filesystem: fs.FileSystem, path: str, nbytes: int, digest: str):
-        self._filesystem = filesystem
-        self.path, self.nbytes, self.digest = path, nbytes, digest
-
-    def is_on(self, filesystem: fs.FileSystem) -> bool:
-        """Whether it is on that file system."""
-        return bool(self._filesystem.equals(filesystem))
-
-    def moved_to(self, filesystem: fs.FileSystem, path: str) -> Written:
-        """The same file elsewhere."""
-        return Written(filesystem, path, self.nbytes, self.digest)
 
 
 @contextmanager

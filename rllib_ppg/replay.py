@@ -229,7 +229,7 @@ class ReplayList:
             ray.wait(refs, num_returns=len(refs), fetch_local=False)
             iterations.append(entries)
             # Other learners have other blocks, and the file would not be what the list holds.
-            file = Written(filesystem, f"{path}/{name}", nbytes, digest)
+            file = Written.at(filesystem, f"{path}/{name}", nbytes, digest)
             written.append(file if same else None)
         self.iterations, self._written = iterations, written
 

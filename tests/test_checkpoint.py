@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from rllib_ppg import checkpoint, plain_data
 from rllib_ppg.checkpoint import MANIFEST, check_checkpoint
+from rllib_ppg.learner import PPGTorchLearner
 from tests.test_algorithm import assert_equal, small, weights
+
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
@@ -49,6 +57,26 @@ def test_an_iteration_is_written_once(saved, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_file_in_an_earlier_one_s_place_is_not_taken_for_it(saved, build, tmp_path, monkeypatch):
+    algo, path = saved
+    algo.train()  # ends the phase
+    algo.train()
+    algo.train()
+    # A save that fails, to where a checkpoint of the phase before is, ...
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_rename", full)
+        with pytest.raises(OSError, match="No space left"):
+            algo.save_to_path(path)
+    algo.restore_from_path(algo.save_to_path(tmp_path / "other"))
+    # ... and a checkpoint that somebody else has replaced.
+    other = build(small(runners=0, n_pi=3, lr=1e-2))
+    other.train()
+    other.train()
+    other.save_to_path(tmp_path / "other")
+    algo.restore_from_path(algo.save_to_path(tmp_path / "last"))
+    assert len(algo._replay) == 2
+
+
 def test_other_files_in_the_folder_stay(saved, tmp_path):
     algo, path = saved
     (path / "notes.txt").write_text("mine")
@@ -61,10 +89,6 @@ def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
     algo, path = saved
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     algo.train()
-
-    def full(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(checkpoint, "_flush", full)
     with pytest.raises(OSError, match="No space left"):
         algo.save_to_path(path)
@@ -73,6 +97,63 @@ def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
     monkeypatch.undo()
     algo.train()  # it can go on
     algo.save_to_path(path)
+
+
+class FullDisk(TorchLearner):
+    def save_to_path(self, *args, **kwargs):
+        full()
+
+
+class LearnerOnFullDisk(PPGTorchLearner, FullDisk):
+    pass
+
+
+def test_a_learner_that_cannot_save_says_so_and_lives(build, tmp_path):
+    """RLlib calls it in a way that would end it, and would not tell."""
+    config = small(learner_class=LearnerOnFullDisk).learners(num_learners=1)
+    algo = build(config)
+    algo.train()
+    with pytest.raises(OSError, match="No space left"):
+        algo.save_to_path(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+    assert algo.train()["ppg"]["num_aux_phases_lifetime"] == 1
+
+
+def test_in_a_bucket_the_manifest_comes_last_and_files_are_copied_there(
+    saved, tmp_path, monkeypatch
+):
+    algo, _ = saved
+    (tmp_path / "bucket").mkdir()
+    bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
+    algo.save_to_path("one", filesystem=bucket)
+
+    def written_again(*args, **kwargs):
+        raise AssertionError("an iteration was written again")
+
+    monkeypatch.setattr("rllib_ppg.replay._write", written_again)
+    algo.save_to_path("two", filesystem=bucket)
+    for i in range(2):
+        one, two = (tmp_path / f"bucket/{name}/replay/000{i}.npy" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    algo.restore_from_path("two", filesystem=bucket)
+    assert algo._replay.rows_per_iteration() == [4, 4]
+    # A save that is cut off leaves no checkpoint.
+    monkeypatch.setattr(checkpoint.Draft, "finish", written_again)
+    with pytest.raises(AssertionError):
+        algo.save_to_path("two", filesystem=bucket)
+    with pytest.raises(ValueError, match=f"it has no {MANIFEST}"):
+        algo.restore_from_path("two", filesystem=bucket)
+
+
+def test_the_learning_rate_is_that_of_the_settings(build, tmp_path):
+    """Tune's PBT goes on from another trial's checkpoint with a learning rate of its own."""
+    algo = build(small(runners=0, lr=1e-3))
+    algo.train()
+    algo.save_to_path(tmp_path / "saved")
+    other = build(small(runners=0, lr=1e-4))
+    other.restore_from_path(tmp_path / "saved")
+    optimizer = other.learner_group._learner.get_optimizer(DEFAULT_MODULE_ID, "default_optimizer")
+    assert optimizer.param_groups[0]["lr"] == 1e-4
 
 
 def _truncated(path):
@@ -142,7 +223,7 @@ class Evil:
 
 
 def test_plain_data_runs_no_code(tmp_path, capsys):
-    with pytest.raises(ValueError, match="Evil is no plain data"):
+    with pytest.raises(ValueError, match="holds a Evil, which is no plain data"):
         plain_data.save(tmp_path / "x.npz", {"a": [Evil()]})
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Evil()))
     np.savez(tmp_path / "object.npz", structure=np.array(Evil(), dtype=object))
