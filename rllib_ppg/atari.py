@@ -183,8 +183,7 @@ def get_ale_state(env: Any) -> dict[str, Any] | None:
     """The state of an `ale_py.AtariEnv` as plain data; None if ale_py can't save it exactly.
 
     ale_py's vector env, and so those above, gives no access to the states of its games. They could
-    be played again from a seed, but to give each episode one takes 110 ms, as a ROM is loaded anew:
-    longer than many an episode.
+    be played again from a seed, but to give each episode one would load its ROM anew.
     """
     if env._game in _LOSSY_STATES or env.continuous:
         return None

@@ -32,6 +32,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from rllib_ppg import plain_data
 from rllib_ppg.atari import get_ale_state, set_ale_state
 
 # By package and class, the attributes that make up the state, beside `np_random`. A subclass is not
@@ -177,7 +178,7 @@ def _saved(env: gym.Env | VectorEnv) -> dict[str, Any] | None:
         state = adapter and adapter[0](layer)
         if state is None:
             return None
-        _check_plain(state, f"the state of {type(layer).__name__}")
+        plain_data.check(state, f"the state of {type(layer).__name__}")
         states.append(state)
     rng = layers[-1].np_random
     rng = rng_state(rng) if isinstance(rng, np.random.Generator) else None
@@ -274,18 +275,3 @@ def _name(layers: list[Any]) -> str:
     within = "".join(f" in {type(wrapper).__name__}" for wrapper in reversed(wrappers))
     spec = env.spec.id if env.spec else type(env).__qualname__
     return f"{number}{spec}{within} with observations {shown}"
-
-
-def _check_plain(x: Any, what: str) -> None:
-    if isinstance(x, dict):
-        for key, value in x.items():
-            if not isinstance(key, str):
-                raise ValueError(f"{what} has the key {key!r}, where plain data have text")
-            _check_plain(value, what)
-    elif isinstance(x, list | tuple):
-        for value in x:
-            _check_plain(value, what)
-    elif isinstance(x, np.ndarray | np.generic) and not x.dtype.hasobject:
-        return
-    elif x is not None and type(x) not in (bool, int, float, str, bytes):
-        raise ValueError(f"{what} holds a {type(x).__name__}, which is no plain data")

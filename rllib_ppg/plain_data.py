@@ -17,11 +17,12 @@ _STRUCTURE = "structure"
 
 
 def save(file: Path, data: Any) -> None:
-    """Writes `data`: dicts with text keys, lists, tuples, numbers, text, bytes, arrays, None.
+    """Writes `data`, which `load` gives back.
 
     Raises:
-        ValueError: There is something else in it.
+        ValueError: It is no plain data.
     """
+    check(data, "what is to be saved")
     arrays: list[np.ndarray] = []
     text = json.dumps(_encoded(data, arrays))
     columns: dict[str, Any] = {f"array_{k}": array for k, array in enumerate(arrays)}
@@ -41,21 +42,44 @@ def load(file: Path) -> Any:
         raise ValueError(f"{file} is damaged: {e}") from e
 
 
+def check(x: Any, what: str) -> None:
+    """Checks that `x` is plain data.
+
+    That is None, numbers, text, bytes, arrays, and lists, tuples and dicts, whose keys are text, of
+    such.
+
+    Args:
+        x: what may be so.
+        what: to call it in an error.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(x, dict):
+        for key, value in x.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{what} has the key {key!r}, where plain data have text")
+            check(value, what)
+    elif isinstance(x, list | tuple):
+        for value in x:
+            check(value, what)
+    elif isinstance(x, np.ndarray | np.generic) and not x.dtype.hasobject:
+        return
+    elif x is not None and type(x) not in (bool, int, float, str, bytes):
+        raise ValueError(f"{what} holds a {type(x).__name__}, which is no plain data")
+
+
 def _encoded(x: Any, arrays: list[np.ndarray]) -> Any:
     if x is None or type(x) in (bool, int, float, str):
         return x
-    if isinstance(x, dict) and all(isinstance(key, str) for key in x):
+    if isinstance(x, dict):
         return {"dict": {key: _encoded(value, arrays) for key, value in x.items()}}
     if isinstance(x, list | tuple):
-        return {type(x).__name__: [_encoded(value, arrays) for value in x]}
-    if isinstance(x, bytes):
-        kind, array = "bytes", np.frombuffer(x, np.uint8)
-    elif isinstance(x, np.ndarray | np.generic) and not x.dtype.hasobject:
-        kind, array = "array", np.asarray(x)
-    else:
-        raise ValueError(f"{type(x).__name__} is no plain data: {x!r}")
-    arrays.append(array)
-    return {kind: len(arrays) - 1}
+        kind = "tuple" if isinstance(x, tuple) else "list"
+        return {kind: [_encoded(value, arrays) for value in x]}
+    is_bytes = isinstance(x, bytes)
+    arrays.append(np.frombuffer(x, np.uint8) if is_bytes else np.asarray(x))
+    return {"bytes" if is_bytes else "array": len(arrays) - 1}
 
 
 def _decoded(x: Any, stored: Any) -> Any:

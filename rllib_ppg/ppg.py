@@ -38,7 +38,6 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint import (
     REPLAY,
-    check_checkpoint,
     check_contents,
     draft,
     local_copy,
@@ -475,7 +474,8 @@ class PPG(Algorithm):
         storage._update_checkpoint_index(metrics)
         storage._check_validation_file()  # raises if this node does not share the storage
         filesystem, path = storage.storage_filesystem, storage.checkpoint_fs_path
-        self.save_to_path(path, filesystem=filesystem)
+        use_msgpack = self.config._use_msgpack_checkpoints
+        self.save_to_path(path, filesystem=filesystem, use_msgpack=use_msgpack)
         storage.persist_artifacts(force=storage.sync_config.sync_artifacts_on_checkpoint)
         return _TrainingResult(Checkpoint(path, filesystem), metrics)
 
@@ -530,7 +530,6 @@ class PPG(Algorithm):
                 super().restore_from_path(local, component=component, **kwargs)
             self._force_weights()
             return
-        check_checkpoint(root, filesystem, replay=False)
         manifest = check_contents(filesystem, root, replay=self.config.checkpoint_replay)
         replay = self._restored_replay(filesystem, root, manifest)
         with local_copy(filesystem, root, without=REPLAY) as local:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.rl_module import PPGTorchRLModule
-from tests.envs import Counting
+from tests.envs import AnySpaces, Counting
 
 ITERATIONS = 5  # with N_pi = 2: auxiliary phases end iterations 2 and 4
 
@@ -141,7 +141,6 @@ def test_procgen(build, tmp_path):
 
 
 def test_envs_that_cannot_be_saved_begin_new_episodes(build, tmp_path, caplog):
-    """With other seeds than at the start of the run, and all else exact."""
     config = small(Counting).environment(env_config={"length": 50})
     algo = build(config)
     algo.train()
@@ -156,6 +155,21 @@ def test_envs_that_cannot_be_saved_begin_new_episodes(build, tmp_path, caplog):
     other.train()
     # Episodes of 50 steps: had they gone on from step 32, some would have ended by now.
     assert not other._episodes.episodes
+
+
+def test_new_episodes_are_not_those_of_the_run_s_start(build, tmp_path):
+    config = small(AnySpaces).env_runners(num_env_runners=0)
+    algo = build(config)
+    first = []
+    algo.env_runner.env.reset = lambda reset=algo.env_runner.env.reset, **kw: (
+        first.append(reset(**kw)) or first[-1]
+    )
+    algo.train()
+    algo.save_to_path(tmp_path / "1")
+    other = build(config)
+    other.restore_from_path(tmp_path / "1")
+    other.env_runner._reset()
+    assert not np.array_equal(other.env_runner._obs, first[0][0])
 
 
 def test_more_env_runners_than_before(build, tmp_path, caplog):
