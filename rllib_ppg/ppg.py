@@ -380,6 +380,8 @@ class PPG(Algorithm):
         Raises:
             ValueError: The cluster has too little of something to start them.
         """
+        if not ray.is_initialized():
+            ray.init()  # what follows asks it what there is, which does not start it
         self.config = placed(self.config)
         self._num_learners = max(self.config.num_learners, 1)
         self._replay = ReplayList(self.config.n_pi)

@@ -1,5 +1,7 @@
 """RLlib's settings on PPG: each has a test that fails where it is ignored."""
 
+import subprocess
+import sys
 from typing import ClassVar
 
 import gymnasium as gym
@@ -690,3 +692,15 @@ def test_tuner_restore_goes_on_within_a_phase(cluster, tmp_path):
     assert result.metrics["ppg"]["num_aux_phases_lifetime"] == 1
     assert result.metrics["ppg"]["policy_iteration"] == 2
     assert result.metrics["num_env_steps_sampled_lifetime"] == pytest.approx(2 * 64, abs=16)
+
+
+def test_ray_is_started_if_nobody_has():
+    """As in the README's example."""
+    program = (
+        "from rllib_ppg import PPGConfig\n"
+        "config = PPGConfig().environment('CartPole-v1').env_runners(num_env_runners=0)\n"
+        "config.env_runners(num_envs_per_env_runner=8, rollout_fragment_length=16)\n"
+        "print(config.training(n_pi=1).build_algo().train()['ppg']['num_aux_phases_lifetime'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
