@@ -700,7 +700,8 @@ def test_ray_is_started_if_nobody_has():
         "from rllib_ppg import PPGConfig\n"
         "config = PPGConfig().environment('CartPole-v1').env_runners(num_env_runners=0)\n"
         "config.env_runners(num_envs_per_env_runner=8, rollout_fragment_length=16)\n"
-        "print(config.training(n_pi=1, segment_length=1).build_algo().train()['ppg']['num_aux_phases_lifetime'])\n"
+        "algo = config.training(n_pi=1, segment_length=1).build_algo()\n"
+        "print(algo.train()['ppg']['num_aux_phases_lifetime'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["1"], done.stderr
