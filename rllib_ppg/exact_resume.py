@@ -28,7 +28,7 @@ def save_exact(algorithm: PPG, checkpoint: pathlib.Path) -> None:
     folder = checkpoint / EXACT
     folder.mkdir()
     plain_data.save(folder / _DRIVER, random_numbers.get_state())
-    learners = algorithm._call_learners("get_exact_state", [()] * algorithm._num_learners)
+    learners = algorithm._learners.call("get_exact_state", [()] * algorithm._num_learners)
     for k, (state, _) in enumerate(learners):
         plain_data.save(folder / _learner(k), state)
     for index, [state] in algorithm._call_env_runners("get_exact_state", num_objects=1):
@@ -55,7 +55,7 @@ def load_exact(algorithm: PPG, checkpoint: pathlib.Path) -> None:
     learners = range(algorithm._num_learners)
     files = [folder / _learner(k) for k in learners]
     random_states = [plain_data.load(file) if file.exists() else None for file in files]
-    algorithm._call_learners("set_exact_state", [(state,) for state in random_states])
+    algorithm._learners.call("set_exact_state", [(state,) for state in random_states])
     random_numbers.set_state(plain_data.load(folder / _DRIVER))
 
 

@@ -222,6 +222,22 @@ class PPGTorchLearner(TorchLearner):
         if state is not None:
             random_numbers.set_state(state)
 
+    def snapshot(self, whole: bool) -> tuple[str, dict[str, Any]]:
+        """Its node's id, and as an object of its own a state that `go_back` takes.
+
+        Args:
+            whole: With weights and optimisers, which are the same in all learners.
+        """
+        state = {"exact": self.get_exact_state()}
+        if whole:
+            state["learner"] = self.get_state()
+        return ray.get_runtime_context().get_node_id(), state
+
+    def go_back(self, first: dict[str, Any], own: dict[str, Any]) -> None:
+        """Restores what `snapshot` returned, of the first learner and of this one."""
+        self.set_state(first["learner"])
+        self.set_exact_state(own["exact"])
+
     def set_lr(self, env_steps: int) -> None:
         """Sets the learning rates to what this config says for so many env steps, at least one.
 

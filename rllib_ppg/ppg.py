@@ -10,9 +10,10 @@ import logging
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, replace
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 import numpy as np
 import ray
@@ -21,6 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -47,9 +49,9 @@ from rllib_ppg.config import PPGConfig
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.episodes import Episode, EpisodeWindow
 from rllib_ppg.exact_resume import load_exact, save_exact
+from rllib_ppg.learners import Learners
 from rllib_ppg.minibatches import number_rows
 from rllib_ppg.moments import Moments
-from rllib_ppg.peers import PeerLostError
 from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.placement import placed
 from rllib_ppg.replay import ReplayBlock, ReplayEntry, ReplayList, rows_per_block
@@ -61,8 +63,6 @@ logger = logging.getLogger(__name__)
 
 POLICY_PHASE_TIMER = "policy_phase"
 AUX_PHASE_TIMER = "auxiliary_phase"
-# How long learners may take to follow one that has failed, before they count as stuck.
-_LAST_WORDS_S = 5.0
 # How often to look whether env runners are back.
 _LOOK_AGAIN_S = 1.0
 
@@ -75,6 +75,7 @@ class PPG(Algorithm):
     """Policy phases of PPO on two networks, auxiliary phases that distil the value function."""
 
     config: PPGConfig
+    learner_group: LearnerGroup
     # Of all observations so far; None without an observation filter.
     _obs_moments: Moments | None
 
@@ -86,6 +87,7 @@ class PPG(Algorithm):
     @override(Algorithm)
     def training_step(self) -> None:
         """One iteration of Algorithm 1's policy phase; every N_pi-th ends in an auxiliary phase."""
+        self._learners.again_if_lost(partial(self._learners.keep, if_none=True))
         if self._obs_moments is not None and not self._obs_moments.count:
             self._start_observation_filter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -129,7 +131,9 @@ class PPG(Algorithm):
                 rows.append(numbers_[start : start + summary.rows[k]])
             calls.append((replace(phase, rows=rows), *(shards[k] for _, shards in rollouts)))
             num_blocks.append(sum(-(-len(r) // per_block) for r in rows) if per_block else 0)
-        results = self._call_learners("policy_phase", calls, num_blocks)
+        results = self._learners.phase(
+            lambda: self._learners.call("policy_phase", calls, num_blocks)
+        )
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
         if not self.config.has_aux_phase:
             return
@@ -149,18 +153,18 @@ class PPG(Algorithm):
 
     def _auxiliary_phase(self) -> None:
         """E_aux epochs of L_joint and L_value over all states of the phase, on all learners."""
-        seed, rows = self._next_seed(), self._replay.rows_per_iteration()
-        self._call_learners(
-            "presleep",
-            [
-                (AuxPhase(seed, self._replay.of_learner(k), rows),)
-                for k in range(self._num_learners)
-            ],
-        )
-        self._on_aux_epoch_end(0)
-        for epoch in range(self.config.e_aux):
-            results = self._call_learners("aux_epoch", [(epoch,)] * self._num_learners)
-            self._on_aux_epoch_end(epoch + 1)
+        n, seed, rows = self._num_learners, self._next_seed(), self._replay.rows_per_iteration()
+        calls = [(AuxPhase(seed, self._replay.of_learner(k), rows),) for k in range(n)]
+
+        def epochs() -> list[Any]:
+            self._learners.call("presleep", calls)
+            self._on_aux_epoch_end(0)
+            for epoch in range(self.config.e_aux):
+                results = self._learners.call("aux_epoch", [(epoch,)] * n)
+                self._on_aux_epoch_end(epoch + 1)
+            return results
+
+        results = self._learners.phase(epochs)
         self.metrics.aggregate([metrics for metrics, _ in results], key=LEARNER_RESULTS)
         self._replay.clear()
         self._num_aux_phases += 1
@@ -183,16 +187,19 @@ class PPG(Algorithm):
                 self._obs_moments = self._obs_moments + moments
         if self._obs_moments.count:
             statistics = (self._obs_moments.mean, self._obs_moments.std)
-            self._call_learners("set_observation_filter", [statistics] * self._num_learners)
+            calls = [statistics] * self._num_learners
+            self._learners.phase(lambda: self._learners.call("set_observation_filter", calls))
 
     def _sync_weights(self) -> None:
         """The iteration's one broadcast: the policy network, to all env runners."""
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group,
-            policies=[DEFAULT_MODULE_ID],
-            inference_only=True,
-            # Without waiting, a broadcast that follows another too soon is dropped in silence.
-            timeout_seconds=None,
+        self._learners.again_if_lost(
+            lambda: self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group,
+                policies=[DEFAULT_MODULE_ID],
+                inference_only=True,
+                # Without waiting, a broadcast that follows another too soon is dropped in silence.
+                timeout_seconds=None,
+            )
         )
 
     # -- Calls to env runners and learners -----------------------------------------------------
@@ -232,7 +239,8 @@ class PPG(Algorithm):
         if self.env_runner_group.num_remote_env_runners() == 0:
             return rollouts
         calls = [([shards[k] for _, shards in rollouts],) for k in range(self._num_learners)]
-        lost = {i for missing, _ in self._call_learners("fetch", calls) for i in missing}
+        results = self._learners.again_if_lost(lambda: self._learners.call("fetch", calls))
+        lost = {i for missing, _ in results for i in missing}
         if lost:
             logger.warning(
                 "%d of %d rollouts were lost with their env runners' node; this iteration goes on "
@@ -295,72 +303,6 @@ class PPG(Algorithm):
             raise TimeoutError(f"no env runner answered within sample_timeout_s={timeout:g}")
         return results
 
-    def _call_learners(
-        self, method: str, calls: list[tuple], num_objects: Sequence[int] | None = None
-    ) -> list[tuple[Any, list[ray.ObjectRef]]]:
-        """Calls a phase on all learners at once, and waits for it.
-
-        Args:
-            method: the learner's method.
-            calls: its arguments, one tuple a learner.
-            num_objects: number of objects that each learner returns beside its result.
-
-        Returns:
-            (result, references to the objects) of each learner.
-
-        Raises:
-            Exception: What a learner has raised. The others are ended, if they wait for it.
-            RuntimeError: A learner has died.
-        """
-        if self._learners_ended:
-            raise RuntimeError(
-                "learners of this algorithm have died; restore its last checkpoint into a new one"
-            )
-        counts = num_objects or [0] * len(calls)
-        if self.learner_group.is_local:
-            args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
-            out = getattr(self.learner_group._learner, method)(*args)
-            head, *blocks = out if counts[0] else (out,)
-            # In the object store, as a remote learner's are: there Ray may spill them to disk.
-            return [(head, [ray.put(block) for block in blocks])]
-        refs: list[list[ray.ObjectRef]] = []
-        for learner, call, count in zip(self.learner_group._workers, calls, counts, strict=True):
-            returned = getattr(learner, method).options(num_returns=1 + count).remote(*call)
-            refs.append(returned if count else [returned])
-        heads = [head for head, *_ in refs]
-        pending = heads
-        while pending:  # one at a time, so that the first failure is seen at once
-            done, pending = ray.wait(pending)
-            if failure_of(done[0]) is not None:
-                self._end_learners(method, heads)
-        return [(ray.get(head), blocks) for head, *blocks in refs]
-
-    def _end_learners(self, method: str, heads: list[ray.ObjectRef]) -> NoReturn:
-        """Ends a phase that has failed on one learner, on all of them, and raises why.
-
-        Learners that wait for the failed one in a collective would do so until it times out.
-        """
-        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
-        failures = {k: failure_of(h) for k, h in enumerate(heads) if h not in stuck}
-        for k, learner in enumerate(self.learner_group._workers):
-            if k not in failures or isinstance(failures[k], RayError):
-                ray.kill(learner)  # also one that is only out of reach, and lives on
-        # That of a learner that only lost another one says nothing of why.
-        (k, cause), *_ = sorted(
-            ((k, e) for k, e in failures.items() if e),
-            key=lambda f: isinstance(f[1], PeerLostError),
-        )
-        if stuck or isinstance(cause, RayError):
-            self._learners_ended = True
-        if isinstance(cause, RayError):
-            states = sum(info.states for _, _, info in self._replay.of_learner(k))
-            lost = f", and with it {states:,} states of the replay list" if states else ""
-            raise RuntimeError(
-                f"learner {k} of {len(heads)} died in {method}(){lost}; restore the last "
-                "checkpoint to go on from there"
-            ) from cause
-        raise cause
-
     def _on_aux_epoch_end(self, epoch: int) -> None:
         for callback in self.callbacks:
             if isinstance(callback, PPGCallback):
@@ -390,7 +332,6 @@ class PPG(Algorithm):
         self._obs_moments = Moments(0.0, 0.0, 0.0) if filtered else None
         self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
         self._num_aux_phases = 0
-        self._learners_ended = False
         self._seed = self.config.seed
         if self._seed is None:
             self._seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -404,10 +345,18 @@ class PPG(Algorithm):
             super().setup(config)
         except RayTaskError as e:  # raised in an env runner or a learner
             raise e.cause from e
+        self._learners = Learners(self.learner_group, self._build_learner_group)
         self._rows_per_block = 0  # none are kept
         if self.config.has_aux_phase:
             observation_space, _ = self.spaces[DEFAULT_MODULE_ID]
             self._rows_per_block = rows_per_block(self.config.row_bytes(observation_space))
+
+    def _build_learner_group(self) -> LearnerGroup:
+        """Builds a group of learners like the one there is, in its place."""
+        self.learner_group = self.config.build_learner_group(
+            rl_module_spec=self.learner_group._module_spec
+        )
+        return self.learner_group
 
     @classmethod
     @override(Algorithm)
@@ -449,6 +398,7 @@ class PPG(Algorithm):
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned."""
+        self._learners.forget()
         super().set_state(state)
         if "ppg" in state:
             own = state["ppg"]
@@ -461,7 +411,7 @@ class PPG(Algorithm):
             self._seed, self._num_seeds = own["seed"], own["num_seeds"]
             # Tune's PBT goes on from a checkpoint with another learning rate than it was saved by.
             if self._env_steps() > 0:
-                self._call_learners("set_lr", [(self._env_steps(),)] * self._num_learners)
+                self._learners.call("set_lr", [(self._env_steps(),)] * self._num_learners)
 
     @override(Algorithm)
     def save(self, checkpoint_dir: str | None = None) -> Any:
@@ -499,16 +449,21 @@ class PPG(Algorithm):
             OSError: The disk is full, say.
         """
         filesystem, root = resolve(path or tempfile.mkdtemp(), filesystem)
-        with draft(filesystem, root) as new:
-            super().save_to_path(new.folder, **kwargs)
-            self._call_learners("check_saved", [()] * self._num_learners)
-            save_exact(self, new.folder)
-            replay = self._replay.save(new) if self.config.checkpoint_replay else None
-            new.finish(
-                replay=replay,
-                policy_iteration=len(self._replay),
-                rollout_fragment_length=self.config.rollout_fragment_length,
-            )
+        save_rllibs = partial(super().save_to_path, **kwargs)
+
+        def write() -> None:
+            with draft(filesystem, root) as new:
+                save_rllibs(new.folder)
+                self._learners.call("check_saved", [()] * self._num_learners)
+                save_exact(self, new.folder)
+                replay = self._replay.save(new) if self.config.checkpoint_replay else None
+                new.finish(
+                    replay=replay,
+                    policy_iteration=len(self._replay),
+                    rollout_fragment_length=self.config.rollout_fragment_length,
+                )
+
+        self._learners.again_if_lost(write)
         return str(path or root)
 
     @override(Algorithm)
@@ -527,6 +482,7 @@ class PPG(Algorithm):
                 this algorithm's settings; nothing has changed then.
         """
         filesystem, root = resolve(path, filesystem)
+        self._learners.forget()
         if component is not None:
             with local_copy(filesystem, root, without=REPLAY) as local:
                 super().restore_from_path(local, component=component, **kwargs)
@@ -539,6 +495,7 @@ class PPG(Algorithm):
             self._replay = replay
             self._force_weights()
             load_exact(self, pathlib.Path(local))
+        self._learners.keep()
 
     def _restored_replay(
         self, filesystem: fs.FileSystem, root: str, manifest: dict[str, Any]
@@ -626,18 +583,3 @@ class PPG(Algorithm):
     def _log_ppg(self, **values: float) -> None:
         for key, value in values.items():
             self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
-
-
-def failure_of(ref: ray.ObjectRef) -> Exception | None:
-    """What the call that returns `ref` has raised, or None; `ref` is there already.
-
-    An error of Ray's own (RayError) says that the actor died: of itself, its node, lack of memory.
-    """
-    try:
-        ray.get(ref)
-    except RayTaskError as e:
-        cause: Exception = e.cause
-        return cause
-    except RayError as e:
-        return e
-    return None
