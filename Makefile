@@ -4,9 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# A suite without tests yet is no failure: pytest says so with exit code 5.
+# A line a test. A suite without tests yet is no failure: pytest says so with exit code 5.
 define run_suite
-	@$(BIN)/pytest -m $(1) || { code=$$?; [ $$code -eq 5 ] && echo "$(1): no tests yet" || exit $$code; }
+	@$(BIN)/pytest -v -m $(1) || { code=$$?; [ $$code -eq 5 ] && echo "$(1): no tests yet" || exit $$code; }
 endef
 
 .DEFAULT_GOAL := help

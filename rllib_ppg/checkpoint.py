@@ -2,7 +2,8 @@
 
 What `PPG` writes, beside RLlib's own files:
 
-    ppg_checkpoint.json     the manifest: format, versions, and each file's size and SHA-256
+    ppg_checkpoint.json     the manifest: format, versions, shapes of the networks' parameters,
+                            and each file's size and SHA-256
     replay/0000.npy ...     one file for each iteration of the phase (`replay.py`)
     exact/*.npz             where env runners and random numbers are (`plain_data.py`)
 
@@ -73,7 +74,7 @@ def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
             manifest = json.loads(f.read())
         newer = manifest["format"] > FORMAT
         written_by = manifest["versions"]["rllib-ppg"]
-        complete = {"files", "replay"} <= manifest.keys()
+        complete = {"files", "replay", "networks"} <= manifest.keys()
     except FileNotFoundError:
         raise ValueError(
             f"{root} is not a checkpoint that PPG can go on from: it has no {MANIFEST} (it is of "
@@ -107,6 +108,22 @@ def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dic
                 if hashlib.sha256(f.read()).hexdigest() != digest:
                     raise damaged(root, f"{name} is not what was written")
     return manifest
+
+
+def check_networks(root: str, there: dict[str, list[int]], here: dict[str, list[int]]) -> None:
+    """Compares the shapes of all parameters, those of a checkpoint and those of an algorithm.
+
+    Raises:
+        ValueError: They are not of the same networks.
+    """
+    for name in sorted(there.keys() | here.keys()):
+        shapes = there.get(name), here.get(name)
+        if shapes[0] != shapes[1]:
+            saved, mine = (f"{tuple(x)}" if x is not None else "not there" for x in shapes)
+            raise ValueError(
+                f"the checkpoint {root} is of other networks: {name} is {saved} in it, and {mine} "
+                "by this config's rl_module and spaces"
+            )
 
 
 def _check_sizes(

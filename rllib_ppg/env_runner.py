@@ -239,12 +239,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         with self.metrics.log_time(SAMPLE_TIMER):
             try:
                 return self._step_envs(T, explore, random_actions, buffer)
-            except Exception as e:
-                self._needs_initial_reset = True  # episodes that were cut off don't go on
-                restart = self.config.restart_failed_sub_environments
-                if not (restart and isinstance(e, EnvStepError)):
+            except EnvStepError:
+                self.make_env()  # an AsyncVectorEnv that has raised is of no more use
+                if not self.config.restart_failed_sub_environments:
                     raise
-            self.make_env()
             return self._step_envs(T, explore, random_actions, buffer)
 
     def _step_envs(
@@ -360,6 +358,21 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         words = [int(self.config.seed), self.worker_index or 0, *self._anew]
         return np.random.SeedSequence(words)
 
+    def begin_anew(self, env_steps: int) -> None:
+        """Takes seeds of its own, unless it has begun: for one that Ray has started again.
+
+        Those of its config are those of its first life, whose episodes would come again.
+
+        Args:
+            env_steps: of the run so far.
+        """
+        if self._buffer is None:
+            self._set_apart(env_steps)
+
+    def _set_apart(self, env_steps: int) -> None:
+        self._anew = (env_steps,)
+        self._rng = np.random.default_rng(self._seed_sequence())
+
     # -- To go on exactly (`exact_resume.py`) --------------------------------------------------
 
     def get_exact_state(self) -> tuple[int, dict[str, Any]]:
@@ -394,11 +407,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         state = states.get(self.worker_index or 1)
         if isinstance(state, ray.ObjectRef):
             state = ray.get(state)
-        self._anew = (env_steps,)
+        self._set_apart(env_steps)
         self._needs_initial_reset = True
         anew = f"begin new episodes ({self.config.env}"
         if state is None:
-            self._rng = np.random.default_rng(self._seed_sequence())
             return f"{anew}: there were fewer when the checkpoint was written)"
         self._rng.bit_generator.state = state["rng"]
         random_numbers.set_state(state["random_numbers"])

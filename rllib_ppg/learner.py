@@ -213,6 +213,10 @@ class PPGTorchLearner(TorchLearner):
         if error:
             raise error
 
+    def network_shapes(self) -> dict[str, list[int]]:
+        """The shape of each parameter and buffer of the networks, by its name."""
+        return {name: list(x.shape) for name, x in self._ppg_module.state_dict().items()}
+
     def get_exact_state(self) -> dict[str, Any]:
         """What is this learner's own: weights and optimisers are the same in all."""
         return random_numbers.get_state()
@@ -281,9 +285,17 @@ class PPGTorchLearner(TorchLearner):
             it with `.options(num_returns=1 + blocks)`.
 
         Raises:
+            ValueError: A rollout has other numbers of rows or steps than the driver has counted on.
             FloatingPointError: A gradient is NaN or infinite.
         """
         config = self.config
+        for shard, numbers in zip(shards, phase.rows, strict=True):
+            shape = (len(numbers), config.rollout_fragment_length)
+            if shard.valid.shape != shape:
+                raise ValueError(
+                    f"an env runner has returned a rollout of {shard.valid.shape} envs and steps "
+                    f"where {shape} were asked for"
+                )
         entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
         self._begin(config.policy_precision)
         V, A, V_targ = self._advantages(shards, phase.reward_scale)

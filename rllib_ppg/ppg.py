@@ -23,6 +23,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -41,6 +42,7 @@ from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint import (
     REPLAY,
     check_contents,
+    check_networks,
     draft,
     local_copy,
     resolve,
@@ -230,6 +232,19 @@ class PPG(Algorithm):
         while group.num_healthy_remote_workers() == 0:
             self.restore_env_runners(group)
             time.sleep(_LOOK_AGAIN_S)
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Gives env runners that Ray has started again weights, and seeds not used before."""
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored:
+            env_runner_group.foreach_env_runner(
+                "begin_anew",
+                kwargs={"env_steps": self._env_steps()},
+                remote_worker_ids=restored,
+                local_env_runner=False,
+            )
+        return restored
 
     def _fetch(self, rollouts: list[Sampled]) -> list[Sampled]:
         """Brings each learner its shards; leaves out rollouts that were lost with their node.
@@ -459,6 +474,7 @@ class PPG(Algorithm):
                 replay = self._replay.save(new) if self.config.checkpoint_replay else None
                 new.finish(
                     replay=replay,
+                    networks=self._network_shapes(),
                     policy_iteration=len(self._replay),
                     rollout_fragment_length=self.config.rollout_fragment_length,
                 )
@@ -489,6 +505,7 @@ class PPG(Algorithm):
             self._force_weights()
             return
         manifest = check_contents(filesystem, root, replay=self.config.checkpoint_replay)
+        check_networks(root, manifest["networks"], self._network_shapes())
         replay = self._restored_replay(filesystem, root, manifest)
         with local_copy(filesystem, root, without=REPLAY) as local:
             super().restore_from_path(local, **kwargs)
@@ -496,6 +513,10 @@ class PPG(Algorithm):
             self._force_weights()
             load_exact(self, pathlib.Path(local))
         self._learners.keep()
+
+    def _network_shapes(self) -> dict[str, list[int]]:
+        (shapes, _), *_ = self._learners.call("network_shapes", [()] * self._num_learners)
+        return dict(shapes)
 
     def _restored_replay(
         self, filesystem: fs.FileSystem, root: str, manifest: dict[str, Any]

@@ -197,6 +197,25 @@ def test_what_is_damaged_is_refused_and_changes_nothing(saved, name, damage, mes
     algo.train()
 
 
+@pytest.mark.parametrize(
+    ("hiddens", "arch", "message"),
+    [
+        ([16, 8], "dual", r"pi.net.mlp.0.weight is \(2, 16\) in it, and \(2, 8\) by this config"),
+        ([16, 16], "shared", r"is of other networks: .* is not there in it|and not there by this"),
+    ],
+)
+def test_other_networks_are_refused_and_change_nothing(saved, build, hiddens, arch, message):
+    _, path = saved
+    config = small().rl_module(model_config={"fcnet_hiddens": hiddens})
+    other = build(config.training(arch=arch))
+    before = weights(other)
+    with pytest.raises(ValueError, match=message) as error:
+        other.restore_from_path(path)
+    assert "\n" not in str(error.value)
+    assert_equal(weights(other), before)
+    assert other.train()["training_iteration"] == 1
+
+
 def test_a_foreign_checkpoint_is_refused(saved, tmp_path):
     algo, _ = saved
     ppo = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0).build_algo()

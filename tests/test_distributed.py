@@ -272,7 +272,11 @@ class FailingOnce(Failing):
         if self._learner_index == 1 and marked.exists():
             how = marked.read_text()
             marked.unlink()
-            os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else signal.pause()
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif how == "hang":
+                signal.pause()
+            time.sleep(1.0)  # it is slow
         return terms
 
 
@@ -310,8 +314,11 @@ def check_that_nothing_is_lost(build, tmp_path, disturb):
 
 
 def test_a_phase_begins_again_when_a_learner_dies_in_it(build, tmp_path):
+    """And waits for one that is slower than the others."""
     mark = (tmp_path / "aux").write_text
-    check_that_nothing_is_lost(build, tmp_path, {1: lambda _: mark("kill")})
+    check_that_nothing_is_lost(
+        build, tmp_path, {1: lambda _: mark("kill"), 3: lambda _: mark("slow")}
+    )
 
 
 @pytest.mark.faults

@@ -257,6 +257,17 @@ def test_a_failing_env_is_an_error_or_made_anew():
     assert FailsOnce.lives == 2 and r.valid.all() and r.obs[0, 0, 0] == 0
 
 
+@pytest.mark.parametrize("mode", ["SYNC", "ASYNC"])
+def test_an_env_runner_can_be_asked_again_after_its_envs_have_failed(mode):
+    runner = make_runner(N=2, T=3, length=9, fail_at=4, mode=mode)
+    runner.sample_rollout(1)
+    with pytest.raises(EnvStepError, match="the cable broke"):
+        runner.sample_rollout(1)
+    _, r = runner.sample_rollout(1)
+    assert r.obs[:, :, 0].tolist() == [[0, 1, 2]] * 2
+    runner.stop()
+
+
 def test_state_carries_weights_by_sequence_number():
     a, b = make_runner(seed=0), make_runner(seed=1)
     weights = {k: v + 1 for k, v in a.module.get_state().items()}
