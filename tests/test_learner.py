@@ -5,6 +5,7 @@ With SGD of learning rate 1 and one minibatch, a phase moves each parameter by m
 
 import copy
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import gymnasium as gym
@@ -314,6 +315,17 @@ def test_equal_epochs_share_one_pass_and_one_optimiser():
     assert steps(learner, "default_optimizer") == {6}
     with pytest.raises(KeyError):
         learner.get_optimizer(DEFAULT_MODULE_ID, "value")
+
+
+def test_an_env_runner_that_returns_too_little_is_named_and_changes_nothing():
+    learner, r = make_learner(), make_rollout()
+    before = parameters(learner)
+    columns = ("obs", "actions", "logp", "rewards", "terminated", "truncated", "valid")
+    short = replace(r, **{name: getattr(r, name)[:, :-1] for name in columns})
+    with pytest.raises(ValueError, match=rf"a rollout of \({N}, {T - 1}\) .* where \({N}, {T}\)"):
+        policy_phase(learner, short)
+    for name, x in parameters(learner).items():
+        assert torch.equal(x, before[name])
 
 
 def phases(learner, *rollouts):

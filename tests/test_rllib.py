@@ -1,7 +1,10 @@
 """RLlib's settings on PPG: each has a test that fails where it is ignored."""
 
+import json
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 from typing import ClassVar
 
 import gymnasium as gym
@@ -616,7 +619,7 @@ def test_a_misspelt_frozen_part_is_refused(build):
 # -- Tune -------------------------------------------------------------------------------------
 
 
-def tuner(trainable, space, path, **tune_config):
+def tuner(trainable, space, path, iterations=2, **tune_config):
     return tune.Tuner(
         trainable,
         param_space=space,
@@ -624,7 +627,7 @@ def tuner(trainable, space, path, **tune_config):
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=str(path),
-            stop={"training_iteration": 2},
+            stop={"training_iteration": iterations},
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             verbose=0,
         ),
@@ -692,6 +695,62 @@ def test_tuner_restore_goes_on_within_a_phase(cluster, tmp_path):
     assert result.metrics["ppg"]["num_aux_phases_lifetime"] == 1
     assert result.metrics["ppg"]["policy_iteration"] == 2
     assert result.metrics["num_env_steps_sampled_lifetime"] == pytest.approx(2 * 64, abs=16)
+
+
+class Notes(RLlibCallback):
+    """Notes what each trial has after a result, and after a checkpoint has been loaded.
+
+    The trial that began with the higher learning rate is the better one.
+    """
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        lrs = algorithm.config.learner_config_dict["lrs"]
+        result["better"] = float(algorithm.config.lr == max(lrs))
+        self._note("trained", algorithm, phases=int(result["ppg"]["num_aux_phases_lifetime"]))
+
+    def on_checkpoint_loaded(self, *, algorithm, **kwargs):
+        self._note("loaded", algorithm)
+
+    def _note(self, what, algorithm, **more):
+        crc = zlib.crc32(b"".join(w.tobytes() for w in weights(algorithm).values()))
+        note = {
+            "what": what,
+            "trial": Path(algorithm.logdir).name,
+            "lr": algorithm.config.lr,
+            "crc": crc,
+        }
+        note |= {"iteration": algorithm.training_iteration, "rows": len(algorithm._replay)}
+        with open(algorithm.config.learner_config_dict["notes"], "a") as f:
+            f.write(json.dumps(note | more) + "\n")
+
+
+@pytest.mark.faults
+def test_tune_pauses_trials_and_pbt_has_one_go_on_from_another(cluster, tmp_path):
+    """Both pause after two iterations, within a phase of three; the worse takes over the better."""
+    notes, lrs = tmp_path / "notes", [1e-3, 1e-4]
+    config = local(n_pi=3, lr=tune.grid_search(lrs)).callbacks(Notes)
+    config.learners(learner_config_dict={"notes": str(notes), "lrs": lrs})
+    pbt = tune.schedulers.PopulationBasedTraining(
+        time_attr="training_iteration",
+        metric="better",
+        mode="max",
+        perturbation_interval=2,
+        quantile_fraction=0.5,
+        hyperparam_mutations={"lr": [1e-4, 3e-4, 1e-3]},
+        synch=True,
+    )
+    results = tuner("PPG", config, tmp_path, iterations=4, scheduler=pbt).fit()
+    assert not results.errors
+    rows = [json.loads(line) for line in notes.read_text().splitlines()]
+    (better,) = {row["trial"] for row in rows if row["iteration"] == 1 and row["lr"] == lrs[0]}
+    (crc,) = {
+        row["crc"] for row in rows if row["trial"] == better and row["iteration"] == 2
+    }  # when it paused and when it went on
+    loaded = [row for row in rows if row["what"] == "loaded"]
+    assert len({row["trial"] for row in loaded}) == 2
+    assert {(row["crc"], row["iteration"], row["rows"]) for row in loaded} == {(crc, 2, 2)}
+    third = [row for row in rows if row["iteration"] == 3]
+    assert [row["phases"] for row in third] == [1, 1]
 
 
 def test_ray_is_started_if_nobody_has():
