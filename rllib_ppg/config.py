@@ -69,6 +69,11 @@ _NOT_NEGATIVE = (
     "beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty", "num_cpus_per_env_runner",
     "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
 )  # fmt: skip
+_CUSTOM_RESOURCES = (
+    "custom_resources_for_main_process",
+    "custom_resources_per_learner",
+    "custom_resources_per_env_runner",
+)
 _CLIP_BY = ("value", "norm", "global_norm")
 _SWITCHES = (
     "normalize_rewards",
@@ -495,6 +500,13 @@ class PPGConfig(AlgorithmConfig):
         value = self.num_cpus_per_learner
         if not _is_exactly(value, "auto") and not (_is_number(value) and value >= 0):
             raise _refusal("num_cpus_per_learner", "'auto' or a non-negative number", value)
+        for key in _CUSTOM_RESOURCES:
+            value = getattr(self, key)
+            if not isinstance(value, dict) or not all(
+                isinstance(name, str) and _is_number(amount) and amount >= 0
+                for name, amount in value.items()
+            ):
+                raise _refusal(key, "a dict of names and non-negative numbers", value)
         for key, or_none in (("collective_timeout_s", ""), ("sample_timeout_s", "None or ")):
             value = getattr(self, key)
             if or_none and value is None:

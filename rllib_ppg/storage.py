@@ -63,25 +63,31 @@ def _nodes_that_miss_a_file(path: str, nodes: dict[str, str]) -> list[str]:
 
     _ask(first, nodes[first], write)
     try:
-        # Each may have to install the run's environment first, and that may take minutes.
-        return [
-            node
-            for node in others
-            if not _ask(node, nodes[node], lambda: Path(file).expanduser().exists())
-        ]
+        # All at once: each may have to install the run's environment first, which takes minutes.
+        found = {node: _call(node, lambda: Path(file).expanduser().exists()) for node in others}
+        return [node for node, ref in found.items() if not _answer(ref, nodes[node])]
     finally:
         _ask(first, nodes[first], lambda: os.remove(Path(file).expanduser()))
 
 
 def _ask(node: str, name: str, function: Callable[[], Any]) -> Any:
-    """Calls a function on a node.
+    """Calls a function on a node, and waits for what it returns."""
+    return _answer(_call(node, function), name)
+
+
+def _call(node: str, function: Callable[[], Any]) -> ray.ObjectRef:
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=strategy)(function).remote()
+
+
+def _answer(ref: ray.ObjectRef, name: str) -> Any:
+    """What a call has returned.
 
     Raises:
-        ValueError: It raised, or the node is no more.
+        ValueError: It raised, or the node, whose name is for the message, is no more.
     """
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
-        return ray.get(ray.remote(num_cpus=0, scheduling_strategy=strategy)(function).remote())
+        return ray.get(ref)
     except RayError as error:
         reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
         raise ValueError(f"node {name} could not look at where results go: {reason}") from error

@@ -181,6 +181,14 @@ def test_other_refusals():
     refuses(old_stack, "new API stack")
 
 
+@pytest.mark.parametrize("value", [5, {"ppg": "x"}, {"ppg": -1}, {1: 2}])
+@pytest.mark.parametrize("who", ["for_main_process", "per_learner", "per_env_runner"])
+def test_custom_resources_are_names_and_numbers(who, value):
+    config = small().update_from_dict({f"custom_resources_{who}": value})
+    with pytest.raises(ValueError, match=rf"custom_resources_{who} is a dict of names"):
+        config.validate()
+
+
 def test_callbacks_that_need_episode_objects_are_refused():
     class OnEpisode(RLlibCallback):
         def on_episode_end(self, **kwargs): ...

@@ -1,0 +1,205 @@
+"""Does it learn? Trains what `learning_tasks.py` lists, and reports it in docs/results.md.
+
+    python -m benchmarks.learning run mujoco --jobs 2      # until all is done; may be stopped
+    python -m benchmarks.learning status
+    python -m benchmarks.learning report                   # tables and pictures from docs/results
+
+Each run is a process of its own with one thread. It writes docs/results/SUITE/ENV_ARM_SEED.csv
+when it is complete, and is skipped from then on; one that was stopped goes on from its last
+checkpoint in the `--state` folder. Seeds come first: after a part of the time there is a part of
+all tasks and arms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path("docs/results")
+FIELDS = ("env", "algo", "seed", "env_steps", "episode_return", "wall_time_s")
+POINTS = 50  # logged of a run
+SAVE_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One env, one arm, one seed."""
+
+    suite: str
+    env: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.env.replace('/', '-')}_{self.arm}_{self.seed}"
+
+    @property
+    def csv(self) -> Path:
+        """Its result."""
+        return RESULTS / self.suite / f"{self.name}.csv"
+
+
+def runs_of(suite: str) -> list[Run]:
+    """All runs of a suite, in the order in which they are trained."""
+    from benchmarks.learning_tasks import SUITES
+
+    it = SUITES[suite]
+    return [Run(suite, env, arm, seed) for seed in it.seeds for env in it.envs for arm in it.arms]
+
+
+# -- One run -----------------------------------------------------------------------------------
+
+
+def train(run: Run, state: Path, deadline: float) -> None:
+    """Trains a run to its end, or until the deadline; saves what there is then."""
+    import ray
+    import torch
+
+    import rllib_ppg  # noqa: F401 (registers envs)
+    from benchmarks.learning_tasks import SUITES
+
+    suite = SUITES[run.suite]
+    torch.set_num_threads(1)
+    ray.init(
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200 * 2**20,
+    )
+    algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
+    folder, rows, seconds = state / run.suite / run.name, [], 0.0
+    if (folder / "checkpoint").exists():
+        algo.restore_from_path(str(folder / "checkpoint"))
+        rows, seconds = json.loads((folder / "checkpoint" / "rows.json").read_text())
+    saved, steps = time.monotonic(), 0
+    while steps < suite.env_steps:
+        began = time.monotonic()
+        result = algo.train()
+        seconds += time.monotonic() - began
+        steps = int(result["num_env_steps_sampled_lifetime"])
+        sampled = result["env_runners"]
+        value = sampled.get("return_of_the_env", sampled.get("episode_return_mean"))
+        if steps * POINTS // suite.env_steps > len(rows):
+            shown = "" if value is None or np.isnan(value) else round(float(value), 2)
+            rows.append([run.env, run.arm, run.seed, steps, shown, round(seconds, 1)])
+            print(f"{run.name}: {steps:,} steps, return {shown}, {seconds:.0f} s", flush=True)
+        late = time.time() > deadline
+        if late or time.monotonic() - saved > SAVE_EVERY_S:
+            draft = folder / "draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            algo.save_to_path(str(draft))
+            (draft / "rows.json").write_text(json.dumps([rows, seconds]))
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            draft.rename(folder / "checkpoint")
+            saved = time.monotonic()
+        if late:
+            return
+    run.csv.parent.mkdir(parents=True, exist_ok=True)
+    with run.csv.open("w", newline="") as f:
+        f.write(f"# {describe()}\n")
+        csv.writer(f).writerows([FIELDS, *rows])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def describe() -> str:
+    """Versions, machine and day of a run."""
+    packages = ("ray", "torch", "gymnasium", "numpy", "mujoco")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{versions}; 1 of {os.cpu_count()} cores ({cpu()}); {time.strftime('%Y-%m-%d')}"
+
+
+def cpu() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+# -- The queue ---------------------------------------------------------------------------------
+
+
+def run_queue(suites: list[str], jobs: int, state: Path, deadline: float) -> None:
+    """Trains what is not complete, so many at a time."""
+    waiting = [run for suite in suites for run in runs_of(suite) if not run.csv.exists()]
+    running: dict[subprocess.Popen[bytes], Run] = {}
+    while (waiting and time.time() < deadline) or running:
+        while waiting and len(running) < jobs and time.time() < deadline:
+            run = waiting.pop(0)
+            command = [sys.executable, "-m", "benchmarks.learning", "one"]
+            command += [run.suite, run.env, run.arm, str(run.seed)]
+            command += ["--state", str(state), "--deadline", str(deadline)]
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            running[subprocess.Popen(command, env=env)] = run
+        time.sleep(1)
+        for process in [p for p in running if p.poll() is not None]:
+            run = running.pop(process)
+            if process.returncode:
+                print(f"{run.name} failed with exit code {process.returncode}", flush=True)
+
+
+def show_status(suites: list[str]) -> None:
+    """How many runs of each task and arm are complete."""
+    for suite in suites:
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        for run in runs_of(suite):
+            counts[run.env, run.arm] += run.csv.exists()
+        for (env, arm), done in counts.items():
+            print(f"{suite}: {env} {arm}: {done} complete")
+
+
+# -- Command -----------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """See the module."""
+    from benchmarks.learning_tasks import SUITES
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "status", "report"):
+        sub = commands.add_parser(name)
+        sub.add_argument("suites", nargs="*", choices=[*SUITES, []], default=list(SUITES))
+        if name == "run":
+            sub.add_argument("--jobs", type=int, default=os.cpu_count())
+            sub.add_argument("--minutes", type=float, default=float("inf"))
+            sub.add_argument("--state", type=Path, default=Path("ray_results/learning"))
+    one = commands.add_parser("one")
+    one.add_argument("suite")
+    one.add_argument("env")
+    one.add_argument("arm")
+    one.add_argument("seed", type=int)
+    one.add_argument("--state", type=Path, required=True)
+    one.add_argument("--deadline", type=float, required=True)
+    args: Any = parser.parse_args()
+    if args.command == "run":
+        run_queue(args.suites, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
+    elif args.command == "status":
+        show_status(args.suites)
+    elif args.command == "one":
+        train(Run(args.suite, args.env, args.arm, args.seed), args.state, args.deadline)
+    else:
+        from benchmarks.learning_report import report
+
+        report(args.suites)
+
+
+if __name__ == "__main__":
+    main()

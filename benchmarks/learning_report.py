@@ -1,0 +1,133 @@
+"""Tables and pictures of docs/results.md, from the rows in docs/results.
+
+Text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's table; a suite's
+curves go to docs/results/SUITE.png. How a result is read is said in `learning_tasks.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rliable import library, metrics
+
+from benchmarks.learning import RESULTS
+from benchmarks.learning_tasks import SUITES
+
+PAGE = Path("docs/results.md")
+LAST = 0.1  # of a run's env steps, which its result is taken from
+BASELINE = "ppo"
+
+# (env steps, returns), `[points]` each.
+Curve = tuple[np.ndarray, np.ndarray]
+# By env and arm, then by seed.
+Curves = Mapping[tuple[str, str], Mapping[int, Curve]]
+
+
+def read(suite: str) -> Curves:
+    """The complete runs of a suite."""
+    curves: dict[tuple[str, str], dict[int, Curve]] = defaultdict(dict)
+    for path in sorted((RESULTS / suite).glob("*.csv")):
+        with path.open() as f:
+            rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
+        points = [
+            (float(r["env_steps"]), float(r["episode_return"])) for r in rows if r["episode_return"]
+        ]
+        steps, returns = np.array(points).T
+        curves[rows[0]["env"], rows[0]["algo"]][int(rows[0]["seed"])] = steps, returns
+    return curves
+
+
+def results(curves: Curves) -> dict[tuple[str, str], np.ndarray]:
+    """Each run's result, by env and arm."""
+    return {
+        key: np.array(
+            [returns[steps > (1 - LAST) * steps[-1]].mean() for steps, returns in seeds.values()]
+        )
+        for key, seeds in curves.items()
+    }
+
+
+def scores(suite: str, found: Mapping[tuple[str, str], np.ndarray]) -> dict[str, np.ndarray]:
+    """`[seeds, tasks]` of each arm that has been run on all tasks, by the baseline's mean."""
+    out = {}
+    envs = SUITES[suite].envs
+    for arm in SUITES[suite].arms:
+        if all((env, a) in found for env in envs for a in (arm, BASELINE)):
+            n = min(len(found[env, arm]) for env in envs)
+            columns = [found[env, arm][:n] / found[env, BASELINE].mean() for env in envs]
+            out[arm] = np.stack(columns, axis=1)
+    return out
+
+
+def table(suite: str, curves: Curves) -> str:
+    """The suite's table, as Markdown."""
+    found, arms = results(curves), list(SUITES[suite].arms)
+    lines = [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+    for env in SUITES[suite].envs:
+        cells = []
+        for arm in arms:
+            x = found.get((env, arm), np.array([]))
+            spread = f" ± {x.std(ddof=1):,.0f}" if len(x) > 1 else ""
+            cells.append(f"{x.mean():,.0f}{spread} ({len(x)})" if len(x) else "")
+        lines.append(f"| {env} | {' | '.join(cells)} |")
+    by_arm = scores(suite, found)
+    if by_arm and min(len(x) for x in by_arm.values()) > 1:
+        iqm, intervals = library.get_interval_estimates(
+            by_arm, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=10_000
+        )
+        cells = [
+            f"{iqm[a][0]:.2f} [{intervals[a][0, 0]:.2f}, {intervals[a][1, 0]:.2f}]"
+            if a in iqm
+            else ""
+            for a in arms
+        ]
+        lines.append(f"| IQM of scores [95 %] | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(suite: str, curves: Curves) -> None:
+    """Mean over seeds and the range of all of them, for each task."""
+    envs = SUITES[suite].envs
+    figure, axes = plt.subplots(
+        1, len(envs), figsize=(4 * len(envs), 3.4), layout="constrained", squeeze=False
+    )
+    for ax, env in zip(axes.flat, envs, strict=True):
+        for arm in SUITES[suite].arms:
+            seeds = curves.get((env, arm), {})
+            if not seeds:
+                continue
+            first = max(steps[0] for steps, _ in seeds.values())
+            grid = np.linspace(first, SUITES[suite].env_steps, 100)
+            lines = np.stack([np.interp(grid, *curve) for curve in seeds.values()])
+            (line,) = ax.plot(grid / 1e6, lines.mean(0), label=f"{arm} ({len(seeds)})")
+            ax.fill_between(
+                grid / 1e6, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color()
+            )
+        ax.set(title=env, xlabel="million env steps", ylabel="return")
+        ax.legend()
+    figure.savefig(RESULTS / f"{suite}.png", dpi=80)
+    plt.close(figure)
+
+
+def report(suites: list[str]) -> None:
+    """Writes tables and pictures."""
+    page = PAGE.read_text()
+    for suite in suites:
+        curves = read(suite)
+        if not curves:
+            continue
+        draw(suite, curves)
+        found = re.compile(rf"(<!-- {suite} -->\n).*?(<!-- /{suite} -->)", re.S)
+        new = table(suite, curves)
+        page = found.sub(lambda match, new=new: f"{match[1]}{new}\n{match[2]}", page)  # type: ignore[misc]
+        print(new)
+    PAGE.write_text(page)
