@@ -36,7 +36,7 @@ from rllib_ppg.moments import Moments
 from rllib_ppg.reward_norm import discounted_returns
 from rllib_ppg.rollout import Rollout
 from rllib_ppg.spaces import Actions
-from rllib_ppg.vector_env import autoreset_mode, make_vector_env
+from rllib_ppg.vector_env import autoreset_mode, close, make_vector_env
 
 # Attributes of `BatchedEnvRunner`, an array each, `[N, ...]`.
 _OF_EACH_ENV = ("_obs", "_resetting", "_first", "_returns", "_episode_return", "_episode_len")
@@ -91,14 +91,17 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _episode_start: np.ndarray
     # Of the observations that `sample_rollout` writes.
     _buffer: np.ndarray | None = None
-    # Sets seeds apart from those of an earlier life with the same seed and number.
-    _anew: tuple[int, ...] = ()
+    # The run's env steps when this life of the env runner began, and how often its envs have failed
+    # since: sets seeds apart from those used before.
+    _life: tuple[int, int] = (0, 0)
+    _begun = False
+    _failed = False
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
         """Makes the vector env anew from the config (see `vector_env.make_vector_env`)."""
         if self.env is not None:
-            self.env.close()
+            close(self.env, failed=self._failed)
         self.env = make_vector_env(self.config, self.worker_index or 0)
         self.num_envs = self.env.num_envs
         self._actions = Actions(self.env.single_action_space)
@@ -130,17 +133,22 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if len(self.env.single_observation_space.shape) == 3 and not self.config.in_evaluation:
             use_cpus_of_those_who_wait(self.config, self.config.num_env_runners)
 
-    def sample_rollout(self, num_shards: int) -> tuple[Any, ...]:
+    def sample_rollout(self, num_shards: int, env_steps: int = 0) -> tuple[Any, ...]:
         """One fragment for training.
 
         Args:
             num_shards: number of learners the rows are for.
+            env_steps: of the run so far. One that Ray has started again would otherwise have the
+                episodes of the run's start again.
 
         Returns:
             The `RolloutSummary` and `num_shards` `Rollout`s. Call it with
             `.options(num_returns=num_shards + 1)`, so that each is an object of its own. In the
             same process, their observations are overwritten by the next call.
         """
+        if env_steps and not self._begun:
+            self._begin_life(env_steps)
+        self._begun = True
         T = self.config.get_rollout_fragment_length(self.worker_index or 0)
         space = self.env.single_observation_space
         shape = (self.num_envs, T, *space.shape)
@@ -216,6 +224,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._on_sample_end(rollouts)
         return rollouts
 
+    def _begin_life(self, env_steps: int) -> None:
+        self._life = (env_steps, 0)
+        self._rng = np.random.default_rng(self._seed_sequence())
+
     @override(SingleAgentEnvRunner)
     def get_metrics(self) -> ResultDict:
         """Metrics since the last call, reduced."""
@@ -237,13 +249,18 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         Observations are written into `buffer`, `[N, T, ...]`, if there is one.
         """
         with self.metrics.log_time(SAMPLE_TIMER):
-            try:
-                return self._step_envs(T, explore, random_actions, buffer)
-            except EnvStepError:
-                self.make_env()  # an AsyncVectorEnv that has raised is of no more use
-                if not self.config.restart_failed_sub_environments:
-                    raise
-            return self._step_envs(T, explore, random_actions, buffer)
+            for tries_left in (self.config.restart_failed_sub_environments, False):
+                if self._failed:  # an AsyncVectorEnv that has raised is of no more use
+                    self.make_env()
+                    self._failed = False
+                try:
+                    return self._step_envs(T, explore, random_actions, buffer)
+                except EnvStepError:
+                    self._failed = True
+                    self._life = (self._life[0], self._life[1] + 1)
+                    if not tries_left:
+                        raise
+            raise AssertionError("the second try returns or raises")
 
     def _step_envs(
         self, T: int, explore: bool, random_actions: bool, buffer: np.ndarray | None
@@ -355,23 +372,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if self.config.seed is None:
             return np.random.SeedSequence()
         # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
-        words = [int(self.config.seed), self.worker_index or 0, *self._anew]
+        words = [int(self.config.seed), self.worker_index or 0, *self._life]
         return np.random.SeedSequence(words)
-
-    def begin_anew(self, env_steps: int) -> None:
-        """Takes seeds of its own, unless it has begun: for one that Ray has started again.
-
-        Those of its config are those of its first life, whose episodes would come again.
-
-        Args:
-            env_steps: of the run so far.
-        """
-        if self._buffer is None:
-            self._set_apart(env_steps)
-
-    def _set_apart(self, env_steps: int) -> None:
-        self._anew = (env_steps,)
-        self._rng = np.random.default_rng(self._seed_sequence())
 
     # -- To go on exactly (`exact_resume.py`) --------------------------------------------------
 
@@ -385,7 +387,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             "num_envs": self.num_envs,
             "random_numbers": random_numbers.get_state(),
             "rng": self._rng.bit_generator.state,
-            "anew": self._anew,
+            "life": self._life,
             "begun": begun,
             "envs": get_env_state(self.env) if begun else None,
         }
@@ -407,7 +409,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         state = states.get(self.worker_index or 1)
         if isinstance(state, ray.ObjectRef):
             state = ray.get(state)
-        self._set_apart(env_steps)
+        self._begin_life(env_steps)
+        self._begun = True
         self._needs_initial_reset = True
         anew = f"begin new episodes ({self.config.env}"
         if state is None:
@@ -418,7 +421,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             return f"{anew}: there were {state['num_envs']} envs each, not {self.num_envs})"
         if state["begun"] and state["envs"] is None:
             return f"{anew} can't be saved exactly; all else goes on where it was)"
-        self._anew = state["anew"]
+        self._life = tuple(state["life"])
         if not state["begun"]:
             return None
         try:
@@ -549,7 +552,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     def stop(self) -> None:
         """Closes the envs."""
         if self.env is not None:
-            self.env.close()
+            close(self.env, failed=self._failed)
 
 
 def _is_as_usual(

@@ -253,16 +253,21 @@ class PPGTorchLearner(TorchLearner):
     # -- Objects that come to this node --------------------------------------------------------
 
     def fetch(self, rollouts: Sequence[ray.ObjectRef]) -> list[int]:
-        """Copies rollouts to this node; returns the indices of those that are lost."""
-        try:
-            ray.get(list(rollouts))  # side by side
-            return []
-        except ObjectLostError:
-            pass
+        """Copies rollouts to this node; returns the indices of those that are lost.
+
+        Those that do not come within `collective_timeout_s` are, too: Ray waits without end for a
+        file that is gone.
+        """
+        refs = list(rollouts)
+        timeout = self.config.collective_timeout_s
+        _, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)  # side by side
         lost = []
-        for i, rollout in enumerate(rollouts):
+        for i, rollout in enumerate(refs):
             try:
-                ray.get(rollout)
+                if rollout in late:
+                    lost.append(i)
+                else:
+                    ray.get(rollout)
             except ObjectLostError:
                 lost.append(i)
         return lost

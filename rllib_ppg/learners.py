@@ -45,6 +45,7 @@ class Learners:
         self._kept: list[ray.ObjectRef] | None = None
         self._nodes: set[str] = set()
         self._ended = False
+        self._inside = False
 
     def __len__(self) -> int:
         return 1 if self._group.is_local else len(self._group._workers)
@@ -64,7 +65,7 @@ class Learners:
 
         Raises:
             Exception: What a learner has raised. The others are ended, if they wait for it.
-            LearnerLostError: A learner has died.
+            LearnerLostError: A learner has died, or is `collective_timeout_s` behind another one.
         """
         if self._ended:
             raise LearnerLostError("learners of this algorithm have died")
@@ -80,11 +81,18 @@ class Learners:
             returned = getattr(learner, method).options(num_returns=1 + count).remote(*call)
             refs.append(returned if count else [returned])
         heads = [head for head, *_ in refs]
-        pending = heads
+        pending, timeout = heads, None
         while pending:  # one at a time, so that the first failure is seen at once
-            done, pending = ray.wait(pending)
+            done, pending = ray.wait(pending, timeout=timeout)
+            if not done:
+                self._end()
+                raise LearnerLostError(
+                    f"learner {heads.index(pending[0])} of {len(heads)} hangs in {method}(): it is "
+                    f"collective_timeout_s={timeout:g} behind the others"
+                )
             if failure_of(done[0]) is not None:
                 self._fail(method, heads)
+            timeout = self._group.config.collective_timeout_s  # that they may be apart
         return [(ray.get(head), blocks) for head, *blocks in refs]
 
     def keep(self, if_none: bool = False) -> None:
@@ -122,12 +130,19 @@ class Learners:
             LearnerLostError: They died again, or there is no place for new ones.
             PeerLostError: One did not answer the others within `collective_timeout_s`, twice.
         """
+        if self._inside:  # of another one, whose work has to begin again as a whole
+            return work()
+        self._inside = True
         try:
             return work()
         except (LearnerLostError, PeerLostError, RayActorError) as e:
-            if self._kept is None or not self._replace(e):
+            # RLlib's own calls raise an actor's death, a learner's or another's.
+            of_others = isinstance(e, RayActorError) and e.actor_id not in self._actor_ids()
+            if of_others or self._kept is None or not self._replace(e):
                 raise
-        return work()
+            return work()
+        finally:
+            self._inside = False
 
     def _replace(self, why: Exception) -> bool:
         """Builds new learners from the kept state; False if there is no place for them."""
@@ -139,10 +154,17 @@ class Learners:
         if not self._nodes <= alive:  # with a node went its part of the replay list
             return False
         logger.warning("%s; new learners go on from the end of the last phase", why)
-        self._group = self._build()
-        self._ended = False
-        self.call("go_back", [(self._kept[0], own) for own in self._kept])
+        try:
+            self._group = self._build()
+            self._ended = False
+            self.call("go_back", [(self._kept[0], own) for own in self._kept])
+        except RayError as e:
+            self._end()
+            raise LearnerLostError(f"{why}, and one of the new ones while it started") from e
         return True
+
+    def _actor_ids(self) -> set[str]:
+        return {learner._actor_id.hex() for learner in self._group._workers or ()}
 
     def _has_room(self) -> bool:
         """Whether as many actors of a learner's needs can start, which Ray would wait for."""
@@ -162,15 +184,15 @@ class Learners:
         Learners that wait for the failed one in a collective would do so until it times out.
         """
         _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
-        failures = {k: failure_of(h) for k, h in enumerate(heads) if h not in stuck}
+        failures = [(k, failure_of(h)) for k, h in enumerate(heads) if h not in stuck]
         # That of a learner that only lost another one says nothing of why.
         (k, cause), *_ = sorted(
-            ((k, e) for k, e in failures.items() if e),
-            key=lambda f: isinstance(f[1], PeerLostError),
+            ((k, e) for k, e in failures if e), key=lambda f: isinstance(f[1], PeerLostError)
         )
-        if stuck or isinstance(cause, RayError):
+        died = isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
+        if stuck or died:
             self._end()
-        if isinstance(cause, RayError):
+        if died:
             raise LearnerLostError(f"learner {k} of {len(heads)} died in {method}()") from cause
         raise cause
 
@@ -190,13 +212,14 @@ class _Placeholder:
 def failure_of(ref: ray.ObjectRef) -> Exception | None:
     """What the call that returns `ref` has raised, or None; `ref` is there already.
 
-    An error of Ray's own (RayError) says that the actor died: of itself, its node, lack of memory.
+    An error of Ray's own that is no RayTaskError says that the actor died: of itself, its node,
+    lack of memory.
     """
     try:
         ray.get(ref)
     except RayTaskError as e:
-        cause: Exception = e.cause
-        return cause
+        # Ray's own errors may be raised in an actor that lives, for an object that is lost, say.
+        return e if isinstance(e.cause, RayError) else e.cause
     except RayError as e:
         return e
     return None

@@ -23,7 +23,6 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -214,7 +213,7 @@ class PPG(Algorithm):
                 show. An env runner that died is restarted, or not, as RLlib's settings say.
         """
         n = self._num_learners
-        return self._call_env_runners("sample_rollout", n, num_objects=n)
+        return self._call_env_runners("sample_rollout", n, self._env_steps(), num_objects=n)
 
     def _wait_for_env_runners(self) -> None:
         """Waits until one is back of env runners that have all died, say with their one node.
@@ -232,19 +231,6 @@ class PPG(Algorithm):
         while group.num_healthy_remote_workers() == 0:
             self.restore_env_runners(group)
             time.sleep(_LOOK_AGAIN_S)
-
-    @override(Algorithm)
-    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
-        """Gives env runners that Ray has started again weights, and seeds not used before."""
-        restored: list[int] = super().restore_env_runners(env_runner_group)
-        if restored:
-            env_runner_group.foreach_env_runner(
-                "begin_anew",
-                kwargs={"env_steps": self._env_steps()},
-                remote_worker_ids=restored,
-                local_env_runner=False,
-            )
-        return restored
 
     def _fetch(self, rollouts: list[Sampled]) -> list[Sampled]:
         """Brings each learner its shards; leaves out rollouts that were lost with their node.
@@ -498,14 +484,15 @@ class PPG(Algorithm):
                 this algorithm's settings; nothing has changed then.
         """
         filesystem, root = resolve(path, filesystem)
-        self._learners.forget()
         if component is not None:
+            self._learners.forget()
             with local_copy(filesystem, root, without=REPLAY) as local:
                 super().restore_from_path(local, component=component, **kwargs)
             self._force_weights()
             return
         manifest = check_contents(filesystem, root, replay=self.config.checkpoint_replay)
-        check_networks(root, manifest["networks"], self._network_shapes())
+        shapes = self._learners.again_if_lost(self._network_shapes)
+        check_networks(root, manifest["networks"], shapes)
         replay = self._restored_replay(filesystem, root, manifest)
         with local_copy(filesystem, root, without=REPLAY) as local:
             super().restore_from_path(local, **kwargs)

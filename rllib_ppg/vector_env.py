@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space, iterate
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
@@ -203,3 +205,18 @@ def _checked(env: Any) -> gym.Env:
 
 def _sentence(e: Exception) -> str:
     return " ".join(f"{e}".split()) or type(e).__name__
+
+
+def close(env: VectorEnv, *, failed: bool) -> None:
+    """Closes a vector env; one that has `failed` without a wait for answers that may not come."""
+    if not failed:
+        env.close()
+        return
+    inner = env.unwrapped
+    with suppress(Exception):  # what is left of it may be unable to close
+        if isinstance(inner, AsyncVectorEnv):
+            for process in inner.processes:
+                process.kill()
+            inner._state = AsyncState.DEFAULT
+            inner.close(terminate=True)
+        env.close()

@@ -12,14 +12,14 @@ import pytest
 import ray
 import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
-from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.checkpoint import draft, local_copy, read_manifest
 from rllib_ppg.env_runner import RolloutSummary
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.learners import failure_of
+from rllib_ppg.learners import LearnerLostError, failure_of
 from rllib_ppg.minibatches import number_rows, shard_cuts
 from rllib_ppg.moments import Moments
 from rllib_ppg.peers import PeerLostError
@@ -248,6 +248,10 @@ class Failing(PPGTorchLearner):
     def policy_and_value_loss(self, batch):
         return self._fail("policy", super().policy_and_value_loss(batch))
 
+    def presleep(self, phase):
+        self._fail("presleep", {})
+        super().presleep(phase)
+
     def aux_loss(self, batch):
         return self._fail("aux", super().aux_loss(batch))
 
@@ -361,6 +365,16 @@ def test_a_death_is_seen_whatever_ray_calls_it(cluster):
     assert not isinstance(failure_of(crash), RayActorError)
 
 
+def raise_object_lost():
+    raise ObjectLostError("00", None, "")
+
+
+def test_an_error_of_ray_that_is_raised_in_an_actor_is_no_death(cluster):
+    raised = ray.remote(max_retries=0)(raise_object_lost).remote()
+    ray.wait([raised])
+    assert isinstance(failure_of(raised), RayTaskError)
+
+
 @pytest.mark.parametrize(
     ("phase", "how", "error", "message"),
     [
@@ -375,6 +389,10 @@ def test_a_death_is_seen_whatever_ray_calls_it(cluster):
         ),
         ("aux", "kill", RuntimeError, r"learner 1 of 2 died in aux_epoch\(\)"),
         ("aux", "hang", PeerLostError, "collective_timeout_s=2"),
+        pytest.param(
+            *("presleep", "hang", LearnerLostError, r"learner 1 of 2 hangs in presleep\(\)"),
+            marks=pytest.mark.faults,
+        ),
         ("policy", "nan", FloatingPointError, "NaN or infinite gradient of .* policy phase"),
     ],
 )

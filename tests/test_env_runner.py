@@ -268,6 +268,34 @@ def test_an_env_runner_can_be_asked_again_after_its_envs_have_failed(mode):
     runner.stop()
 
 
+def test_an_env_s_process_that_is_killed_is_made_anew():
+    """With the second of two gone, gymnasium would wait for the first when it closes them."""
+    runner = make_runner(N=2, T=3, mode="ASYNC")
+    runner.config.restart_failed_sub_environments = True
+    runner.sample_rollout(1)
+    runner.env.unwrapped.processes[1].kill()
+    _, r = runner.sample_rollout(1)
+    assert r.obs[:, :, 0].tolist() == [[0, 1, 2]] * 2
+    runner.stop()
+
+
+def test_seeds_of_episodes_are_used_once():
+    """By envs that are made anew, and by an env runner that Ray has started again."""
+
+    def first_obs(runner, env_steps):
+        _, r = runner.sample_rollout(1, env_steps)
+        return r.obs[:, 0].tobytes()
+
+    runner = make_runner("CartPole-v1", T=3)
+    begun = first_obs(runner, 0)
+    runner._failed = runner._needs_initial_reset = True
+    runner._life = (0, 1)
+    seen = {begun, first_obs(runner, 6)}
+    for env_steps in (0, 6, 12):
+        seen.add(first_obs(make_runner("CartPole-v1", T=3), env_steps))
+    assert len(seen) == 4  # that of 0 steps comes again
+
+
 def test_state_carries_weights_by_sequence_number():
     a, b = make_runner(seed=0), make_runner(seed=1)
     weights = {k: v + 1 for k, v in a.module.get_state().items()}
