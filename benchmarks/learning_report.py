@@ -21,10 +21,13 @@ from rliable import library, metrics
 
 from benchmarks.learning import RESULTS
 from benchmarks.learning_tasks import SUITES
+from rllib_ppg.plots import openai_curves
+from rllib_ppg.procgen import GAMES, normalized_return
 
 PAGE = Path("docs/results.md")
 LAST = 0.1  # of a run's env steps, which its result is taken from
 BASELINE = "ppo"
+OPENAI_BATCH = 65_536  # env steps of an iteration: 4 workers of 64 envs and 256 steps
 
 # (env steps, returns), `[points]` each.
 Curve = tuple[np.ndarray, np.ndarray]
@@ -118,6 +121,39 @@ def draw(suite: str, curves: Curves) -> None:
     plt.close(figure)
 
 
+def budgets_table() -> str:
+    """What N_pi was best for which budget in OpenAI's sweep, and how many phases that makes."""
+    names, budgets = openai_curves.sweep("n_pi"), (8, 16, 25, 50, 100)
+    best: dict[int, float] = {}
+    rows = []
+    for name in names:
+        n_pi = int(name.split("=")[1])
+        cells = []
+        for budget in budgets:
+            found = [
+                normalized_return(game, "hard", _at(name, game, budget * 1e6)) for game in GAMES
+            ]
+            value = float(np.mean(found))
+            best[budget] = max(value, best.get(budget, 0.0))
+            phases = budget * 1e6 / (n_pi * OPENAI_BATCH)
+            cells.append((value, phases))
+        rows.append((n_pi, cells))
+    lines = [f"| N_pi | {' | '.join(f'{b}M' for b in budgets)} |", "|---" * 6 + "|"]
+    for n_pi, cells in rows:
+        texts = []
+        for budget, (value, phases) in zip(budgets, cells, strict=True):
+            bold = "**" if value == best[budget] else ""
+            texts.append(f"{bold}{value:.3f}{bold} ({phases:.0f})")
+        lines.append(f"| {n_pi} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _at(experiment: str, game: str, env_steps: float) -> float:
+    """Mean return of the last 5 % of so many env steps."""
+    curve = openai_curves.curve(experiment, game).until(env_steps)
+    return float(curve.finals().mean())
+
+
 def report(suites: list[str]) -> None:
     """Writes tables and pictures."""
     page = PAGE.read_text()
@@ -126,8 +162,12 @@ def report(suites: list[str]) -> None:
         if not curves:
             continue
         draw(suite, curves)
-        found = re.compile(rf"(<!-- {suite} -->\n).*?(<!-- /{suite} -->)", re.S)
-        new = table(suite, curves)
-        page = found.sub(lambda match, new=new: f"{match[1]}{new}\n{match[2]}", page)  # type: ignore[misc]
-        print(new)
-    PAGE.write_text(page)
+        page = filled_in(page, suite, table(suite, curves))
+    PAGE.write_text(filled_in(page, "budgets", budgets_table()))
+
+
+def filled_in(page: str, name: str, new: str) -> str:
+    """The page with new text between the comments of this name."""
+    print(new)
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+    return place.sub(lambda match: f"{match[1]}{new}\n{match[2]}", page)
