@@ -72,32 +72,33 @@ def train(run: Run, state: Path, deadline: float) -> None:
     import torch
 
     import rllib_ppg  # noqa: F401 (registers envs)
-    from benchmarks.learning_tasks import SUITES
+    from benchmarks.learning_tasks import RETURNS, SUITES
 
     suite = SUITES[run.suite]
     torch.set_num_threads(1)
-    ray.init(
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=200 * 2**20,
+        )
     algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
     if (folder / "checkpoint").exists():
         algo.restore_from_path(str(folder / "checkpoint"))
-        rows, seconds = json.loads((folder / "checkpoint" / "rows.json").read_text())
+        rows, seconds, returns = json.loads((folder / "checkpoint" / "rows.json").read_text())
+        RETURNS.extend(returns)
     saved, steps = time.monotonic(), 0
     while steps < suite.env_steps:
         began = time.monotonic()
         result = algo.train()
         seconds += time.monotonic() - began
         steps = int(result["num_env_steps_sampled_lifetime"])
-        sampled = result["env_runners"]
-        value = sampled.get("return_of_the_env", sampled.get("episode_return_mean"))
+        value = np.mean(RETURNS) if RETURNS else result["env_runners"].get("episode_return_mean")
         if steps * POINTS // suite.env_steps > len(rows):
-            shown = "" if value is None or np.isnan(value) else round(float(value), 2)
+            shown = "" if value is None or np.isnan(value) else f"{value:.2f}"
             rows.append([run.env, run.arm, run.seed, steps, shown, round(seconds, 1)])
             print(f"{run.name}: {steps:,} steps, return {shown}, {seconds:.0f} s", flush=True)
         late = time.time() > deadline
@@ -105,7 +106,7 @@ def train(run: Run, state: Path, deadline: float) -> None:
             draft = folder / "draft"
             shutil.rmtree(draft, ignore_errors=True)
             algo.save_to_path(str(draft))
-            (draft / "rows.json").write_text(json.dumps([rows, seconds]))
+            (draft / "rows.json").write_text(json.dumps([rows, seconds, list(RETURNS)]))
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
             draft.rename(folder / "checkpoint")
             saved = time.monotonic()

@@ -11,6 +11,7 @@ with a 95 % stratified bootstrap interval (Agarwal et al. 2021, arXiv 2108.13264
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
 from rllib_ppg import PPGConfig
+
+# Of the last 100 episodes of an RLlib algorithm, whose env runner is in this process.
+RETURNS: deque[float] = deque(maxlen=100)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def mujoco_ppo(env: str) -> PPOConfig:
             rollout_fragment_length=128,
             env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
         )
-        .callbacks(on_episode_end=log_return_of_the_env)
+        .callbacks(on_episode_end=note_return_of_the_env)
         .rl_module(
             model_config=DefaultModelConfig(
                 fcnet_hiddens=[64, 64],
@@ -139,10 +143,9 @@ def with_normalised_rewards(env: str) -> gym.Env:
     return gym.wrappers.NormalizeReward(gym.wrappers.ClipAction(made), gamma=0.99)
 
 
-def log_return_of_the_env(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
-    """RLlib's own metric is of the rewards that it learns from."""
-    value = float(episode.get_infos(-1)["episode"]["r"])
-    metrics_logger.log_value("return_of_the_env", value, window=100)
+def note_return_of_the_env(*, episode: Any, **kwargs: Any) -> None:
+    """RLlib's own metric is of the rewards that it learns from, and of one iteration's episodes."""
+    RETURNS.append(float(episode.get_infos(-1)["episode"]["r"]))
 
 
 SUITES = {

@@ -1,0 +1,112 @@
+"""Learning results: runs that were stopped go on, and tables say what the rows say."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import learning, learning_report, learning_tasks
+from benchmarks.learning import FIELDS, Run
+from benchmarks.learning_tasks import Suite
+from tests.test_algorithm import small
+
+TINY = Suite(
+    envs=("CartPole-v1",),
+    env_steps=64 * 6,
+    seeds=(0, 1),
+    arms={"ppg": lambda env: small(env, runners=0)},
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setattr(learning_tasks, "SUITES", {"tiny": TINY})
+    monkeypatch.setattr(learning, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+def rows(path):
+    with path.open() as f:
+        return list(csv.DictReader(line for line in f if not line.startswith("#")))
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cluster, tiny):
+    stopped, whole = (Run("tiny", "CartPole-v1", "ppg", 0) for _ in range(2))
+    times = 0
+    while not stopped.csv.exists():
+        learning.train(stopped, tiny / "state", deadline=0)  # one iteration each time
+        times += 1
+        assert times < 20
+    assert times > 2
+    parts = rows(stopped.csv)
+    stopped.csv.unlink()
+    learning.train(whole, tiny / "other", deadline=math.inf)
+    expected = rows(whole.csv)
+    assert [r["env_steps"] for r in parts] == [r["env_steps"] for r in expected]
+    assert [r["episode_return"] for r in parts] == [r["episode_return"] for r in expected]
+    assert whole.csv.read_text().startswith("# ray ")
+    assert not list((tiny / "state").glob("tiny/*"))
+
+
+def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, monkeypatch):
+    assert [run.seed for run in learning.runs_of("tiny")] == [0, 1]
+    done, other = learning.runs_of("tiny")
+    done.csv.parent.mkdir(parents=True)
+    done.csv.touch()
+    started = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, env):
+            started.append(command[-9:-4])
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(learning.subprocess, "Popen", Process)
+    learning.run_queue(["tiny"], 2, tiny, math.inf)
+    assert started == [["one", "tiny", other.env, other.arm, "1"]]
+
+
+def write(folder, env, arm, seed, returns):
+    """A run's rows: a point every 10 of 100 env steps."""
+    with (folder / f"{env}_{arm}_{seed}.csv").open("w", newline="") as f:
+        f.write("# versions\n")
+        points = [[env, arm, seed, 10 * (i + 1), r, 1.0] for i, r in enumerate(returns)]
+        csv.writer(f).writerows([FIELDS, *points])
+
+
+def test_the_table_is_of_the_last_tenth_and_its_scores_are_by_the_baseline(tmp_path, monkeypatch):
+    suite = Suite(envs=("A", "B"), env_steps=100, seeds=(0, 1), arms={"ppg": None, "ppo": None})
+    monkeypatch.setattr(learning_report, "SUITES", {"s": suite})
+    monkeypatch.setattr(learning_report, "RESULTS", tmp_path)
+    (tmp_path / "s").mkdir()
+    finals = {("A", "ppg"): (30, 50), ("A", "ppo"): (10, 30), ("B", "ppg"): (2, 4)}
+    finals |= {("B", "ppo"): (1, 3)}
+    for (env, arm), by_seed in finals.items():
+        for seed, last in enumerate(by_seed):
+            write(tmp_path / "s", env, arm, seed, ["", *[-999.0] * 8, last])
+    curves = learning_report.read("s")
+    first, second, iqm = learning_report.table("s", curves).splitlines()[2:]
+    assert first == "| A | 40 ± 14 (2) | 20 ± 14 (2) |"
+    assert second == "| B | 3 ± 1 (2) | 2 ± 1 (2) |"
+    # Scores of ppg 1.5, 2.5, 1, 2 and of ppo .5, 1.5, .5, 1.5: the mean of the middle two.
+    assert iqm.split(" | ")[1].startswith("1.75 [") and iqm.split(" | ")[2].startswith("1.00 [")
+    learning_report.draw("s", curves)
+    assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_n_pi_for_a_budget_is_read_from_openais_curves():
+    table = learning_report.budgets_table().splitlines()
+    best = [max(float(x.split("(")[0].strip("* ")) for x in column) for column in columns(table)]
+    assert np.allclose(best[-1], 0.767, atol=0.005)  # the paper's, of N_pi = 16 after 100M
+    # The rule's N_pi, 8, 16, 16, 32, 32, is close to the best.
+    by_rule = [2, 3, 3, 4, 4]
+    for column, row, value in zip(columns(table), by_rule, best, strict=True):
+        assert float(column[row].split("(")[0].strip("* ")) > value - 0.021
+
+
+def columns(table):
+    return list(zip(*(line.strip("| ").split(" | ")[1:] for line in table[2:]), strict=True))
