@@ -101,7 +101,7 @@ def train(run: Run, state: Path, deadline: float) -> None:
             shown = "" if value is None or np.isnan(value) else f"{value:.2f}"
             rows.append([run.env, run.arm, run.seed, steps, shown, round(seconds, 1)])
             print(f"{run.name}: {steps:,} steps, return {shown}, {seconds:.0f} s", flush=True)
-        late = time.time() > deadline
+        late = time.time() > deadline and steps < suite.env_steps
         if late or time.monotonic() - saved > SAVE_EVERY_S:
             draft = folder / "draft"
             shutil.rmtree(draft, ignore_errors=True)

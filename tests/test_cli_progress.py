@@ -1,5 +1,7 @@
+import builtins
 import io
 import math
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -183,3 +185,9 @@ def test_a_mistyped_stop_is_pointed_at_once(capsys):
     follow(1, {"training_iterations": 8})
     out = capsys.readouterr().out
     assert out.count("did --stop mean training_iteration?") == 1
+
+
+def test_tune_can_pickle_it_also_after_ray_has_replaced_print(monkeypatch):
+    progress = Progress()
+    monkeypatch.setattr(builtins, "print", lambda *args, **kwargs: None)
+    pickle.dumps(progress)

@@ -257,7 +257,7 @@ def test_a_failing_env_is_an_error_or_made_anew():
     assert FailsOnce.lives == 2 and r.valid.all() and r.obs[0, 0, 0] == 0
 
 
-@pytest.mark.parametrize("mode", ["SYNC", "ASYNC"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_an_env_runner_can_be_asked_again_after_its_envs_have_failed(mode):
     runner = make_runner(N=2, T=3, length=9, fail_at=4, mode=mode)
     runner.sample_rollout(1)
@@ -270,7 +270,7 @@ def test_an_env_runner_can_be_asked_again_after_its_envs_have_failed(mode):
 
 def test_an_env_s_process_that_is_killed_is_made_anew():
     """With the second of two gone, gymnasium would wait for the first when it closes them."""
-    runner = make_runner(N=2, T=3, mode="ASYNC")
+    runner = make_runner(N=2, T=3, mode="async")
     runner.config.restart_failed_sub_environments = True
     runner.sample_rollout(1)
     runner.env.unwrapped.processes[1].kill()

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -42,7 +41,7 @@ class Progress(tune.Callback):
         self, auxiliary: bool = False, show: Callable[[str], object] | None = None
     ) -> None:
         self._auxiliary = auxiliary
-        self._show = show or partial(print, flush=True)
+        self._show = show or _say
         self._here = show is None
 
     def setup(
@@ -176,3 +175,8 @@ def _doubtful_stops(stop: Mapping[str, float], result: Mapping[str, Any]) -> lis
         if key not in result and key != EPISODE_RETURN_MEAN and matches:
             lines.append(f"no result is called {key} so far; did --stop mean {matches[0]}?")
     return lines
+
+
+def _say(line: str) -> None:
+    """Prints a line. Ray replaces `print`, and one that was kept before can not be pickled then."""
+    print(line, flush=True)
