@@ -148,8 +148,8 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build):
     algo = build(config)
     for _ in range(5):
         algo.train()
-    assert len(algo._replay) == 0  # that was a phase; what is left are the learners' own states
-    assert_eventually(lambda: object_store_bytes() < 2**23)
+    assert len(algo._replay) == 0  # that was a phase; left are 2 MB of the learners' own state
+    assert_eventually(lambda: object_store_bytes() < 3e6)
     before = object_store_bytes()
     algo.train()
     driver, private = psutil.Process(), psutil.Process().memory_full_info().uss
