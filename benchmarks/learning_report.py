@@ -99,7 +99,7 @@ def table(suite: str, curves: Curves) -> str:
 
 def draw(suite: str, curves: Curves) -> None:
     """Mean over seeds and the range of all of them, for each task."""
-    envs = SUITES[suite].envs
+    envs = [env for env in SUITES[suite].envs if any(env == key[0] for key in curves)]
     figure, axes = plt.subplots(
         1, len(envs), figsize=(4 * len(envs), 3.4), layout="constrained", squeeze=False
     )
