@@ -16,16 +16,13 @@ import argparse
 import csv
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -121,17 +118,12 @@ def train(run: Run, state: Path, deadline: float) -> None:
 
 def describe() -> str:
     """Versions, machine and day of a run."""
-    packages = ("ray", "torch", "gymnasium", "numpy", "mujoco")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{versions}; 1 of {os.cpu_count()} cores ({cpu()}); {time.strftime('%Y-%m-%d')}"
+    from benchmarks.throughput import machine
+    from rllib_ppg.versions import versions
 
-
-def cpu() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    of = versions("ray", "torch", "gymnasium", "numpy", "mujoco")
+    packages = ", ".join(f"{name} {version}" for name, version in of.items())
+    return f"{packages}; 1 of {machine()['cpu']}; {time.strftime('%Y-%m-%d')}"
 
 
 # -- The queue ---------------------------------------------------------------------------------
@@ -169,7 +161,7 @@ def show_status(suites: list[str]) -> None:
 # -- Command -----------------------------------------------------------------------------------
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """See the module."""
     from benchmarks.learning_tasks import SUITES
 
@@ -177,7 +169,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("run", "status", "report"):
         sub = commands.add_parser(name)
-        sub.add_argument("suites", nargs="*", choices=[*SUITES, []], default=list(SUITES))
+        sub.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}")
         if name == "run":
             sub.add_argument("--jobs", type=int, default=os.cpu_count())
             sub.add_argument("--minutes", type=float, default=float("inf"))
@@ -189,17 +181,21 @@ def main() -> None:
     one.add_argument("seed", type=int)
     one.add_argument("--state", type=Path, required=True)
     one.add_argument("--deadline", type=float, required=True)
-    args: Any = parser.parse_args()
-    if args.command == "run":
-        run_queue(args.suites, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
-    elif args.command == "status":
-        show_status(args.suites)
-    elif args.command == "one":
+    args = parser.parse_args(argv)
+    if args.command == "one":
         train(Run(args.suite, args.env, args.arm, args.seed), args.state, args.deadline)
+        return
+    suites = args.suites or list(SUITES)
+    if unknown := set(suites) - set(SUITES):
+        parser.error(f"no suite is called {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
+    if args.command == "run":
+        run_queue(suites, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
+    elif args.command == "status":
+        show_status(suites)
     else:
         from benchmarks.learning_report import report
 
-        report(args.suites)
+        report(suites)
 
 
 if __name__ == "__main__":

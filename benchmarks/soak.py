@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import matplotlib
 
@@ -156,8 +156,9 @@ def available() -> dict[str, float]:
     return {"object_store_memory": 0.0, **ray.available_resources()}
 
 
-def run(arm: str, out: Any, seconds: float) -> None:
-    """Trains for so long, and writes rows."""
+def run(arm: str, rows: TextIO, seconds: float) -> None:
+    """Trains for so long, and writes rows, and at the end what was killed."""
+    out = csv.DictWriter(rows, FIELDS)
     algo = soak_config().build_algo()
     killer = Killer(algo)
     folder = Path(tempfile.mkdtemp())
@@ -193,15 +194,32 @@ def run(arm: str, out: Any, seconds: float) -> None:
     weights = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
     assert all(np.isfinite(np.asarray(w)).all() for w in weights.values())
     for (kind, phase), n in sorted(killer.killed.items()):
-        print(f"# {arm}: {n} x {kind} killed in: {phase}", flush=True)
+        rows.write(f"# {arm}: {n} x {kind} killed in: {phase}\n")
     shutil.rmtree(folder)
     algo.stop()
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows that `run` has written."""
+    with path.open() as f:
+        return list(csv.DictReader(line for line in f if not line.startswith("#")))
+
+
+def sum_up(path: Path) -> None:
+    """Prints the means of an arm's second and last tenth, and its last row."""
+    rows = read(path)
+    for arm in ARMS:
+        of_arm = [row for row in rows if row["arm"] == arm]
+        n = max(len(of_arm) // 10, 1)
+        for name in ("driver_mb", "learners_mb", "store_mb", "processes", "episode_return"):
+            x = np.array([float(row[name]) for row in of_arm])
+            print(f"{arm}: {name} {x[n : 2 * n].mean():.1f}, {x[-n:].mean():.1f}")
+        print(f"{arm}: {of_arm[-1]}")
+
+
 def draw(path: Path) -> None:
     """Draws what `run` has written, beside it."""
-    with path.open() as f:
-        rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
+    rows = read(path)
     figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
     panels = (
         ("env_steps", "episode_return", "return"),
@@ -235,11 +253,11 @@ def main() -> None:
             f"# Ray {version('ray')}, torch {version('torch')}, {os.cpu_count()} cores "
             f"({platform.machine()}), seed {SEED}, {time.strftime('%Y-%m-%d')}\n"
         )
-        out = csv.DictWriter(f, FIELDS)
-        out.writeheader()
-        run(ARMS[0], out, 60 * args.minutes)
-        run(ARMS[1], out, 10 * args.minutes)
+        csv.DictWriter(f, FIELDS).writeheader()
+        run(ARMS[0], f, 60 * args.minutes)
+        run(ARMS[1], f, 10 * args.minutes)
     draw(args.out)
+    sum_up(args.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rllib_ppg.env_runner import BatchedEnvRunner
 from rllib_ppg.evaluation import act_as_in_training, observe_as_in_training
 from rllib_ppg.learner import PRECISIONS, PPGTorchLearner
 from rllib_ppg.observation_filter import FILTERS
+from rllib_ppg.placement import ROLE_OF
 from rllib_ppg.rl_module import (
     ARCHITECTURES,
     PPGCatalog,
@@ -69,11 +70,6 @@ _NOT_NEGATIVE = (
     "beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty", "num_cpus_per_env_runner",
     "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
 )  # fmt: skip
-_CUSTOM_RESOURCES = (
-    "custom_resources_for_main_process",
-    "custom_resources_per_learner",
-    "custom_resources_per_env_runner",
-)
 _CLIP_BY = ("value", "norm", "global_norm")
 _SWITCHES = (
     "normalize_rewards",
@@ -502,7 +498,7 @@ class PPGConfig(AlgorithmConfig):
         value = self.num_cpus_per_learner
         if not _is_exactly(value, "auto") and not (_is_number(value) and value >= 0):
             raise _refusal("num_cpus_per_learner", "'auto' or a non-negative number", value)
-        for key in _CUSTOM_RESOURCES:
+        for key in ROLE_OF:
             value = getattr(self, key)
             if not isinstance(value, dict) or not all(
                 isinstance(name, str) and _is_number(amount) and amount >= 0

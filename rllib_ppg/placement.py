@@ -19,7 +19,8 @@ ROLES = "ppg_roles"
 LEARNER = "ppg_learner"
 ENV_RUNNER = "ppg_env_runner"
 
-_ROLE_OF = {
+# Each kind of actor's own resources, by the setting, and its role.
+ROLE_OF = {
     "custom_resources_for_main_process": LEARNER,
     "custom_resources_per_learner": LEARNER,
     "custom_resources_per_env_runner": ENV_RUNNER,
@@ -37,7 +38,7 @@ def placed(config: AlgorithmConfig) -> AlgorithmConfig:
     """
     has_roles = ROLES in ray.cluster_resources()
     placed = config.copy(copy_frozen=False)
-    for setting, role in _ROLE_OF.items():
+    for setting, role in ROLE_OF.items():
         setattr(placed, setting, _asking(getattr(config, setting), role, has_roles))
     runners = "custom_resources_per_env_runner"
     overrides = placed.evaluation_config or {}

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from ray import tune
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -286,14 +287,22 @@ def test_seeds_of_episodes_are_used_once():
         _, r = runner.sample_rollout(1, env_steps)
         return r.obs[:, 0].tobytes()
 
-    runner = make_runner("CartPole-v1", T=3)
-    begun = first_obs(runner, 0)
-    runner._failed = runner._needs_initial_reset = True
-    runner._life = (0, 1)
-    seen = {begun, first_obs(runner, 6)}
+    class FailsInStep4(CartPoleEnv):
+        def __init__(self, config=None):
+            super().__init__()
+            self.steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            assert self.steps < 4
+            return super().step(action)
+
+    runner = make_runner(FailsInStep4, N=2, T=3)
+    runner.config.restart_failed_sub_environments = True
+    seen = {first_obs(runner, 0), first_obs(runner, 6)}
     for env_steps in (0, 6, 12):
-        seen.add(first_obs(make_runner("CartPole-v1", T=3), env_steps))
-    assert len(seen) == 4  # that of 0 steps comes again
+        seen.add(first_obs(make_runner(FailsInStep4, T=3), env_steps))
+    assert len(seen) == 4  # that of a run's start comes again
 
 
 def test_state_carries_weights_by_sequence_number():

@@ -45,7 +45,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cluster, tiny):
     expected = rows(whole.csv)
     assert [r["env_steps"] for r in parts] == [r["env_steps"] for r in expected]
     assert [r["episode_return"] for r in parts] == [r["episode_return"] for r in expected]
-    assert whole.csv.read_text().startswith("# ray ")
+    assert whole.csv.read_text().startswith("# rllib-ppg ")
     assert not list((tiny / "state").glob("tiny/*"))
 
 
@@ -110,3 +110,14 @@ def test_n_pi_for_a_budget_is_read_from_openais_curves():
 
 def columns(table):
     return list(zip(*(line.strip("| ").split(" | ")[1:] for line in table[2:]), strict=True))
+
+
+def test_the_command_takes_all_suites_or_some(capsys):
+    learning.main(["status"])
+    shown = capsys.readouterr().out
+    assert "mujoco: HalfCheetah-v5 ppg: " in shown
+    learning.main(["status", "mujoco"])
+    assert capsys.readouterr().out in shown
+    with pytest.raises(SystemExit):
+        learning.main(["status", "atari57"])
+    assert "no suite is called atari57" in capsys.readouterr().err
