@@ -1,6 +1,7 @@
 """Does it learn? Trains what `learning_tasks.py` lists, and reports it in docs/results.md.
 
     python -m benchmarks.learning run mujoco --jobs 2      # until all is done; may be stopped
+    python -m benchmarks.learning run mujoco --arms ppg ppo
     python -m benchmarks.learning status
     python -m benchmarks.learning report                   # tables and pictures from docs/results
 
@@ -129,9 +130,8 @@ def describe() -> str:
 # -- The queue ---------------------------------------------------------------------------------
 
 
-def run_queue(suites: list[str], jobs: int, state: Path, deadline: float) -> None:
-    """Trains what is not complete, so many at a time."""
-    waiting = [run for suite in suites for run in runs_of(suite) if not run.csv.exists()]
+def run_queue(waiting: list[Run], jobs: int, state: Path, deadline: float) -> None:
+    """Trains these runs, so many at a time, in their order."""
     running: dict[subprocess.Popen[bytes], Run] = {}
     while (waiting and time.time() < deadline) or running:
         while waiting and len(running) < jobs and time.time() < deadline:
@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         sub = commands.add_parser(name)
         sub.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}")
         if name == "run":
+            sub.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
             sub.add_argument("--jobs", type=int, default=os.cpu_count())
             sub.add_argument("--minutes", type=float, default=float("inf"))
             sub.add_argument("--state", type=Path, default=Path("ray_results/learning"))
@@ -189,7 +190,12 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite is called {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
     if args.command == "run":
-        run_queue(suites, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
+        runs = [run for suite in suites for run in runs_of(suite)]
+        arms = {run.arm for run in runs}
+        if unknown := set(args.arms or ()) - arms:
+            parser.error(f"no arm is called {', '.join(sorted(unknown))}, but {', '.join(sorted(arms))}")
+        waiting = [r for r in runs if r.arm in (args.arms or arms) and not r.csv.exists()]
+        run_queue(waiting, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
     elif args.command == "status":
         show_status(suites)
     else:
