@@ -1,7 +1,7 @@
 """Does it learn? Trains what `learning_tasks.py` lists, and reports it in docs/results.md.
 
     python -m benchmarks.learning run mujoco --jobs 2      # until all is done; may be stopped
-    python -m benchmarks.learning run mujoco --arms ppg ppo
+    python -m benchmarks.learning run mujoco --only '*_ppg_0' '*_ppo_0'
     python -m benchmarks.learning status
     python -m benchmarks.learning report                   # tables and pictures from docs/results
 
@@ -23,6 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def train(run: Run, state: Path, deadline: float) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            object_store_memory=200 * 2**20,
+            object_store_memory=2 * 2**30,
         )
     algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
@@ -130,8 +131,9 @@ def describe() -> str:
 # -- The queue ---------------------------------------------------------------------------------
 
 
-def run_queue(waiting: list[Run], jobs: int, state: Path, deadline: float) -> None:
-    """Trains these runs, so many at a time, in their order."""
+def run_queue(runs: list[Run], jobs: int, state: Path, deadline: float) -> int:
+    """Trains those of the runs that are not complete, so many at a time; how many have failed."""
+    waiting, failed = [run for run in runs if not run.csv.exists()], 0
     running: dict[subprocess.Popen[bytes], Run] = {}
     while (waiting and time.time() < deadline) or running:
         while waiting and len(running) < jobs and time.time() < deadline:
@@ -145,7 +147,9 @@ def run_queue(waiting: list[Run], jobs: int, state: Path, deadline: float) -> No
         for process in [p for p in running if p.poll() is not None]:
             run = running.pop(process)
             if process.returncode:
+                failed += 1
                 print(f"{run.name} failed with exit code {process.returncode}", flush=True)
+    return failed
 
 
 def show_status(suites: list[str]) -> None:
@@ -167,11 +171,12 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    only = "runs with such a name, ENV_ARM_SEED"
     for name in ("run", "status", "report"):
         sub = commands.add_parser(name)
         sub.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}")
         if name == "run":
-            sub.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
+            sub.add_argument("--only", nargs="+", metavar="GLOB", default=["*"], help=only)
             sub.add_argument("--jobs", type=int, default=os.cpu_count())
             sub.add_argument("--minutes", type=float, default=float("inf"))
             sub.add_argument("--state", type=Path, default=Path("ray_results/learning"))
@@ -190,12 +195,16 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := set(suites) - set(SUITES):
         parser.error(f"no suite is called {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
     if args.command == "run":
-        runs = [run for suite in suites for run in runs_of(suite)]
-        arms = {run.arm for run in runs}
-        if unknown := set(args.arms or ()) - arms:
-            parser.error(f"no arm is called {', '.join(sorted(unknown))}, but {', '.join(sorted(arms))}")
-        waiting = [r for r in runs if r.arm in (args.arms or arms) and not r.csv.exists()]
-        run_queue(waiting, args.jobs, args.state.absolute(), time.time() + 60 * args.minutes)
+        runs = [
+            run
+            for suite in suites
+            for run in runs_of(suite)
+            if any(fnmatch(run.name, glob) for glob in args.only)
+        ]
+        if not runs:
+            parser.error(f"no run is called {' or '.join(args.only)}")
+        deadline = time.time() + 60 * args.minutes
+        sys.exit(run_queue(runs, args.jobs, args.state.absolute(), deadline) > 0)
     elif args.command == "status":
         show_status(suites)
     else:

@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from rliable import library, metrics
 
 from benchmarks.learning import RESULTS
@@ -72,53 +73,71 @@ def scores(suite: str, found: Mapping[tuple[str, str], np.ndarray]) -> dict[str,
 
 
 def table(suite: str, curves: Curves) -> str:
-    """The suite's table, as Markdown."""
-    found, arms = results(curves), list(SUITES[suite].arms)
-    lines = [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
-    for env in SUITES[suite].envs:
-        cells = []
-        for arm in arms:
-            x = found.get((env, arm), np.array([]))
-            spread = f" ± {x.std(ddof=1):,.0f}" if len(x) > 1 else ""
-            cells.append(f"{x.mean():,.0f}{spread} ({len(x)})" if len(x) else "")
-        lines.append(f"| {env} | {' | '.join(cells)} |")
+    """The suite's table, as Markdown: a row an arm."""
+    found, envs = results(curves), SUITES[suite].envs
     by_arm = scores(suite, found)
+    iqm, intervals = {}, {}
     if by_arm and min(len(x) for x in by_arm.values()) > 1:
         iqm, intervals = library.get_interval_estimates(
             by_arm, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=10_000
         )
-        cells = [
-            f"{iqm[a][0]:.2f} [{intervals[a][0, 0]:.2f}, {intervals[a][1, 0]:.2f}]"
-            if a in iqm
-            else ""
-            for a in arms
-        ]
-        lines.append(f"| IQM of scores [95 %] | {' | '.join(cells)} |")
+    lines = [f"| | {' | '.join(envs)} | IQM of scores [95 %] |", "|---" * (len(envs) + 2) + "|"]
+    for arm in SUITES[suite].arms:
+        cells = []
+        for env in envs:
+            x = found.get((env, arm), np.array([]))
+            spread = f" ± {number(x.std(ddof=1))}" if len(x) > 1 else ""
+            cells.append(f"{number(x.mean())}{spread} ({len(x)})" if len(x) else "")
+        if not any(cells):
+            continue
+        if arm in iqm:
+            (low,), (high,) = intervals[arm]
+            cells.append(f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]")
+        else:
+            cells.append("")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def number(x: float) -> str:
+    """Three digits, but all of those before the point."""
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:#.3g}"
+
+
 def draw(suite: str, curves: Curves) -> None:
-    """Mean over seeds and the range of all of them, for each task."""
+    """Mean over seeds and the range of all of them: a column a task, a row a setting."""
     envs = [env for env in SUITES[suite].envs if any(env == key[0] for key in curves)]
+    rows: dict[str, list[str]] = defaultdict(list)
+    for arm in SUITES[suite].arms:
+        if any((env, arm) in curves for env in envs):
+            setting, is_one, _ = arm.partition("=")
+            rows[setting if is_one else ""].append(arm)
     figure, axes = plt.subplots(
-        1, len(envs), figsize=(4 * len(envs), 3.4), layout="constrained", squeeze=False
+        len(rows),
+        len(envs),
+        figsize=(4 * len(envs), 3 * len(rows)),
+        layout="constrained",
+        squeeze=False,
     )
-    for ax, env in zip(axes.flat, envs, strict=True):
-        for arm in SUITES[suite].arms:
-            seeds = curves.get((env, arm), {})
-            if not seeds:
-                continue
-            first = max(steps[0] for steps, _ in seeds.values())
-            grid = np.linspace(first, SUITES[suite].env_steps, 100)
-            lines = np.stack([np.interp(grid, *curve) for curve in seeds.values()])
-            (line,) = ax.plot(grid / 1e6, lines.mean(0), label=f"{arm} ({len(seeds)})")
-            ax.fill_between(
-                grid / 1e6, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color()
-            )
-        ax.set(title=env, xlabel="million env steps", ylabel="return")
-        ax.legend()
+    for i, arms in enumerate(rows.values()):
+        for ax, env in zip(axes[i], envs, strict=True):
+            for arm in [*SUITES[suite].arms][:1] * (i > 0) + arms:
+                if (env, arm) in curves:
+                    _draw_arm(ax, arm, curves[env, arm], SUITES[suite].env_steps)
+            ax.set(title=env if i == 0 else "", ylabel="return")
+            ax.legend()
+    for ax in axes[-1]:
+        ax.set_xlabel("million env steps")
     figure.savefig(RESULTS / f"{suite}.png", dpi=80)
     plt.close(figure)
+
+
+def _draw_arm(ax: Axes, arm: str, seeds: Mapping[int, Curve], env_steps: int) -> None:
+    first = max(steps[0] for steps, _ in seeds.values())
+    grid = np.linspace(first, env_steps, 100)
+    lines = np.stack([np.interp(grid, *curve) for curve in seeds.values()])
+    (line,) = ax.plot(grid / 1e6, lines.mean(0), label=f"{arm} ({len(seeds)})")
+    ax.fill_between(grid / 1e6, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color())
 
 
 def budgets_table() -> str:
