@@ -31,17 +31,23 @@ class GradientBuffer:
         numel = sum(p.numel() for p in self.parameters)
         dtype = self.parameters[0].dtype if self.parameters else torch.float32
         self._flat = torch.zeros(numel + 1, dtype=dtype, device=device)
-        self._views, start = [], 0
+        self.views: list[Tensor] = []
+        start = 0
         for p in self.parameters:
             # In the parameter's own layout (channels-last weights): nothing is reordered.
             view = self._flat[start : start + p.numel()].as_strided(p.shape, p.stride(), start)
-            self._views.append(view)
+            self.views.append(view)
             start += p.numel()
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradients of all parameters one after the other, `[numel]`; not a copy."""
+        return self._flat[:-1]
 
     def attach(self) -> None:
         """Zeroes the buffer and makes it the parameters' `grad`."""
         self._flat.zero_()
-        for p, view in zip(self.parameters, self._views, strict=True):
+        for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = view
 
     def detach(self) -> None:
@@ -62,7 +68,7 @@ class GradientBuffer:
         """
         self._flat[-1] = count
         peers.sum(self._flat)
-        self._flat[:-1] /= self._flat[-1].clamp(min=1)
+        self.gradient.div_(self._flat[-1].clamp(min=1))
         return bool(self._flat[-1] > 0)
 
     def not_finite(self) -> int | None:
@@ -73,4 +79,4 @@ class GradientBuffer:
         # A NaN or an infinity is in the sum, too, which is the cheaper question.
         if torch.isfinite(self._flat.sum()) or torch.isfinite(self._flat).all():
             return None
-        return next(i for i, view in enumerate(self._views) if not torch.isfinite(view).all())
+        return next(i for i, view in enumerate(self.views) if not torch.isfinite(view).all())

@@ -645,13 +645,16 @@ class PPGTorchLearner(TorchLearner):
         )
 
     def _clip_gradients(self, buffer: GradientBuffer) -> None:
-        if self.config.grad_clip:  # 0 is RLlib's other word for None
-            grads = {p: p.grad for p in buffer.parameters}
-            self._get_clip_function()(
-                grads, grad_clip=self.config.grad_clip, grad_clip_by=self.config.grad_clip_by
-            )
-            for p, grad in grads.items():
-                p.grad = grad
+        if not self.config.grad_clip:  # 0 is RLlib's other word for None
+            return
+        by = self.config.grad_clip_by
+        # All in one tensor unless each has its own norm: a small network's step is mostly calls.
+        grads = buffer.views if by == "norm" else [buffer.gradient]
+        clipped = dict(enumerate(grads))
+        self._get_clip_function()(clipped, grad_clip=self.config.grad_clip, grad_clip_by=by)
+        for i, grad in enumerate(grads):
+            if clipped[i] is not grad:
+                grad.copy_(clipped[i])
 
     def _log(self, metrics: dict[str, float]) -> ResultDict:
         for name, value in metrics.items():
