@@ -14,7 +14,7 @@ from rllib_ppg.procgen import GAMES
 from tests.command import run
 
 EXAMPLES = [path.stem for path in shipped_examples()]
-EXTRAS = {"mujoco": "mujoco", "minatar": "minatar", "atari_pong": "ale_py"}
+EXTRAS = {"mujoco": "mujoco", "minatar_breakout": "minatar", "atari_pong": "ale_py"}
 TINY = {
     "num_env_runners": 0,
     "num_envs_per_env_runner": 4,
@@ -173,18 +173,18 @@ def test_small_sweeps_have_three_seeds_of_each_value(name):
     assert len(list(experiment.variants())) == 9
 
 
-@pytest.mark.parametrize("name", ["mujoco", "minatar"])
-def test_has_the_settings_of_the_published_results(name):
+@pytest.mark.parametrize(("name", "suite"), [("mujoco", "mujoco"), ("minatar_breakout", "minatar")])
+def test_has_the_settings_of_the_published_results(name, suite):
     from benchmarks.learning_tasks import SUITES
 
-    suite, experiment = SUITES[name], from_file(name)
+    suite, experiment = SUITES[suite], from_file(name)
     assert experiment.stop == {"num_env_steps_sampled_lifetime": suite.env_steps}
     for env, (_, config) in zip(suite.envs, experiment.variants(), strict=name == "mujoco"):
         example = experiment.algorithm.get_default_config().update_from_dict(config).to_dict()
         measured = suite.arms["ppg"](env).to_dict()
         differs = {key for key in measured if measured[key] != example[key]}
         # Where it runs, which seed, and what an env that is made here is called.
-        assert differs <= {"num_env_runners", "seed"} | ({"env"} if name == "minatar" else set())
+        assert differs <= {"num_env_runners", "seed"} | ({"env"} if len(suite.envs) == 2 else set())
 
 
 def test_rllibs_ppo_has_the_network_of_the_baseline_and_values_rollouts_in_parts(build):
