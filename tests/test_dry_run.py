@@ -46,6 +46,18 @@ def test_the_command_shows_a_run_and_trains_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("iterations", "n_pi", "advice"),
+    [(480, 32, None), (479, 32, 16), (240, 16, None), (100, 32, 4), (14, 2, 1), (14, 1, None)],
+)
+def test_a_run_with_few_phases_is_told_of_the_rule(cluster, capsys, iterations, n_pi, advice):
+    stop = {"training_iteration": iterations}
+    _, text = shown(capsys, stop=stop, config={"n_pi": n_pi, "replay_may_spill": True})
+    assert ("shorter phases" in text) == bool(advice)
+    if advice:
+        assert line(text, "shorter phases").startswith(f"n_pi={advice} or so")
+
+
 def test_what_does_not_fit_is_an_error(tmp_path):
     command = ("train", "file", "procgen_small", "--dry-run", "--ray-num-cpus", "2")
     ended = run(*command, "--ray-object-store-memory", 90_000_000)

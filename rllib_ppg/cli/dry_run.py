@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Line = tuple[str, str]
 _WIDTH = 100
+_PHASES = 15  # that a run should have; docs/results.md, "How long a phase should be"
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
@@ -130,6 +131,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
         phases = iterations // config.n_pi if config.has_aux_phase else 0
         rest = iterations % config.n_pi if config.has_aux_phase else 0
         total = iterations * steps + phases * aux_steps
+        n_pi = 2 ** int(math.log2(max(iterations / _PHASES, 1)))
         lines.append(
             (
                 "the run",
@@ -138,6 +140,13 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
                 + (f"; it ends {_count(rest, 'iteration')} into a phase" if rest else ""),
             )
         )
+        if config.has_aux_phase and n_pi < config.n_pi:
+            lines.append(
+                (
+                    "  shorter phases",
+                    f"n_pi={n_pi} or so: a run should have {_PHASES} phases, see docs/results.md",
+                )
+            )
     return lines
 
 
