@@ -85,9 +85,7 @@ def table(suite: str, curves: Curves) -> str:
     for arm in SUITES[suite].arms:
         cells = []
         for env in envs:
-            x = found.get((env, arm), np.array([]))
-            spread = f" ± {number(x.std(ddof=1))}" if len(x) > 1 else ""
-            cells.append(f"{number(x.mean())}{spread} ({len(x)})" if len(x) else "")
+            cells.append(cell(found.get((env, arm), np.array([]))))
         if not any(cells):
             continue
         if arm in iqm:
@@ -99,9 +97,14 @@ def table(suite: str, curves: Curves) -> str:
     return "\n".join(lines)
 
 
-def number(x: float) -> str:
-    """Three digits, but all of those before the point."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:#.3g}"
+def cell(x: np.ndarray) -> str:
+    """Mean ± standard deviation over seeds, in three digits or all before the point."""
+    if not len(x):
+        return ""
+    mean = x.mean()
+    digits = sum(abs(mean) < limit for limit in (10, 100))
+    spread = f" ± {x.std(ddof=1):,.{digits}f}" if len(x) > 1 else ""
+    return f"{mean:,.{digits}f}{spread} ({len(x)})"
 
 
 def draw(suite: str, curves: Curves) -> None:
