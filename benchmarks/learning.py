@@ -71,7 +71,7 @@ def train(run: Run, state: Path, deadline: float) -> None:
     import torch
 
     import rllib_ppg  # noqa: F401 (registers envs)
-    from benchmarks.learning_tasks import RETURNS, SUITES
+    from benchmarks.learning_tasks import RETURNS, REWARDS, SUITES
 
     suite = SUITES[run.suite]
     torch.set_num_threads(1)
@@ -87,8 +87,10 @@ def train(run: Run, state: Path, deadline: float) -> None:
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
     if (folder / "checkpoint").exists():
         algo.restore_from_path(str(folder / "checkpoint"))
-        rows, seconds, returns = json.loads((folder / "checkpoint" / "rows.json").read_text())
+        saved_rows = (folder / "checkpoint" / "rows.json").read_text()
+        rows, seconds, returns, rewards = json.loads(saved_rows)
         RETURNS.extend(returns)
+        REWARDS.mean, REWARDS.var, REWARDS.count = rewards
     saved, steps = time.monotonic(), 0
     while steps < suite.env_steps:
         began = time.monotonic()
@@ -105,16 +107,20 @@ def train(run: Run, state: Path, deadline: float) -> None:
             draft = folder / "draft"
             shutil.rmtree(draft, ignore_errors=True)
             algo.save_to_path(str(draft))
-            (draft / "rows.json").write_text(json.dumps([rows, seconds, list(RETURNS)]))
+            rewards = [float(x) for x in (REWARDS.mean, REWARDS.var, REWARDS.count)]
+            saved_rows = json.dumps([rows, seconds, list(RETURNS), rewards])
+            (draft / "rows.json").write_text(saved_rows)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
             draft.rename(folder / "checkpoint")
             saved = time.monotonic()
         if late:
             return
     run.csv.parent.mkdir(parents=True, exist_ok=True)
-    with run.csv.open("w", newline="") as f:
+    draft = run.csv.with_suffix(".draft")  # a run that has a CSV is complete
+    with draft.open("w", newline="") as f:
         f.write(f"# {describe()}\n")
         csv.writer(f).writerows([FIELDS, *rows])
+    draft.rename(run.csv)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -75,12 +75,13 @@ def scores(suite: str, found: Mapping[tuple[str, str], np.ndarray]) -> dict[str,
 def table(suite: str, curves: Curves) -> str:
     """The suite's table, as Markdown: a row an arm."""
     found, envs = results(curves), SUITES[suite].envs
-    by_arm = scores(suite, found)
-    iqm, intervals = {}, {}
-    if by_arm and min(len(x) for x in by_arm.values()) > 1:
-        iqm, intervals = library.get_interval_estimates(
-            by_arm, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=10_000
-        )
+    by_arm = {arm: x for arm, x in scores(suite, found).items() if len(x) > 1}
+    iqm, intervals = library.get_interval_estimates(
+        by_arm,
+        lambda x: np.array([metrics.aggregate_iqm(x)]),
+        reps=10_000,
+        random_state=np.random.RandomState(0),
+    )
     lines = [f"| | {' | '.join(envs)} | IQM of scores [95 %] |", "|---" * (len(envs) + 2) + "|"]
     for arm in SUITES[suite].arms:
         cells = []
@@ -192,4 +193,6 @@ def filled_in(page: str, name: str, new: str) -> str:
     """The page with new text between the comments of this name."""
     print(new)
     place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-    return place.sub(lambda match: f"{match[1]}{new}\n{match[2]}", page)
+    page, found = place.subn(lambda match: f"{match[1]}{new}\n{match[2]}", page)
+    assert found, f"{PAGE} has no place for {name}"
+    return page

@@ -18,19 +18,25 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers.utils import RunningMeanStd
 from minatar.gym import register_envs as register_minatar
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
+from torch import nn
 
 from rllib_ppg import PPGConfig
+from rllib_ppg.impala_cnn import norm_init
 from rllib_ppg.ppo_rl_module import ImpalaPPOModule
 
-# Of the last 100 episodes of an RLlib algorithm, whose env runner is in this process.
+# Of RLlib's PPO, whose env runner is in this process, and whose checkpoints have neither: the
+# returns of the last 100 episodes, and the statistics that rewards are normalised by.
 RETURNS: deque[float] = deque(maxlen=100)
+REWARDS = RunningMeanStd()
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,6 @@ class Suite:
 # learning rates that fall to 0, clipped gradients. One thing differs: 16 envs of 128 steps make the
 # 2,048 steps of an iteration, not one env of 2,048, in all arms. What is PPG's beside that is the
 # paper's (Cobbe et al. 2020, appendix A) but for N_pi = 16, which makes 30 phases of the budget.
-# The coefficient of L_value is 1 for PPG, the paper's, and 1/2 for PPO, as usual there; as they
-# have two networks, it makes a difference to the clipping of gradients only.
 
 MUJOCO_STEPS = 1_000_000
 MUJOCO_LR = [[0, 3e-4], [MUJOCO_STEPS, 0.0]]
@@ -113,11 +117,8 @@ def mujoco_ppo(env: str) -> PPOConfig:
             env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
         )
         .rl_module(
-            model_config=DefaultModelConfig(
-                fcnet_hiddens=[64, 64],
-                fcnet_activation="tanh",
-                free_log_std=True,
-                vf_share_layers=False,
+            rl_module_spec=two_networks(
+                fcnet_hiddens=[64, 64], fcnet_activation="tanh", free_log_std=True
             )
         )
         .training(
@@ -130,7 +131,7 @@ def mujoco_ppo(env: str) -> PPOConfig:
             clip_param=0.2,
             entropy_coeff=0.0,
             use_kl_loss=False,
-            vf_loss_coeff=0.25,  # of the squared error: that is 1/2 of L_value
+            vf_loss_coeff=0.5,  # of the squared error: that is L_value
             vf_clip_param=float("inf"),
             grad_clip=0.5,
         )
@@ -192,7 +193,7 @@ def minatar_ppo(env: str) -> PPOConfig:
     return (
         ppo_with_normalised_rewards(lambda: minatar_env(env))
         .env_runners(num_envs_per_env_runner=64)
-        .rl_module(model_config=DefaultModelConfig(**MINATAR_MODEL, vf_share_layers=False))
+        .rl_module(rl_module_spec=two_networks(**MINATAR_MODEL))
         .training(
             train_batch_size_per_learner=8192,
             minibatch_size=1024,
@@ -258,10 +259,15 @@ def procgen_ppo(env: str) -> PPOConfig:
 
 
 # -- RLlib's PPO -------------------------------------------------------------------------------
+#
+# What it gets that PPG has by itself: rewards over the running standard deviation of the
+# discounted return of all its envs, clipped to +-10, and heads whose weights are small at the
+# start, which is among the details that matter to PPO. What differs: RLlib does not shuffle the
+# first epoch of an iteration.
 
 
 def ppo_with_normalised_rewards(make: Callable[[], gym.Env]) -> PPOConfig:
-    """PPO that learns from rewards which gymnasium's wrapper normalises; PPG does so itself."""
+    """PPO on envs with normalised rewards."""
     register_env("with normalised rewards", lambda _: with_normalised_rewards(make()))
     return (
         PPOConfig()
@@ -274,7 +280,27 @@ def ppo_with_normalised_rewards(make: Callable[[], gym.Env]) -> PPOConfig:
 
 def with_normalised_rewards(env: gym.Env) -> gym.Env:
     """The env with normalised rewards; its infos have the true return."""
-    return gym.wrappers.NormalizeReward(gym.wrappers.RecordEpisodeStatistics(env), gamma=0.99)
+    normalised = gym.wrappers.NormalizeReward(gym.wrappers.RecordEpisodeStatistics(env), gamma=0.99)
+    normalised.return_rms = REWARDS
+    return gym.wrappers.TransformReward(normalised, lambda r: float(np.clip(r, -10.0, 10.0)))
+
+
+def two_networks(**model_config: Any) -> RLModuleSpec:
+    """RLlib's default networks for PPO, policy and value function apart."""
+    return RLModuleSpec(
+        module_class=WithSmallHeads,
+        model_config=DefaultModelConfig(**model_config, vf_share_layers=False),
+    )
+
+
+class WithSmallHeads(DefaultPPOTorchRLModule):
+    """Starts with heads as small as PPG's."""
+
+    def setup(self) -> None:
+        """See the class."""
+        super().setup()
+        for head in (self.pi, self.vf):
+            norm_init([m for m in head.modules() if isinstance(m, nn.Linear)][-1], 0.1)
 
 
 def note_return_of_the_env(*, episode: Any, **kwargs: Any) -> None:

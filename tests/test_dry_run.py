@@ -48,7 +48,7 @@ def test_the_command_shows_a_run_and_trains_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("iterations", "n_pi", "advice"),
-    [(480, 32, None), (479, 32, 16), (240, 16, None), (100, 32, 4), (14, 2, 1), (14, 1, None)],
+    [(480, 32, None), (479, 32, 16), (200, 12, None), (100, 32, 4), (14, 2, 1), (14, 1, None)],
 )
 def test_a_run_with_few_phases_is_told_of_the_rule(cluster, capsys, iterations, n_pi, advice):
     stop = {"training_iteration": iterations}

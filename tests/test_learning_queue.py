@@ -2,9 +2,15 @@
 
 import csv
 import math
+import re
+from collections import deque
+from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from gymnasium.wrappers.utils import RunningMeanStd
 
 from benchmarks import learning, learning_report, learning_tasks
 from benchmarks.learning import FIELDS, Run
@@ -50,13 +56,20 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cluster, tiny):
 
 
 def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, monkeypatch):
-    started = run_queue(monkeypatch, returncode=0)
-    assert [seed for *_, seed in started] == ["0", "1"]
-    done, other = learning.runs_of("tiny")
+    suite = Suite(envs=("A/x", "B"), env_steps=1, seeds=(0, 1), arms={"ppg": None, "ppo": None})
+    monkeypatch.setattr(learning_tasks, "SUITES", {"tiny": suite})
+    queue = [
+        ["one", "tiny", env, arm, seed]
+        for seed in "01"
+        for env in ("A/x", "B")
+        for arm in ("ppg", "ppo")
+    ]
+    assert run_queue(monkeypatch, returncode=0) == queue
+    done = learning.runs_of("tiny")[1]
     done.csv.parent.mkdir(parents=True)
     done.csv.touch()
-    assert run_queue(monkeypatch, returncode=0) == [["one", "tiny", other.env, other.arm, "1"]]
-    assert run_queue(monkeypatch, "--only", "*_0", returncode=0) == []
+    assert run_queue(monkeypatch, returncode=0) == [queue[0], *queue[2:]]
+    assert run_queue(monkeypatch, "--only", "A-x*", "*_1", returncode=0) == [queue[0], *queue[4:]]
     with pytest.raises(SystemExit):
         learning.main(["run", "tiny", "--only", "*_7"])
 
@@ -146,18 +159,90 @@ def test_ppo_has_ppgs_settings_and_networks(cluster, name):
     assert ppo.minibatch_size == steps // ppg.num_minibatches
     for setting in ("lr", "gamma", "lambda_", "clip_param", "entropy_coeff", "grad_clip"):
         assert getattr(ppo, setting) == getattr(ppg, setting), setting
-    if "mujoco" not in name:  # where it is said to differ
-        # RLlib's is a coefficient of the squared error, ours of half of it.
-        assert ppo.vf_loss_coeff == 0.5 * ppg.vf_loss_coeff
-    if name == "procgen":  # the paper's PPO has one network
-        ppg.training(arch="shared")
-    assert size_of_networks(ppg.training(replay_may_spill=True)) == size_of_networks(ppo)
+    # RLlib's is a coefficient of the squared error, ours of half of it.
+    assert ppo.vf_loss_coeff == 0.5 * ppg.vf_loss_coeff
+    assert ppo.vf_clip_param == float("inf") and ppg.vf_clip_param is None
+    assert not ppo.use_kl_loss
+    if name == "procgen":  # the paper's PPO has one network and 3 epochs
+        ppg.training(arch="shared", e_pi=3, e_v=3)
+    assert ppo.num_epochs == ppg.e_pi == ppg.e_v
+    ours, rllibs = networks(ppg.training(replay_may_spill=True)), networks(ppo)
+    assert sum(w.numel() for w in ours.values()) == sum(w.numel() for w in rllibs.values())
+    for weights in (ours, rllibs):
+        heads = [w for key, w in weights.items() if re.match(r"(pi|vf)\.", key) and w.ndim == 2]
+        assert len(heads) == 2
+        for head in heads:
+            torch.testing.assert_close(head.norm(dim=1), torch.full((len(head),), 0.1))
 
 
-def size_of_networks(config):
-    """Number of weights, without the parts that PPG alone has."""
+def networks(config):
+    """The weights at the start, without the parts that PPG alone has."""
     algo = config.build_algo()
-    weights = algo.get_module().state_dict()
+    weights = algo.learner_group._learner.module["default_policy"].state_dict()
     algo.stop()
     only_ppgs = ("vf_aux", "observation_filter")
-    return sum(w.numel() for key, w in weights.items() if not key.startswith(only_ppgs))
+    return {key: w for key, w in weights.items() if not key.startswith(only_ppgs)}
+
+
+class Pays(gym.Env):
+    """An episode that pays these rewards."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, rewards):
+        self.rewards = rewards
+
+    def reset(self, *, seed=None, options=None):
+        self.left = list(self.rewards)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward = self.left.pop(0)
+        return np.zeros(1, np.float32), reward, not self.left, False, {}
+
+
+@pytest.fixture
+def no_rewards_yet(monkeypatch):
+    """The statistics as a new process has them."""
+    monkeypatch.setattr(learning_tasks, "REWARDS", RunningMeanStd())
+    return learning_tasks.REWARDS
+
+
+def test_ppo_learns_from_normalised_rewards_and_reports_those_of_the_env(no_rewards_yet):
+    first, second = (
+        learning_tasks.with_normalised_rewards(Pays(rewards))
+        for rewards in ([1.0, 2.0, 3.0], [50.0, 0.0, 1e6])
+    )
+    sums, seen = [], []
+    for env in (first, second):
+        env.reset()
+        total = 0.0
+        for t in range(3):
+            _, reward, *_, info = env.step(0)
+            # As gymnasium counts: what was earned before an episode's last step is left out of it.
+            total = env.unwrapped.rewards[t] + 0.99 * total * (t < 2)
+            sums.append(total)
+            std = np.std(sums)
+            if len(sums) > 2:  # until then, the prior's variance of 1 shows
+                assert reward == pytest.approx(min(env.unwrapped.rewards[t] / std, 10), rel=1e-2)
+            seen.append(reward)
+        assert info["episode"]["r"] == sum(env.unwrapped.rewards)
+    assert max(seen) <= 10.0
+
+
+def test_ppo_goes_on_with_its_reward_statistics(cluster, tiny, monkeypatch, no_rewards_yet):
+    ppo = learning_tasks.ppo_with_normalised_rewards(lambda: gym.make("CartPole-v1"))
+    ppo.training(train_batch_size_per_learner=128, minibatch_size=64, num_epochs=1)
+    monkeypatch.setitem(learning_tasks.SUITES, "tiny", replace(TINY, arms={"ppo": lambda _: ppo}))
+    monkeypatch.setattr(learning_tasks, "RETURNS", deque(maxlen=100))
+    run = Run("tiny", "CartPole-v1", "ppo", 0)
+    learning.train(run, tiny / "state", deadline=0)
+    before = no_rewards_yet.count
+    assert before >= 128
+    no_rewards_yet.count = 1e-4  # another process
+    returns = list(learning_tasks.RETURNS)
+    learning_tasks.RETURNS.clear()
+    learning.train(run, tiny / "state", deadline=0)
+    assert no_rewards_yet.count >= before + 128
+    assert list(learning_tasks.RETURNS)[: len(returns)] == returns

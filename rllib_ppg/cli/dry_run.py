@@ -140,7 +140,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
                 + (f"; it ends {_count(rest, 'iteration')} into a phase" if rest else ""),
             )
         )
-        if config.has_aux_phase and n_pi < config.n_pi:
+        if config.has_aux_phase and phases < _PHASES and n_pi < config.n_pi:
             lines.append(
                 (
                     "  shorter phases",
