@@ -109,29 +109,24 @@ def cell(x: np.ndarray) -> str:
 
 
 def draw(suite: str, curves: Curves) -> None:
-    """Mean over seeds and the range of all of them: a column a task, a row a setting."""
+    """Mean over seeds and the range of all of them, for each task and each setting."""
     envs = [env for env in SUITES[suite].envs if any(env == key[0] for key in curves)]
     rows: dict[str, list[str]] = defaultdict(list)
     for arm in SUITES[suite].arms:
         if any((env, arm) in curves for env in envs):
             setting, is_one, _ = arm.partition("=")
             rows[setting if is_one else ""].append(arm)
+    high, wide = sorted((len(rows), len(envs)))
     figure, axes = plt.subplots(
-        len(rows),
-        len(envs),
-        figsize=(4 * len(envs), 3 * len(rows)),
-        layout="constrained",
-        squeeze=False,
+        high, wide, figsize=(3.4 * wide, 2.8 * high), layout="constrained", squeeze=False
     )
     for i, arms in enumerate(rows.values()):
-        for ax, env in zip(axes[i], envs, strict=True):
+        for ax, env in zip(axes[i] if high == len(rows) else axes[:, i], envs, strict=True):
             for arm in [*SUITES[suite].arms][:1] * (i > 0) + arms:
                 if (env, arm) in curves:
                     _draw_arm(ax, arm, curves[env, arm], SUITES[suite].env_steps)
-            ax.set(title=env if i == 0 else "", ylabel="return")
+            ax.set(title=env, xlabel="million env steps", ylabel="return")
             ax.legend()
-    for ax in axes[-1]:
-        ax.set_xlabel("million env steps")
     figure.savefig(RESULTS / f"{suite}.png", dpi=80)
     plt.close(figure)
 
