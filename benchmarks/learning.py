@@ -129,7 +129,7 @@ def describe() -> str:
     from benchmarks.throughput import machine
     from rllib_ppg.versions import versions
 
-    of = versions("ray", "torch", "gymnasium", "numpy", "mujoco")
+    of = versions("ray", "torch", "gymnasium", "numpy", "mujoco", "MinAtar")
     packages = ", ".join(f"{name} {version}" for name, version in of.items())
     return f"{packages}; 1 of {machine()['cpu']}; {time.strftime('%Y-%m-%d')}"
 

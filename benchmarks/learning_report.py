@@ -84,9 +84,7 @@ def table(suite: str, curves: Curves) -> str:
     )
     lines = [f"| | {' | '.join(envs)} | IQM of scores [95 %] |", "|---" * (len(envs) + 2) + "|"]
     for arm in SUITES[suite].arms:
-        cells = []
-        for env in envs:
-            cells.append(cell(found.get((env, arm), np.array([]))))
+        cells = [cell(found.get((env, arm), np.array([]))) for env in envs]
         if not any(cells):
             continue
         if arm in iqm:

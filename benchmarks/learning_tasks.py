@@ -70,8 +70,7 @@ MUJOCO_LR = [[0, 3e-4], [MUJOCO_STEPS, 0.0]]
 
 
 def mujoco_ppg(env: str, **training: Any) -> PPGConfig:
-    """PPG with PPO's settings in its policy phase."""
-    phases = {"n_pi": 16, "e_aux": 6, "num_aux_minibatches": 16, "beta_clone": 1.0}
+    """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
     return (
         PPGConfig()
         .environment(env)
@@ -97,11 +96,9 @@ def mujoco_ppg(env: str, **training: Any) -> PPGConfig:
                 "lr": MUJOCO_LR,
                 "aux_lr": MUJOCO_LR,
                 "gamma": 0.99,
-                "lambda_": 0.95,
-                "clip_param": 0.2,
                 "entropy_coeff": 0.0,
                 "grad_clip": 0.5,
-                **phases,
+                "n_pi": 16,
                 **training,
             }
         )
@@ -127,12 +124,8 @@ def mujoco_ppo(env: str) -> PPOConfig:
             num_epochs=10,
             lr=MUJOCO_LR,
             gamma=0.99,
-            lambda_=0.95,
-            clip_param=0.2,
             entropy_coeff=0.0,
-            use_kl_loss=False,
             vf_loss_coeff=0.5,  # of the squared error: that is L_value
-            vf_clip_param=float("inf"),
             grad_clip=0.5,
         )
     )
@@ -159,9 +152,8 @@ def minatar_env(env: str) -> gym.Env:
 
 
 def minatar_ppg(env: str, **training: Any) -> PPGConfig:
-    """PPG with PPO's settings in its policy phase."""
+    """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
     register_env("MinAtar", lambda _: minatar_env(env))
-    phases = {"n_pi": 16, "e_aux": 6, "num_aux_minibatches": 16, "beta_clone": 1.0}
     return (
         PPGConfig()
         .environment("MinAtar")
@@ -176,12 +168,10 @@ def minatar_ppg(env: str, **training: Any) -> PPGConfig:
                 "lr": MINATAR_LR,
                 "aux_lr": MINATAR_LR,
                 "gamma": 0.99,
-                "lambda_": 0.95,
-                "clip_param": 0.2,
                 "entropy_coeff": 0.01,
                 "vf_loss_coeff": 0.5,
                 "grad_clip": 0.5,
-                **phases,
+                "n_pi": 16,
                 **training,
             }
         )
@@ -200,12 +190,8 @@ def minatar_ppo(env: str) -> PPOConfig:
             num_epochs=4,
             lr=MINATAR_LR,
             gamma=0.99,
-            lambda_=0.95,
-            clip_param=0.2,
             entropy_coeff=0.01,
-            use_kl_loss=False,
             vf_loss_coeff=0.25,  # of the squared error: that is 1/2 of L_value
-            vf_clip_param=float("inf"),
             grad_clip=0.5,
         )
     )
@@ -225,7 +211,7 @@ SMALL_ENCODER = {"impala_channels": [4, 8, 8], "impala_dense": 256}
 
 
 def procgen_ppg(env: str, **training: Any) -> PPGConfig:
-    """PPG as in the paper; the names of its defaults are not repeated."""
+    """PPG as in the paper, whose settings are the defaults."""
     return (
         PPGConfig()
         .environment(env, env_config=PROCGEN_ENV)
@@ -248,12 +234,8 @@ def procgen_ppo(env: str) -> PPOConfig:
             num_epochs=3,
             lr=PROCGEN_LR,
             gamma=0.999,
-            lambda_=0.95,
-            clip_param=0.2,
             entropy_coeff=0.01,
-            use_kl_loss=False,
             vf_loss_coeff=0.5,  # of the squared error: that is L_value
-            vf_clip_param=float("inf"),
         )
     )
 
@@ -267,14 +249,20 @@ def procgen_ppo(env: str) -> PPOConfig:
 
 
 def ppo_with_normalised_rewards(make: Callable[[], gym.Env]) -> PPOConfig:
-    """PPO on envs with normalised rewards."""
+    """PPO on envs with normalised rewards, with what is the same in all suites."""
     register_env("with normalised rewards", lambda _: with_normalised_rewards(make()))
     return (
         PPOConfig()
         .environment("with normalised rewards")
         .env_runners(num_env_runners=0, rollout_fragment_length=128)
         .callbacks(on_episode_end=note_return_of_the_env)
-        .training(grad_clip_by="global_norm")
+        .training(
+            lambda_=0.95,
+            clip_param=0.2,
+            use_kl_loss=False,
+            vf_clip_param=float("inf"),
+            grad_clip_by="global_norm",
+        )
     )
 
 
