@@ -8,7 +8,8 @@
 Each run is a process of its own with one thread. It writes docs/results/SUITE/ENV_ARM_SEED.csv
 when it is complete, and is skipped from then on; one that was stopped goes on from its last
 checkpoint in the `--state` folder. Seeds come first: after a part of the time there is a part of
-all tasks and arms.
+all tasks and arms. Two queues at once need different runs (`--only`): they do not look at each
+other's.
 """
 
 from __future__ import annotations
@@ -85,10 +86,11 @@ def train(run: Run, state: Path, deadline: float) -> None:
         )
     algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
-    if (folder / "checkpoint").exists():
-        algo.restore_from_path(str(folder / "checkpoint"))
-        saved_rows = (folder / "checkpoint" / "rows.json").read_text()
-        rows, seconds, returns, rewards = json.loads(saved_rows)
+    # By env steps. A kill leaves the newest whole, and perhaps a draft or an older one beside it.
+    checkpoints = sorted(folder.glob("[0-9]*"))
+    if checkpoints:
+        algo.restore_from_path(str(checkpoints[-1]))
+        rows, seconds, returns, rewards = json.loads((checkpoints[-1] / "rows.json").read_text())
         RETURNS.extend(returns)
         REWARDS.mean, REWARDS.var, REWARDS.count = rewards
     saved, steps = time.monotonic(), 0
@@ -110,8 +112,9 @@ def train(run: Run, state: Path, deadline: float) -> None:
             rewards = [float(x) for x in (REWARDS.mean, REWARDS.var, REWARDS.count)]
             saved_rows = json.dumps([rows, seconds, list(RETURNS), rewards])
             (draft / "rows.json").write_text(saved_rows)
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-            draft.rename(folder / "checkpoint")
+            older, checkpoints = checkpoints, [draft.rename(folder / f"{steps:012}")]
+            for checkpoint in older:
+                shutil.rmtree(checkpoint)
             saved = time.monotonic()
         if late:
             return
