@@ -5,8 +5,8 @@ wrappers, is what a Python experiment file is for. What is PPO's: PureJaxRL's se
 (Lu et al. 2022). What is PPG's: a phase of 16 iterations, which makes 15 of the run, and 6
 auxiliary epochs. Rewards are normalised, as the paper does.
 
-What to expect: a mean return of 21 over the last tenth of the run, between 14 and 29, where PPO with
-the same settings has 15, between 11 and 19 (seeds 0 to 2, one AMD EPYC core each, 2026-11-26,
+What to expect: a mean return of 21 over the last tenth of the run, between 14 and 29, where PPO
+with the same settings has 15, between 11 and 19 (seeds 0 to 2, one AMD EPYC core each, 2026-11-26,
 versions of constraints.txt). docs/results.md has the curves, and what becomes of it with other
 settings.
 What it takes: 2 CPUs; 5 minutes on one core beside other work. A phase's states are 131,072 x 1,600
