@@ -132,7 +132,8 @@ def describe() -> str:
     from benchmarks.throughput import machine
     from rllib_ppg.versions import versions
 
-    of = versions("ray", "torch", "gymnasium", "numpy", "mujoco", "MinAtar")
+    envs = ("mujoco", "MinAtar", "ale_py", "procgen-mirror")
+    of = versions("ray", "torch", "gymnasium", "numpy", *envs)
     packages = ", ".join(f"{name} {version}" for name, version in of.items())
     return f"{packages}; 1 of {machine()['cpu']}; {time.strftime('%Y-%m-%d')}"
 

@@ -69,7 +69,7 @@ MUJOCO_STEPS = 1_000_000
 MUJOCO_LR = [[0, 3e-4], [MUJOCO_STEPS, 0.0]]
 
 
-def mujoco_ppg(env: str, **training: Any) -> PPGConfig:
+def mujoco_ppg(env: str) -> PPGConfig:
     """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
     return (
         PPGConfig()
@@ -88,19 +88,16 @@ def mujoco_ppg(env: str, **training: Any) -> PPGConfig:
             }
         )
         .training(
-            **{
-                "e_pi": 10,
-                "e_v": 10,
-                "num_minibatches": 32,
-                "segment_length": 1,
-                "lr": MUJOCO_LR,
-                "aux_lr": MUJOCO_LR,
-                "gamma": 0.99,
-                "entropy_coeff": 0.0,
-                "grad_clip": 0.5,
-                "n_pi": 16,
-                **training,
-            }
+            e_pi=10,
+            e_v=10,
+            num_minibatches=32,
+            segment_length=1,
+            lr=MUJOCO_LR,
+            aux_lr=MUJOCO_LR,
+            gamma=0.99,
+            entropy_coeff=0.0,
+            grad_clip=0.5,
+            n_pi=16,
         )
     )
 
@@ -151,7 +148,7 @@ def minatar_env(env: str) -> gym.Env:
     return gym.wrappers.DtypeObservation(made, np.float32)
 
 
-def minatar_ppg(env: str, **training: Any) -> PPGConfig:
+def minatar_ppg(env: str) -> PPGConfig:
     """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
     register_env("MinAtar", lambda _: minatar_env(env))
     return (
@@ -160,20 +157,17 @@ def minatar_ppg(env: str, **training: Any) -> PPGConfig:
         .env_runners(num_env_runners=0, num_envs_per_env_runner=64, rollout_fragment_length=128)
         .rl_module(model_config=MINATAR_MODEL)
         .training(
-            **{
-                "e_pi": 4,
-                "e_v": 4,
-                "num_minibatches": 8,
-                "segment_length": 1,
-                "lr": MINATAR_LR,
-                "aux_lr": MINATAR_LR,
-                "gamma": 0.99,
-                "entropy_coeff": 0.01,
-                "vf_loss_coeff": 0.5,
-                "grad_clip": 0.5,
-                "n_pi": 16,
-                **training,
-            }
+            e_pi=4,
+            e_v=4,
+            num_minibatches=8,
+            segment_length=1,
+            lr=MINATAR_LR,
+            aux_lr=MINATAR_LR,
+            gamma=0.99,
+            entropy_coeff=0.01,
+            vf_loss_coeff=0.5,
+            grad_clip=0.5,
+            n_pi=16,
         )
     )
 
@@ -210,14 +204,14 @@ PROCGEN_LR = 2.5e-4
 SMALL_ENCODER = {"impala_channels": [4, 8, 8], "impala_dense": 256}
 
 
-def procgen_ppg(env: str, **training: Any) -> PPGConfig:
+def procgen_ppg(env: str) -> PPGConfig:
     """PPG as in the paper, whose settings are the defaults."""
     return (
         PPGConfig()
         .environment(env, env_config=PROCGEN_ENV)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=64, rollout_fragment_length=256)
         .rl_module(model_config=SMALL_ENCODER)
-        .training(**{"n_pi": 2, "lr": PROCGEN_LR, "aux_lr": PROCGEN_LR, **training})
+        .training(n_pi=2, lr=PROCGEN_LR, aux_lr=PROCGEN_LR)
     )
 
 
@@ -253,7 +247,7 @@ ATARI_ENV = {"reward_clipping": False, "num_threads": 1}
 ATARI_LR = [[0, 2.5e-4], [ATARI_STEPS, 0.0]]
 
 
-def atari_ppg(env: str, **training: Any) -> PPGConfig:
+def atari_ppg(env: str) -> PPGConfig:
     """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
     return (
         PPGConfig()
@@ -261,20 +255,17 @@ def atari_ppg(env: str, **training: Any) -> PPGConfig:
         .env_runners(num_env_runners=0, num_envs_per_env_runner=8, rollout_fragment_length=128)
         .rl_module(model_config=SMALL_ENCODER)
         .training(
-            **{
-                "e_pi": 4,
-                "e_v": 4,
-                "num_minibatches": 4,
-                "segment_length": 1,
-                "lr": ATARI_LR,
-                "aux_lr": ATARI_LR,
-                "gamma": 0.99,
-                "clip_param": 0.1,
-                "vf_loss_coeff": 0.5,
-                "grad_clip": 0.5,
-                "n_pi": 4,
-                **training,
-            }
+            e_pi=4,
+            e_v=4,
+            num_minibatches=4,
+            segment_length=1,
+            lr=ATARI_LR,
+            aux_lr=ATARI_LR,
+            gamma=0.99,
+            clip_param=0.1,
+            vf_loss_coeff=0.5,
+            grad_clip=0.5,
+            n_pi=4,
         )
     )
 
@@ -370,8 +361,8 @@ SUITES = {
         seeds=(0, 1, 2, 3, 4),
         arms={
             **MUJOCO,
-            "no_aux": lambda env: mujoco_ppg(env, n_pi=0),
-            "arch=detach": lambda env: mujoco_ppg(env, arch="detach"),
+            "no_aux": lambda env: mujoco_ppg(env).training(n_pi=0),
+            "arch=detach": lambda env: mujoco_ppg(env).training(arch="detach"),
         },
     ),
     "mujoco_more": Suite(
@@ -387,12 +378,12 @@ SUITES = {
         arms={
             "ppg": minatar_ppg,
             "ppo": minatar_ppo,
-            "n_pi=2": lambda env: minatar_ppg(env, n_pi=2),
-            "n_pi=64": lambda env: minatar_ppg(env, n_pi=64),
-            "e_aux=1": lambda env: minatar_ppg(env, e_aux=1),
-            "arch=detach": lambda env: minatar_ppg(env, arch="detach"),
-            "beta_clone=0": lambda env: minatar_ppg(env, beta_clone=0.0),
-            "no_aux": lambda env: minatar_ppg(env, n_pi=0),
+            "n_pi=2": lambda env: minatar_ppg(env).training(n_pi=2),
+            "n_pi=64": lambda env: minatar_ppg(env).training(n_pi=64),
+            "e_aux=1": lambda env: minatar_ppg(env).training(e_aux=1),
+            "arch=detach": lambda env: minatar_ppg(env).training(arch="detach"),
+            "beta_clone=0": lambda env: minatar_ppg(env).training(beta_clone=0.0),
+            "no_aux": lambda env: minatar_ppg(env).training(n_pi=0),
         },
     ),
     "procgen": Suite(
