@@ -72,6 +72,13 @@ def scores(suite: str, found: Mapping[tuple[str, str], np.ndarray]) -> dict[str,
     return out
 
 
+def on_a_grid(seeds: Mapping[int, Curve], env_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """100 points in env steps, and the returns of each seed there, `[seeds, 100]`."""
+    first = max(steps[0] for steps, _ in seeds.values())
+    grid = np.linspace(first, env_steps, 100)
+    return grid, np.stack([np.interp(grid, *curve) for curve in seeds.values()])
+
+
 def table(suite: str, curves: Curves) -> str:
     """The suite's table, as Markdown: a row an arm."""
     found, envs = results(curves), SUITES[suite].envs
@@ -82,7 +89,10 @@ def table(suite: str, curves: Curves) -> str:
         lambda x: np.array([metrics.aggregate_iqm(x)]),
         reps=10_000,
     )
-    lines = [f"| | {' | '.join(envs)} | IQM of scores [95 %] |", "|---" * (len(envs) + 2) + "|"]
+    lines = [
+        f"| | {' | '.join(envs)} | IQM of scores [95 %] | M env steps to {BASELINE} |",
+        "|---" * (len(envs) + 3) + "|",
+    ]
     for arm in SUITES[suite].arms:
         cells = [cell(found.get((env, arm), np.array([]))) for env in envs]
         if not any(cells):
@@ -92,8 +102,19 @@ def table(suite: str, curves: Curves) -> str:
             cells.append(f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]")
         else:
             cells.append("")
+        cells.append(" / ".join(steps_to_baseline(suite, curves, env, arm) for env in envs))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def steps_to_baseline(suite: str, curves: Curves, env: str, arm: str) -> str:
+    """Million env steps until the mean over the arm's seeds reaches the baseline's result."""
+    if (env, arm) not in curves or (env, BASELINE) not in curves:
+        return "?"
+    goal = results(curves)[env, BASELINE].mean()
+    grid, returns = on_a_grid(curves[env, arm], SUITES[suite].env_steps)
+    there = grid[returns.mean(0) >= goal]
+    return f"{there[0] / 1e6:.2f}" if len(there) else "-"
 
 
 def cell(x: np.ndarray) -> str:
@@ -130,9 +151,7 @@ def draw(suite: str, curves: Curves) -> None:
 
 
 def _draw_arm(ax: Axes, arm: str, seeds: Mapping[int, Curve], env_steps: int) -> None:
-    first = max(steps[0] for steps, _ in seeds.values())
-    grid = np.linspace(first, env_steps, 100)
-    lines = np.stack([np.interp(grid, *curve) for curve in seeds.values()])
+    grid, lines = on_a_grid(seeds, env_steps)
     (line,) = ax.plot(grid / 1e6, lines.mean(0), label=f"{arm} ({len(seeds)})")
     ax.fill_between(grid / 1e6, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color())
 

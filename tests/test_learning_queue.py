@@ -101,11 +101,11 @@ def run_queue(monkeypatch, *options, returncode):
     return started
 
 
-def write(folder, env, arm, seed, returns):
-    """A run's rows: a point every 10 of 100 env steps."""
+def write(folder, env, arm, seed, returns, every=10):
+    """A run's rows: a point every so many env steps."""
     with (folder / f"{env}_{arm}_{seed}.csv").open("w", newline="") as f:
         f.write("# versions\n")
-        points = [[env, arm, seed, 10 * (i + 1), r, 1.0] for i, r in enumerate(returns)]
+        points = [[env, arm, seed, every * (i + 1), r, 1.0] for i, r in enumerate(returns)]
         csv.writer(f).writerows([FIELDS, *points])
 
 
@@ -126,6 +126,23 @@ def test_the_table_is_of_the_last_tenth_and_its_scores_are_by_the_baseline(tmp_p
     assert ppo.startswith("| ppo | 200 ± 141 (2) | 2.00 ± 1.41 (2) | 1.00 [")
     learning_report.draw("s", curves)
     assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_the_table_says_how_soon_an_arm_is_where_the_baseline_ends(tmp_path, monkeypatch):
+    arms = {"ppg": None, "ppo": None, "slow": None, "to come": None}
+    suite = Suite(envs=("A", "B"), env_steps=10**6, seeds=(0, 1), arms=arms)
+    monkeypatch.setattr(learning_report, "SUITES", {"s": suite})
+    monkeypatch.setattr(learning_report, "RESULTS", tmp_path)
+    (tmp_path / "s").mkdir()
+    for seed in (0, 1):  # means over them, of A: ppg is at .9 after .45M, where ppo ends
+        up = [(1 + (-1) ** seed / 2) * 0.2 * (i + 1) for i in range(10)]
+        write(tmp_path / "s", "A", "ppg", seed, up, every=100_000)
+        write(tmp_path / "s", "A", "ppo", seed, [0.0] * 9 + [0.9], every=100_000)
+        write(tmp_path / "s", "A", "slow", seed, [0.0] * 10, every=100_000)
+        write(tmp_path / "s", "B", "ppg", seed, up, every=100_000)
+    lines = learning_report.table("s", learning_report.read("s")).splitlines()[2:]
+    ppg, ppo, slow = (line.strip("| ").split(" | ")[-1] for line in lines)
+    assert (ppg, ppo, slow) == ("0.45 / ?", "1.00 / ?", "- / ?")
 
 
 def test_n_pi_for_a_budget_is_read_from_openais_curves():
