@@ -28,6 +28,7 @@ from rllib_ppg.procgen import GAMES, normalized_return
 PAGE = Path("docs/results.md")
 LAST = 0.1  # of a run's env steps, which its result is taken from
 BASELINE = "ppo"
+MIN_SEEDS = 3  # of an interval: a bootstrap over two makes it far too small
 OPENAI_BATCH = 65_536  # env steps of an iteration: 4 workers of 64 envs and 256 steps
 
 # (env steps, returns), `[points]` each.
@@ -48,6 +49,11 @@ def read(suite: str) -> Curves:
         steps, returns = np.array(points).T
         curves[rows[0]["env"], rows[0]["algo"]][int(rows[0]["seed"])] = steps, returns
     return curves
+
+
+def envs_of(suite: str, curves: Curves) -> list[str]:
+    """The suite's tasks that something has been trained on."""
+    return [env for env in SUITES[suite].envs if any(env == key[0] for key in curves)]
 
 
 def results(curves: Curves) -> dict[tuple[str, str], np.ndarray]:
@@ -81,8 +87,8 @@ def on_a_grid(seeds: Mapping[int, Curve], env_steps: int) -> tuple[np.ndarray, n
 
 def table(suite: str, curves: Curves) -> str:
     """The suite's table, as Markdown: a row an arm."""
-    found, envs = results(curves), SUITES[suite].envs
-    by_arm = {arm: x for arm, x in scores(suite, found).items() if len(x) > 1}
+    found, envs = results(curves), envs_of(suite, curves)
+    by_arm = {arm: x for arm, x in scores(suite, found).items() if len(x) >= MIN_SEEDS}
     np.random.seed(0)  # rliable draws from this, whatever random_state it is given
     iqm, intervals = library.get_interval_estimates(
         by_arm,
@@ -129,7 +135,7 @@ def cell(x: np.ndarray) -> str:
 
 def draw(suite: str, curves: Curves) -> None:
     """Mean over seeds and the range of all of them, for each task and each setting."""
-    envs = [env for env in SUITES[suite].envs if any(env == key[0] for key in curves)]
+    envs = envs_of(suite, curves)
     rows: dict[str, list[str]] = defaultdict(list)
     for arm in SUITES[suite].arms:
         if any((env, arm) in curves for env in envs):

@@ -110,20 +110,20 @@ def write(folder, env, arm, seed, returns, every=10):
 
 
 def test_the_table_is_of_the_last_tenth_and_its_scores_are_by_the_baseline(tmp_path, monkeypatch):
-    suite = Suite(envs=("A", "B"), env_steps=100, seeds=(0, 1), arms={"ppg": None, "ppo": None})
+    suite = Suite(envs=("A", "B"), env_steps=100, seeds=(0, 1, 2), arms={"ppg": None, "ppo": None})
     monkeypatch.setattr(learning_report, "SUITES", {"s": suite})
     monkeypatch.setattr(learning_report, "RESULTS", tmp_path)
     (tmp_path / "s").mkdir()
-    finals = {("A", "ppg"): (300, 500), ("A", "ppo"): (100, 300), ("B", "ppg"): (2, 4)}
-    finals |= {("B", "ppo"): (1, 3)}
+    finals = {("A", "ppg"): (200, 400, 1800), ("A", "ppo"): (100, 200, 300)}
+    finals |= {("B", "ppg"): (2, 4, 6), ("B", "ppo"): (1, 2, 3)}
     for (env, arm), by_seed in finals.items():
         for seed, last in enumerate(by_seed):
             write(tmp_path / "s", env, arm, seed, ["", *[-999.0] * 8, last])
     curves = learning_report.read("s")
     ppg, ppo = learning_report.table("s", curves).splitlines()[2:]
-    # Scores of ppg 1.5, 2.5, 1, 2 and of ppo .5, 1.5, .5, 1.5: the mean of the middle two.
-    assert ppg.startswith("| ppg | 400 ± 141 (2) | 3.00 ± 1.41 (2) | 1.75 [")
-    assert ppo.startswith("| ppo | 200 ± 141 (2) | 2.00 ± 1.41 (2) | 1.00 [")
+    # Scores of ppg 1, 2, 9, 1, 2, 3 and of ppo .5, 1, 1.5 twice: the mean of the middle four.
+    assert ppg.startswith("| ppg | 800 ± 872 (3) | 4.00 ± 2.00 (3) | 2.00 [")
+    assert ppo.startswith("| ppo | 200 ± 100 (3) | 2.00 ± 1.00 (3) | 1.00 [")
     learning_report.draw("s", curves)
     assert (tmp_path / "s.png").stat().st_size > 1000
 
@@ -143,6 +143,7 @@ def test_the_table_says_how_soon_an_arm_is_where_the_baseline_ends(tmp_path, mon
     lines = learning_report.table("s", learning_report.read("s")).splitlines()[2:]
     ppg, ppo, slow = (line.strip("| ").split(" | ")[-1] for line in lines)
     assert (ppg, ppo, slow) == ("0.45 / ?", "1.00 / ?", "- / ?")
+    assert "[" not in lines[0]  # two seeds make no interval
 
 
 def test_n_pi_for_a_budget_is_read_from_openais_curves():
