@@ -108,18 +108,19 @@ def table(suite: str, curves: Curves) -> str:
             cells.append(f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]")
         else:
             cells.append("")
-        cells.append(" / ".join(steps_to_baseline(suite, curves, env, arm) for env in envs))
+        cells.append(" / ".join(steps_to_baseline(suite, curves, found, env, arm) for env in envs))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def steps_to_baseline(suite: str, curves: Curves, env: str, arm: str) -> str:
+def steps_to_baseline(
+    suite: str, curves: Curves, found: Mapping[tuple[str, str], np.ndarray], env: str, arm: str
+) -> str:
     """Million env steps until the mean over the arm's seeds reaches the baseline's result."""
     if (env, arm) not in curves or (env, BASELINE) not in curves:
         return "?"
-    goal = results(curves)[env, BASELINE].mean()
     grid, returns = on_a_grid(curves[env, arm], SUITES[suite].env_steps)
-    there = grid[returns.mean(0) >= goal]
+    there = grid[returns.mean(0) >= found[env, BASELINE].mean()]
     return f"{there[0] / 1e6:.2f}" if len(there) else "-"
 
 
