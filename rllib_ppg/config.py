@@ -205,8 +205,8 @@ class PPGConfig(AlgorithmConfig):
             e_v: E_V, value epochs an iteration. If it differs from `e_pi`, the value epochs come
                 first and have an Adam of their own; otherwise both losses share each pass.
             e_aux: E_aux, epochs of an auxiliary phase. 0: plain PPO.
-            beta_clone: weight of KL[pi_old, pi] in L_joint. At 0 auxiliary phases damage the policy:
-                on MinAtar's SpaceInvaders half the return is gone (docs/results.md).
+            beta_clone: weight of KL[pi_old, pi] in L_joint. At 0 auxiliary phases damage the
+                policy: on MinAtar's SpaceInvaders half the return is gone (docs/results.md).
             vf_true_weight: weight of L_value in the auxiliary phase.
             aux_lr: learning rate of the auxiliary phase's Adam, or a schedule as for `lr`:
                 [[env steps, value], ...].
