@@ -38,7 +38,7 @@ Curves = Mapping[tuple[str, str], Mapping[int, Curve]]
 
 
 def read(suite: str) -> Curves:
-    """The complete runs of a suite."""
+    """The complete runs of a suite, and beside them OpenAI's."""
     curves: dict[tuple[str, str], dict[int, Curve]] = defaultdict(dict)
     for path in sorted((RESULTS / suite).glob("*.csv")):
         with path.open() as f:
@@ -48,7 +48,22 @@ def read(suite: str) -> Curves:
         ]
         steps, returns = np.array(points).T
         curves[rows[0]["env"], rows[0]["algo"]][int(rows[0]["seed"])] = steps, returns
+    for env in envs_of(suite, curves):
+        for experiment in SUITES[suite].openai:
+            published = openai_curves.curve(experiment, env.split("-")[1])
+            for i, run in enumerate(published.until(SUITES[suite].env_steps).seeds):
+                curves[env, openais(experiment)][i] = run.env_steps, run.returns
     return curves
+
+
+def openais(experiment: str) -> str:
+    """What one of OpenAI's experiments is called beside our arms."""
+    return f"OpenAI's {experiment}"
+
+
+def arms_of(suite: str) -> list[str]:
+    """The suite's arms, then OpenAI's experiments."""
+    return [*SUITES[suite].arms, *map(openais, SUITES[suite].openai)]
 
 
 def envs_of(suite: str, curves: Curves) -> list[str]:
@@ -95,20 +110,21 @@ def table(suite: str, curves: Curves) -> str:
         lambda x: np.array([metrics.aggregate_iqm(x)]),
         reps=10_000,
     )
-    lines = [
-        f"| | {' | '.join(envs)} | IQM of scores [95 %] | M env steps to {BASELINE} |",
-        "|---" * (len(envs) + 3) + "|",
-    ]
-    for arm in SUITES[suite].arms:
+    scored = BASELINE in SUITES[suite].arms
+    head = [*envs, "IQM of scores [95 %]", f"M env steps to {BASELINE}"][: None if scored else -2]
+    lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    for arm in arms_of(suite):
         cells = [cell(found.get((env, arm), np.array([]))) for env in envs]
         if not any(cells):
             continue
         if arm in iqm:
             (low,), (high,) = intervals[arm]
             cells.append(f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]")
-        else:
+        elif scored:
             cells.append("")
-        cells.append(" / ".join(steps_to_baseline(suite, curves, found, env, arm) for env in envs))
+        if scored:
+            to = (steps_to_baseline(suite, curves, found, env, arm) for env in envs)
+            cells.append(" / ".join(to))
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -138,7 +154,7 @@ def draw(suite: str, curves: Curves) -> None:
     """Mean over seeds and the range of all of them, for each task and each setting."""
     envs = envs_of(suite, curves)
     rows: dict[str, list[str]] = defaultdict(list)
-    for arm in SUITES[suite].arms:
+    for arm in arms_of(suite):
         if any((env, arm) in curves for env in envs):
             setting, is_one, _ = arm.partition("=")
             rows[setting if is_one else ""].append(arm)
