@@ -238,7 +238,7 @@ class PPGConfig(AlgorithmConfig):
                 scale, at most once on disk); False: a run that goes on from one within a phase
                 begins the phase anew.
             micro_batch_size: states that go through the network at once; gradients add up to the
-                same. "auto": 64 images of 64 x 64 on a CPU and 4,096 on a GPU, more if they are
+                same. "auto": 64 images of 64 x 64 on a CPU and 1,024 on a GPU, more if they are
                 smaller and fewer if larger; vectors all at once.
             policy_precision: "float32", or "bfloat16": the networks of the policy phase compute in
                 bfloat16 (torch's autocast); weights, losses, KL and optimisers stay in float32. Env

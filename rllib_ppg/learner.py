@@ -64,8 +64,9 @@ AUX_OPTIMIZER = "aux"
 PRECISIONS = ("float32", "bfloat16")
 
 # Pixels that go through the CNN at once. On a CPU 64 frames of 64 x 64: the arrays of more are too
-# large to be kept between layers (`cpu.py`). On a GPU 4,096.
-_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**24
+# large to be kept between layers (`cpu.py`). On a GPU 1,024, of which the paper's two networks keep
+# 2.5 GB for the way back: observations may have half of what is free, and cards have 8 GB or more.
+_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**22
 
 Batch = dict[str, Tensor]
 # Terms by name, one number a state, `[B]`.

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
@@ -120,7 +121,7 @@ class States:
         if self._device.type != "cuda":
             yield from one_ahead(self._batch, indices)
             return
-        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        current, side = torch.cuda.current_stream(self._device), _copies(self._device)
         side.wait_stream(current)  # which has filled the resident columns
 
         def load(index: np.ndarray) -> tuple[dict[str, Tensor], torch.cuda.Event]:
@@ -133,6 +134,12 @@ class States:
             for tensor in batch.values():
                 tensor.record_stream(current)
             yield batch
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies to a GPU: one for all, for memory that one has used is no other's."""
+    return torch.cuda.Stream(device)
 
 
 def one_ahead(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:

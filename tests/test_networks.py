@@ -7,6 +7,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import nn
 
+from rllib_ppg import learner
 from rllib_ppg.impala_cnn import ImpalaCNN
 from rllib_ppg.rl_module import VF_AUX_PREDS, PPGTorchRLModule
 
@@ -142,3 +143,19 @@ def test_one_call_gives_the_same_outputs_as_single_ones():
         for name, value in together.items():
             torch.testing.assert_close(module.forward_train(batch, outputs=(name,))[name], value)
         torch.testing.assert_close(module.compute_values(batch), together[Columns.VF_PREDS])
+
+
+def test_what_a_gpus_micro_batch_keeps_is_less_than_half_of_8_gb():
+    module, kept = make_module("dual"), {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held: memory that is freed would be counted again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        module.forward_train({Columns.OBS: torch.zeros(8, 64, 64, 3, dtype=torch.uint8)})
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    a_frame = sum(s.nbytes() for key, s in kept.items() if key not in weights) / 8
+    assert a_frame > 64 * 64 * 16 * 4  # at the least, what the first layer gives its pooling
+    assert a_frame * learner._GPU_PIXELS / (64 * 64) < 4e9
