@@ -377,7 +377,11 @@ def note_return_of_the_env(*, episode: Any, **kwargs: Any) -> None:
 # An arm with another name than ppg or ppo is ppg with this one setting; `no_aux` has no auxiliary
 # phases, which makes it our own PPO: what they add, all else being equal.
 
-MUJOCO = {"ppg": mujoco_ppg, "ppo": mujoco_ppo}
+MUJOCO = {
+    "ppg": mujoco_ppg,
+    "ppo": mujoco_ppo,
+    "no_aux": lambda env: mujoco_ppg(env).training(n_pi=0),
+}
 SUITES = {
     "mujoco": Suite(
         envs=("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"),
@@ -385,7 +389,6 @@ SUITES = {
         seeds=(0, 1, 2, 3, 4),
         arms={
             **MUJOCO,
-            "no_aux": lambda env: mujoco_ppg(env).training(n_pi=0),
             "arch=detach": lambda env: mujoco_ppg(env).training(arch="detach"),
         },
     ),
