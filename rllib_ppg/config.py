@@ -216,7 +216,8 @@ class PPGConfig(AlgorithmConfig):
                 of `rollout_fragment_length` steps, as in the original. 1: i.i.d. transitions,
                 which small vector tasks want.
             arch: "dual" (two encoders), "detach" (one encoder; the value function's gradient stops
-                at its features) or "shared" (one encoder, all gradients, as in PPO).
+                at its features) or "shared" (one encoder, all gradients, as in PPO). With layers of
+                64 units "detach" has a third less of a score on MuJoCo (docs/results.md).
             detach_vf_in_aux_phase: for arch="detach": stop that gradient in the auxiliary phase,
                 too, as OpenAI's code does; False: let it in, as the paper's section 3.6 says.
             lambda_: lambda of GAE.
