@@ -111,20 +111,19 @@ def table(suite: str, curves: Curves) -> str:
         reps=10_000,
     )
     scored = BASELINE in SUITES[suite].arms
-    head = [*envs, "IQM of scores [95 %]", f"M env steps to {BASELINE}"][: None if scored else -2]
+    head = [*envs, *(["IQM of scores [95 %]", f"M env steps to {BASELINE}"] if scored else [])]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for arm in arms_of(suite):
         cells = [cell(found.get((env, arm), np.array([]))) for env in envs]
         if not any(cells):
             continue
-        if arm in iqm:
-            (low,), (high,) = intervals[arm]
-            cells.append(f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]")
-        elif scored:
-            cells.append("")
         if scored:
-            to = (steps_to_baseline(suite, curves, found, env, arm) for env in envs)
-            cells.append(" / ".join(to))
+            score = ""
+            if arm in iqm:
+                (low,), (high,) = intervals[arm]
+                score = f"{iqm[arm][0]:.2f} [{low:.2f}, {high:.2f}]"
+            steps = (steps_to_baseline(suite, curves, found, env, arm) for env in envs)
+            cells += [score, " / ".join(steps)]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -138,7 +138,7 @@ class States:
 
 @cache
 def _copies(device: torch.device) -> torch.cuda.Stream:
-    """The stream of copies to a GPU: one for all, for memory that one has used is no other's."""
+    """The stream of copies to a GPU, one for all: torch keeps freed memory for its own stream."""
     return torch.cuda.Stream(device)
 
 
