@@ -115,42 +115,78 @@ def read_until(process, pattern):
     raise AssertionError(f"it ended first: {out}{process.stderr.read()}")
 
 
-def iterations(folder):
-    [path] = folder.glob("PPG_*/result.json")
-    return [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
+def read_rest(process):
+    """What it says from there to its end, and what it has for errors.
+
+    Not `communicate()`, which would leave out what has been read ahead of the last line.
+    """
+    return process.stdout.read(), process.stderr.read()
 
 
-@pytest.mark.parametrize(
-    ("where", "line"),
-    [
-        pytest.param("policy phase", r"^iteration 2/.* steps/s", marks=pytest.mark.faults),
-        ("auxiliary phase", "auxiliary 1/8"),
-    ],
-)
-def test_sigterm_saves_and_says_how_to_resume(tmp_path, where, line):
+HELD = """
+import os
+
+from rllib_ppg import PPGCallback
+
+
+class Held(PPGCallback):
+    def on_aux_epoch_end(self, *, epoch, **kwargs):
+        if epoch == 1:
+            with open(os.environ["HOLD"]) as pipe:  # until the test lets go
+                pipe.read()
+
+
+config = {config} | {{"env": "CartPole-v1", "callbacks_class": Held}}
+"""
+
+
+def test_sigterm_in_an_auxiliary_phase_does_not_cut_it_short(tmp_path):
+    file, pipe = tmp_path / "held.py", tmp_path / "pipe"
+    file.write_text(HELD.format(config=CONFIG))
+    os.mkfifo(pipe)
+    words = ["file", file, "-n", "a", "--storage-path", tmp_path]
+    words += ["--stop", '{"training_iteration": 100}']
+    with start(*words, HOLD=str(pipe)) as process:
+        out = read_until(process, "auxiliary ./8")
+        process.send_signal(signal.SIGTERM)
+        out += read_until(process, "stopping on SIGTERM")
+        with pipe.open("w"):
+            pass
+        rest, err = read_rest(process)
+    assert "auxiliary 8/8" in rest
+    ended_as_asked(process, out + rest, err, tmp_path / "a", iterations=2)
+
+
+@pytest.mark.faults
+def test_sigterm_saves_and_says_how_to_resume(tmp_path):
     words = ["-a", "PPG", "-e", "CartPole-v1", "-c", json.dumps(CONFIG), "-n", "a"]
     words += ["--storage-path", tmp_path, "--stop", '{"training_iteration": 100}']
     with start(*words) as process:
-        out = read_until(process, line)
+        out = read_until(process, r"^iteration 2/.* steps/s")
         process.send_signal(signal.SIGTERM)
-        rest, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert err == "rllib: terminated\n"
-    assert rest.count("stopping on SIGTERM: a checkpoint is saved when this iteration ends") == 1
-    assert "checkpoint_000000" in rest
-    done = [int(n) for n in re.findall(r"^iteration (\d+)/100 .* steps/s", out + rest, re.M)]
-    assert iterations(tmp_path / "a") == done
-    if where == "auxiliary phase":  # it was not cut short
-        assert done == [1, 2]
-        assert "auxiliary 8/8" in rest
-        return
-    [command] = re.findall(r"to resume: \S*rllib train (.*)", rest)
+        rest, err = read_rest(process)
+    out += rest
+    last = len(re.findall(r"^iteration \d+/100 .* steps/s", out, re.M))
+    ended_as_asked(process, out, err, tmp_path / "a", iterations=last)
+    [command] = re.findall(r"to resume: \S*rllib train (.*)", out)
     with start(*shlex.split(command)) as again:
         on = read_until(again, r"^iteration .* steps/s")
         again.send_signal(signal.SIGTERM)
-        again.communicate(timeout=60)
-    assert f"goes on from checkpoint_000000, of iteration {done[-1]}\n" in on
-    assert f"\niteration {done[-1] + 1}/100" in on
+        read_rest(again)
+    assert f"goes on from checkpoint_000000, of iteration {last}\n" in on
+    assert f"\niteration {last + 1}/100" in on
+
+
+def ended_as_asked(process, out, err, folder, iterations):
+    """After SIGTERM: with these iterations told of and kept, and a checkpoint of the last."""
+    assert process.returncode == 143
+    assert err == "rllib: terminated\n"
+    assert out.count("stopping on SIGTERM: a checkpoint is saved when this iteration ends") == 1
+    assert "checkpoint_000000" in out
+    told = re.findall(r"^iteration (\d+)/100 .* steps/s", out, re.M)
+    [path] = folder.glob("PPG_*/result.json")
+    kept = [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
+    assert [int(n) for n in told] == kept == list(range(1, iterations + 1))
 
 
 SLOW = """
@@ -194,7 +230,7 @@ def test_a_run_that_cannot_save_ends_in_time(tmp_path, how):
         if how == "second signal":
             out += read_until(process, "stopping on SIGTERM")
             process.send_signal(signal.SIGTERM)
-        rest, err = process.communicate(timeout=60)
+        rest, err = read_rest(process)
     assert time.monotonic() - before < (2 if how == "grace time" else 0) + 5 + 2
     assert process.returncode == 143, err
     assert ("no checkpoint within 2 s" in rest) == (how == "grace time")
