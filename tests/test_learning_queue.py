@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from benchmarks import learning, learning_report, learning_tasks
+from benchmarks import learning, learning_report, learning_tasks, phases
 from benchmarks.learning import FIELDS, Run
 from benchmarks.learning_tasks import Suite
 from tests.test_algorithm import small
@@ -56,6 +56,26 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cluster, tiny):
     assert [r["episode_return"] for r in parts] == [r["episode_return"] for r in expected]
     assert whole.csv.read_text().startswith("# rllib-ppg ")
     assert not list((tiny / "state").glob("tiny/*"))
+
+
+@pytest.mark.parametrize("aux_lr", [0.0, 0.1])
+def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, aux_lr):
+    arms = {
+        "ppg": lambda env: small(env, runners=0).training(lr=0.01, aux_lr=aux_lr),
+        "no_aux": lambda env: small(env, runners=0).training(lr=0.01, n_pi=0),
+    }
+    monkeypatch.setattr(phases, "SUITES", {"tiny": replace(TINY, arms=arms)})
+    played = {}
+    for arm in arms:
+        found = phases.train(Run("tiny", "CartPole-v1", arm, 0), env_steps=64 * 6)
+        found = [dict(zip(phases.FIELDS, row, strict=True)) for row in found]
+        assert len(found) == 3
+        played[arm] = [(float(row["before"]), float(row["after"])) for row in found]
+        assert all(float(row["approx_kl"]) > 0 for row in found)
+        assert all((row["aux/clone_kl"] == "") == (arm == "no_aux") for row in found)
+    assert all(before == after for before, after in played["no_aux"])
+    assert all((before == after) == (aux_lr == 0) for before, after in played["ppg"])
+    assert len(set(played["no_aux"])) == 3  # policy phases change it
 
 
 def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, monkeypatch):

@@ -1,0 +1,118 @@
+"""Which phases change a policy for the worse? Plays it right before and right after each one.
+
+    python -m benchmarks.phases mujoco_more InvertedDoublePendulum-v5 ppg 0
+
+Trains one run of `learning_tasks.py`, and writes docs/results/phases/ENV_ARM_SEED.csv: a row a
+phase, for an arm without auxiliary phases as if it had `ppg`'s. `before` and `after` are mean
+returns of the policy around the auxiliary phase, over 100 episodes with the same starts and the
+same noise each time; what changes from a row's `after` to the next one's `before` is the policy
+phase's. The other columns are the learner's metrics, means over the phase's iterations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from benchmarks.learning import RESULTS, Run, describe
+from benchmarks.learning_tasks import SUITES
+from rllib_ppg import PPG, PPGCallback
+from rllib_ppg.play.players import make_player
+from rllib_ppg.play.scores import play_episodes
+from rllib_ppg.play.trained_policy import TrainedPolicy
+
+EPISODES = 100
+METRICS = (
+    "aux/clone_kl",
+    "approx_kl",
+    "clip_fraction",
+    "policy_loss",
+    "entropy",
+    "vf_explained_var",
+)
+FIELDS = ("env", "algo", "seed", "env_steps", "before", "after", *METRICS)
+
+
+class PlayAroundAuxPhases(PPGCallback):
+    """Notes in the results what the policy's returns are as an auxiliary phase begins and ends."""
+
+    def on_aux_epoch_end(
+        self, *, algorithm: PPG, metrics_logger: Any, epoch: int, num_epochs: int
+    ) -> None:
+        """See the class."""
+        if epoch in (0, num_epochs):
+            name = "after" if epoch else "before"
+            metrics_logger.log_value(name, play(algorithm), window=1)
+
+
+def play(algo: PPG) -> float:
+    """Mean return of EPISODES episodes with the policy as the learner has it."""
+    module = algo.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+    policy = TrainedPolicy("", algo.config, module, env_steps=None)
+    with torch.random.fork_rng():  # the player seeds it, and the training goes on with it
+        player = make_player(policy, algo.config, num_envs=EPISODES, seed=0, explore=True)
+    episodes = play_episodes(player, EPISODES)
+    player.close()
+    return float(np.mean([episode.episode_return for episode in episodes]))
+
+
+def train(run: Run, env_steps: int) -> list[list[Any]]:
+    """Trains, and returns the rows."""
+    suite = SUITES[run.suite]
+    per_row = suite.arms["ppg"](run.env).n_pi
+    config = suite.arms[run.arm](run.env).callbacks(PlayAroundAuxPhases)
+    algo = config.debugging(seed=run.seed).build_algo()
+    rows, steps, metrics = [], 0, defaultdict(list)
+    while steps < env_steps:
+        result = algo.train()
+        steps = int(result["num_env_steps_sampled_lifetime"])
+        learner = result["learners"][DEFAULT_MODULE_ID]
+        for name in METRICS:
+            value = learner
+            for key in name.split("/"):
+                value = value.get(key, {})
+            if value != {}:
+                metrics[name].append(value)
+        if result["training_iteration"] % per_row:
+            continue
+        before, after = (result.get(name) for name in ("before", "after"))
+        if not config.has_aux_phase:
+            before = after = play(algo)
+        means = [np.mean(metrics[name]) if metrics[name] else "" for name in METRICS]
+        numbers = [f"{x:.5g}" if x != "" else "" for x in (before, after, *means)]
+        rows.append([run.env, run.arm, run.seed, steps, *numbers])
+        print(*rows[-1], flush=True)
+        metrics.clear()
+    algo.stop()
+    return rows
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("env")
+    parser.add_argument("arm")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--env-steps", type=int, help="stop sooner than the suite")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    run = Run(args.suite, args.env, args.arm, args.seed)
+    rows = train(run, args.env_steps or SUITES[run.suite].env_steps)
+    file = RESULTS / "phases" / f"{run.name}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as f:
+        f.write(f"# {describe()}\n")
+        csv.writer(f).writerows([FIELDS, *rows])
+
+
+if __name__ == "__main__":
+    main()
