@@ -1,7 +1,8 @@
 """Tables and pictures of docs/results.md, from the rows in docs/results.
 
 Text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's table; a suite's
-curves go to docs/results/SUITE.png. How a result is read is said in `learning_tasks.py`.
+curves go to docs/results/SUITE.png. So it is with the runs of `phases.py`, as `phases`. How a
+result is read is said in `learning_tasks.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rliable import library, metrics
 
+from benchmarks import phases_report
 from benchmarks.learning import RESULTS
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg.plots import openai_curves
@@ -220,6 +222,9 @@ def report(suites: list[str]) -> None:
             continue
         draw(suite, curves)
         page = filled_in(page, suite, table(suite, curves))
+    phases = phases_report.read()
+    phases_report.draw(phases)
+    page = filled_in(page, "phases", phases_report.table(phases))
     page = filled_in(page, "budgets", budgets_table())
     PAGE.write_text(page)
     print(f"wrote {PAGE}")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from torch.distributions import Categorical, kl_divergence
+from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from rllib_ppg import PPGConfig, states
 from rllib_ppg.learner import PPGTorchLearner
@@ -22,6 +22,8 @@ from rllib_ppg.phases import AuxPhase, PolicyPhase
 from rllib_ppg.rollout import Rollout
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
+REAL = gym.spaces.Box(-1, 1, (2,))
+LOG_STD = -3.0  # of real actions, as of policies that have trained for long
 N, T = 6, 8
 
 
@@ -37,7 +39,9 @@ class SGDLearner(PPGTorchLearner):
             self._optimizer_lr_schedules.pop(adam)
 
 
-def make_learner(cls=PPGTorchLearner, obs=OBS, seed=0, gpus=0, env_runners=None, **training):
+def make_learner(
+    cls=PPGTorchLearner, obs=OBS, act=ACT, seed=0, gpus=0, env_runners=None, **training
+):
     torch.manual_seed(seed)
     settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
     config = (
@@ -47,17 +51,32 @@ def make_learner(cls=PPGTorchLearner, obs=OBS, seed=0, gpus=0, env_runners=None,
         .env_runners(**env_runners or {})
         .learners(num_gpus_per_learner=gpus)
         .rl_module(
-            model_config={"fcnet_hiddens": [16, 16], "impala_channels": (4,), "impala_dense": 16}
+            model_config={
+                "fcnet_hiddens": [16, 16],
+                "impala_channels": (4,),
+                "impala_dense": 16,
+                "free_log_std": act is REAL,
+            }
         )
         .training(**settings | training)
     )
-    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, ACT)})
+    spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, act)})
     learner = cls(config=config, module_spec=spec)
     learner.build()
+    if act is REAL:
+        torch.nn.init.constant_(learner.module[DEFAULT_MODULE_ID].pi.log_std, LOG_STD)
     return learner
 
 
-def make_rollout(seed=0, rows=N, obs=OBS):
+def distribution(inputs, act):
+    """Written by torch, not by RLlib."""
+    if act is ACT:
+        return Categorical(logits=inputs)
+    mean, log_std = inputs.chunk(2, -1)
+    return Independent(Normal(mean, log_std.exp()), 1)
+
+
+def make_rollout(seed=0, rows=N, obs=OBS, act=ACT):
     """Random steps with episode ends of both kinds, and steps lost to resets."""
     rng = np.random.default_rng(seed)
     terminated = rng.random((rows, T)) < 0.15
@@ -69,10 +88,19 @@ def make_rollout(seed=0, rows=N, obs=OBS):
             return rng.integers(0, 256, (*shape, *obs.shape), np.uint8)
         return rng.normal(size=(*shape, *obs.shape)).astype(np.float32)
 
+    if act is ACT:
+        actions = rng.integers(0, 4, (rows, T))
+        logp = rng.normal(-1.4, 0.2, (rows, T))
+    else:  # of a policy whose mean is about 0
+        noise = rng.normal(size=(rows, T, 2))
+        actions = (noise * np.exp(LOG_STD)).astype(np.float32)
+        logp = -0.5 * (noise**2).sum(-1) - np.log(2 * np.pi) - 2 * LOG_STD
+        logp += rng.normal(0, 0.2, (rows, T))
+
     return Rollout(
         obs=observations(rows, T),
-        actions=rng.integers(0, 4, (rows, T)),
-        logp=rng.normal(-1.4, 0.2, (rows, T)).astype(np.float32),
+        actions=actions,
+        logp=logp.astype(np.float32),
         rewards=rng.normal(size=(rows, T)).astype(np.float32),
         terminated=terminated,
         truncated=truncated,
@@ -176,13 +204,14 @@ def assert_moved_by(before, after, gradients):
             torch.testing.assert_close(step.double(), g, rtol=2e-4, atol=2e-6, msg=name)
 
 
+@pytest.mark.parametrize("act", [ACT, REAL], ids=["discrete", "real"])
 @pytest.mark.parametrize("kl_penalty", [0.0, 0.5])
 @pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
-def test_policy_phase_gradient(arch, kl_penalty):
+def test_policy_phase_gradient(arch, kl_penalty, act):
     learner = make_learner(
-        SGDLearner, arch=arch, kl_penalty=kl_penalty, entropy_coeff=0.03, vf_loss_coeff=0.7
+        SGDLearner, act=act, arch=arch, kl_penalty=kl_penalty, entropy_coeff=0.03, vf_loss_coeff=0.7
     )
-    module, before, r = reference_module(learner), parameters(learner), make_rollout()
+    module, before, r = reference_module(learner), parameters(learner), make_rollout(act=act)
     scale = 0.2
     rewards = np.clip(r.rewards.astype(np.float64) / scale, -10, 10)
     assert (np.abs(r.rewards / scale) > 10).any()  # so that the clipping shows
@@ -191,7 +220,7 @@ def test_policy_phase_gradient(arch, kl_penalty):
     A = (A - A[ok].mean()) / (A[ok].std() + 1e-8)
 
     out = module.forward_train({Columns.OBS: torch.tensor(r.obs[ok]).double()})
-    pi = Categorical(logits=out[Columns.ACTION_DIST_INPUTS])
+    pi = distribution(out[Columns.ACTION_DIST_INPUTS], act)
     log_r = pi.log_prob(torch.tensor(r.actions[ok])) - torch.tensor(r.logp[ok]).double()
     ratio, adv = log_r.exp(), torch.tensor(A[ok])
     if kl_penalty:
@@ -217,26 +246,28 @@ def test_policy_phase_gradient(arch, kl_penalty):
         assert metrics[name] == pytest.approx(float(value.item()), rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.parametrize("act", [ACT, REAL], ids=["discrete", "real"])
 @pytest.mark.parametrize(("beta_clone", "vf_true_weight"), [(1.0, 1.0), (0.3, 2.0), (2.0, 0.0)])
 @pytest.mark.parametrize("arch", ["dual", "detach", "shared"])
-def test_auxiliary_phase_gradient(arch, beta_clone, vf_true_weight):
+def test_auxiliary_phase_gradient(arch, beta_clone, vf_true_weight, act):
     learner = make_learner(
         SGDLearner,
-        arch=arch, beta_clone=beta_clone, vf_true_weight=vf_true_weight, e_aux=2,
+        act=act, arch=arch, beta_clone=beta_clone, vf_true_weight=vf_true_weight, e_aux=2,
         micro_batch_size=7,
     )  # fmt: skip
-    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    _, (info,), (block,) = policy_phase(learner, make_rollout(act=act))
     ok, obs = block.valid, torch.tensor(block.obs[block.valid]).double()
     V_targ = torch.tensor(block.V_targ[ok]).double()
     old = reference_module(learner)
     with torch.no_grad():
-        old_logits = old.forward_train({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
-    pi_old = Categorical(logits=old_logits)
+        pi_old = distribution(
+            old.forward_train({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS], act
+        )
 
     def step(module):
         """One full-batch gradient step on L_joint + vf_true_weight L_value."""
         out = module.forward_train({Columns.OBS: obs}, aux_phase=True)
-        kl = kl_divergence(pi_old, Categorical(logits=out[Columns.ACTION_DIST_INPUTS])).mean()
+        kl = kl_divergence(pi_old, distribution(out[Columns.ACTION_DIST_INPUTS], act)).mean()
         aux = 0.5 * ((out["vf_aux_preds"] - V_targ) ** 2).mean()
         vf = 0.5 * ((out[Columns.VF_PREDS] - V_targ) ** 2).mean()
         loss = aux + beta_clone * kl

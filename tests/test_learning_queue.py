@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from benchmarks import learning, learning_report, learning_tasks, phases
+from benchmarks import learning, learning_report, learning_tasks, phases, phases_report
 from benchmarks.learning import FIELDS, Run
 from benchmarks.learning_tasks import Suite
 from tests.test_algorithm import small
@@ -76,6 +76,28 @@ def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, au
     assert all(before == after for before, after in played["no_aux"])
     assert all((before == after) == (aux_lr == 0) for before, after in played["ppg"])
     assert len(set(played["no_aux"])) == 3  # policy phases change it
+
+
+def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(phases_report, "RESULTS", tmp_path)
+    (tmp_path / "phases").mkdir()
+    for arm, clone_kl, returns in (
+        ("ppg", 0.1, ((10, 12), (30, 25), (20, 21), (23, 22))),
+        ("no_aux", "", ((10, 10), (12, 12), (9, 9), (8, 8))),
+    ):
+        with (tmp_path / "phases" / f"A_{arm}_0.csv").open("w", newline="") as f:
+            f.write("# versions\n")
+            rest = [[clone_kl, kl, 0, 0, -kl, 0] for kl in (9, 9, 0.25, 0.75)]
+            rows = [["A", arm, 0, i, *returns[i], *rest[i]] for i in range(4)]
+            csv.writer(f).writerows([phases.FIELDS, *rows])
+    runs = phases_report.read()
+    no_aux, ppg = (
+        line.strip("| ").split(" | ") for line in phases_report.table(runs).split("\n")[2:]
+    )
+    assert ppg == ["A, ppg", "25", "22", "-3", "0.1000", "0.5000", "-0.50"]
+    assert no_aux == ["A, no_aux", "12", "8", "-", "-", "0.5000", "-0.50"]
+    phases_report.draw(runs)
+    assert (tmp_path / "phases.png").stat().st_size > 1000
 
 
 def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, monkeypatch):
