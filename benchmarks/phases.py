@@ -82,11 +82,9 @@ def train(run: Run, env_steps: int) -> list[list[Any]]:
                 metrics[name].append(value)
         if result["training_iteration"] % per_row:
             continue
-        before, after = (result.get(name) for name in ("before", "after"))
-        if not config.has_aux_phase:
-            before = after = play(algo)
-        means = [np.mean(metrics[name]) if metrics[name] else "" for name in METRICS]
-        numbers = [f"{x:.5g}" if x != "" else "" for x in (before, after, *means)]
+        played = [result.get(name) for name in ("before", "after")]
+        means = [np.mean(metrics[name]) if metrics[name] else None for name in METRICS]
+        numbers = ["" if x is None else f"{x:.5g}" for x in (*played, *means)]
         rows.append([run.env, run.arm, run.seed, steps, *numbers])
         print(*rows[-1], flush=True)
         metrics.clear()

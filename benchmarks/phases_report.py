@@ -46,7 +46,6 @@ def table(runs: list[Phases]) -> str:
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for run in runs:
         after = run.columns["after"]
-        has_phases = np.isfinite(run.columns["aux/clone_kl"]).all()
         second_half = slice(len(after) // 2, None)
         clone_kl, approx_kl, entropy = (
             np.median(run.columns[key][second_half])
@@ -55,17 +54,19 @@ def table(runs: list[Phases]) -> str:
         cells = [
             f"{after.max():,.0f}",
             f"{after[-1]:,.0f}",
-            f"{run.changed[-1]:+,.0f}" if has_phases else "-",
-            f"{clone_kl:.4f}" if has_phases else "-",
+            f"{run.changed[-1]:+,.0f}",
+            f"{clone_kl:.4f}",
             f"{approx_kl:.4f}",
             f"{entropy:.2f}",
         ]
-        lines.append(f"| {run.env}, {run.arm} | {' | '.join(cells)} |")
+        shown = ("-" if cell.endswith("nan") else cell for cell in cells)
+        lines.append(f"| {run.env}, {run.arm} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
 def draw(runs: list[Phases]) -> None:
-    """Returns of each task's runs, and what of them came and went by auxiliary phases."""
+    """Returns of runs with auxiliary phases, and what of them came and went by these."""
+    runs = [run for run in runs if np.isfinite(run.changed).all()]
     envs = sorted({run.env for run in runs})
     figure, axes = plt.subplots(
         1, len(envs), figsize=(4.4 * len(envs), 3.8), layout="constrained", squeeze=False
@@ -73,10 +74,9 @@ def draw(runs: list[Phases]) -> None:
     for ax, env in zip(axes[0], envs, strict=True):
         for run in (run for run in runs if run.env == env):
             steps = run.columns["env_steps"] / 1e6
-            (line,) = ax.plot(steps, run.columns["after"], label=f"{run.arm}: return")
-            if run.changed.any():
-                label = f"{run.arm}: sum of auxiliary phases' changes"
-                ax.plot(steps, run.changed, "--", color=line.get_color(), label=label)
+            ax.plot(steps, run.columns["after"], label=f"{run.arm}: return")
+            label = f"{run.arm}: sum of auxiliary phases' changes"
+            ax.plot(steps, run.changed, label=label)
         ax.set(title=env, xlabel="million env steps", ylabel="return")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.savefig(RESULTS / "phases.png", dpi=80)

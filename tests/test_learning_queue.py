@@ -70,12 +70,12 @@ def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, au
         found = phases.train(Run("tiny", "CartPole-v1", arm, 0), env_steps=64 * 6)
         found = [dict(zip(phases.FIELDS, row, strict=True)) for row in found]
         assert len(found) == 3
-        played[arm] = [(float(row["before"]), float(row["after"])) for row in found]
+        played[arm] = [(row["before"], row["after"]) for row in found]
         assert all(float(row["approx_kl"]) > 0 for row in found)
         assert all((row["aux/clone_kl"] == "") == (arm == "no_aux") for row in found)
-    assert all(before == after for before, after in played["no_aux"])
+    assert played["no_aux"] == [("", "")] * 3
     assert all((before == after) == (aux_lr == 0) for before, after in played["ppg"])
-    assert len(set(played["no_aux"])) == 3  # policy phases change it
+    assert len(set(played["ppg"])) == 3  # policy phases change it
 
 
 def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
     (tmp_path / "phases").mkdir()
     for arm, clone_kl, returns in (
         ("ppg", 0.1, ((10, 12), (30, 25), (20, 21), (23, 22))),
-        ("no_aux", "", ((10, 10), (12, 12), (9, 9), (8, 8))),
+        ("no_aux", "", (("", ""),) * 4),
     ):
         with (tmp_path / "phases" / f"A_{arm}_0.csv").open("w", newline="") as f:
             f.write("# versions\n")
@@ -95,7 +95,7 @@ def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
         line.strip("| ").split(" | ") for line in phases_report.table(runs).split("\n")[2:]
     )
     assert ppg == ["A, ppg", "25", "22", "-3", "0.1000", "0.5000", "-0.50"]
-    assert no_aux == ["A, no_aux", "12", "8", "-", "-", "0.5000", "-0.50"]
+    assert no_aux == ["A, no_aux", "-", "-", "-", "-", "0.5000", "-0.50"]
     phases_report.draw(runs)
     assert (tmp_path / "phases.png").stat().st_size > 1000
 
