@@ -1,8 +1,8 @@
 """Tables and pictures of docs/results.md, from the rows in docs/results.
 
 Text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's table; a suite's
-curves go to docs/results/SUITE.png. So it is with the runs of `phases.py`, as `phases`. How a
-result is read is said in `learning_tasks.py`.
+curves go to docs/results/SUITE.png. The runs of `phases.py` go to
+`phases` and phases.png in the same way. How a result is read is said in `learning_tasks.py`.
 """
 
 from __future__ import annotations
@@ -222,9 +222,9 @@ def report(suites: list[str]) -> None:
             continue
         draw(suite, curves)
         page = filled_in(page, suite, table(suite, curves))
-    phases = phases_report.read()
-    phases_report.draw(phases)
-    page = filled_in(page, "phases", phases_report.table(phases))
+    if played := phases_report.read():
+        phases_report.draw(played)
+        page = filled_in(page, "phases", phases_report.table(played))
     page = filled_in(page, "budgets", budgets_table())
     PAGE.write_text(page)
     print(f"wrote {PAGE}")

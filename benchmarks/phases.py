@@ -5,8 +5,10 @@
 Trains one run of `learning_tasks.py`, and writes docs/results/phases/ENV_ARM_SEED.csv: a row a
 phase, for an arm without auxiliary phases as if it had `ppg`'s. `before` and `after` are mean
 returns of the policy around the auxiliary phase, over 100 episodes with the same starts and the
-same noise each time; what changes from a row's `after` to the next one's `before` is the policy
-phase's. The other columns are the learner's metrics, means over the phase's iterations.
+same noise each time; what changes from a row's `after` to the next one's `before` is the doing of
+policy phases and of the observation filter, which moves between them. The other columns are the
+learner's metrics, of an iteration's last epoch as means over the phase, and of the auxiliary
+phase's last epoch.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import defaultdict
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.tune.utils import flatten_dict
 
 from benchmarks.learning import RESULTS, Run, describe
 from benchmarks.learning_tasks import SUITES
@@ -58,28 +62,25 @@ def play(algo: PPG) -> float:
     policy = TrainedPolicy("", algo.config, module, env_steps=None)
     with torch.random.fork_rng():  # the player seeds it, and the training goes on with it
         player = make_player(policy, algo.config, num_envs=EPISODES, seed=0, explore=True)
-    episodes = play_episodes(player, EPISODES)
-    player.close()
+        with closing(player):
+            episodes = play_episodes(player, EPISODES)
     return float(np.mean([episode.episode_return for episode in episodes]))
 
 
-def train(run: Run, env_steps: int) -> list[list[Any]]:
+def train(run: Run) -> list[list[Any]]:
     """Trains, and returns the rows."""
     suite = SUITES[run.suite]
-    per_row = suite.arms["ppg"](run.env).n_pi
     config = suite.arms[run.arm](run.env).callbacks(PlayAroundAuxPhases)
+    per_row = config.n_pi or suite.arms["ppg"](run.env).n_pi
     algo = config.debugging(seed=run.seed).build_algo()
     rows, steps, metrics = [], 0, defaultdict(list)
-    while steps < env_steps:
+    while steps < suite.env_steps:
         result = algo.train()
         steps = int(result["num_env_steps_sampled_lifetime"])
-        learner = result["learners"][DEFAULT_MODULE_ID]
+        of_learner = flatten_dict(result["learners"][DEFAULT_MODULE_ID])
         for name in METRICS:
-            value = learner
-            for key in name.split("/"):
-                value = value.get(key, {})
-            if value != {}:
-                metrics[name].append(value)
+            if name in of_learner:
+                metrics[name].append(of_learner[name])
         if result["training_iteration"] % per_row:
             continue
         played = [result.get(name) for name in ("before", "after")]
@@ -95,16 +96,14 @@ def train(run: Run, env_steps: int) -> list[list[Any]]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("suite", choices=[name for name in SUITES if "ppg" in SUITES[name].arms])
     parser.add_argument("env")
-    parser.add_argument("arm")
+    parser.add_argument("arm", help="any but ppo")
     parser.add_argument("seed", type=int)
-    parser.add_argument("--env-steps", type=int, help="stop sooner than the suite")
-    args = parser.parse_args()
+    run = Run(**vars(parser.parse_args()))
     torch.set_num_threads(1)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    run = Run(args.suite, args.env, args.arm, args.seed)
-    rows = train(run, args.env_steps or SUITES[run.suite].env_steps)
+    rows = train(run)
     file = RESULTS / "phases" / f"{run.name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as f:

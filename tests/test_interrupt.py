@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -95,14 +96,20 @@ CONFIG = {
 }
 
 
+@contextmanager
 def start(*words, **env):
-    return subprocess.Popen(
+    """A run, which is gone when the test is done with it, or has failed."""
+    with subprocess.Popen(
         [RLLIB, "train", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | env,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_until(process, pattern):
@@ -118,9 +125,11 @@ def read_until(process, pattern):
 def read_rest(process):
     """What it says from there to its end, and what it has for errors.
 
-    Not `communicate()`, which would leave out what has been read ahead of the last line.
+    Not `communicate()`, which would leave out what was buffered beyond the line found last.
     """
-    return process.stdout.read(), process.stderr.read()
+    out, err = process.stdout.read(), process.stderr.read()
+    process.wait(60)
+    return out, err
 
 
 HELD = """
@@ -154,7 +163,7 @@ def test_sigterm_in_an_auxiliary_phase_does_not_cut_it_short(tmp_path):
             pass
         rest, err = read_rest(process)
     assert "auxiliary 8/8" in rest
-    ended_as_asked(process, out + rest, err, tmp_path / "a", iterations=2)
+    assert_ended_as_asked(process, out + rest, err, tmp_path / "a", iterations=2)
 
 
 @pytest.mark.faults
@@ -167,7 +176,7 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path):
         rest, err = read_rest(process)
     out += rest
     last = len(re.findall(r"^iteration \d+/100 .* steps/s", out, re.M))
-    ended_as_asked(process, out, err, tmp_path / "a", iterations=last)
+    assert_ended_as_asked(process, out, err, tmp_path / "a", iterations=last)
     [command] = re.findall(r"to resume: \S*rllib train (.*)", out)
     with start(*shlex.split(command)) as again:
         on = read_until(again, r"^iteration .* steps/s")
@@ -177,8 +186,8 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path):
     assert f"\niteration {last + 1}/100" in on
 
 
-def ended_as_asked(process, out, err, folder, iterations):
-    """After SIGTERM: with these iterations told of and kept, and a checkpoint of the last."""
+def assert_ended_as_asked(process, out, err, folder, iterations):
+    """After SIGTERM: with these iterations told of and kept, and a checkpoint named."""
     assert process.returncode == 143
     assert err == "rllib: terminated\n"
     assert out.count("stopping on SIGTERM: a checkpoint is saved when this iteration ends") == 1

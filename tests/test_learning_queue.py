@@ -5,6 +5,7 @@ import math
 import re
 from collections import deque
 from dataclasses import replace
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from benchmarks import learning, learning_report, learning_tasks, phases, phases_report
 from benchmarks.learning import FIELDS, Run
 from benchmarks.learning_tasks import Suite
-from tests.test_algorithm import small
+from tests.test_algorithm import learner_metrics, small
 
 TINY = Suite(
     envs=("CartPole-v1",),
@@ -58,24 +59,38 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cluster, tiny):
     assert not list((tiny / "state").glob("tiny/*"))
 
 
-@pytest.mark.parametrize("aux_lr", [0.0, 0.1])
-def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, aux_lr):
-    arms = {
-        "ppg": lambda env: small(env, runners=0).training(lr=0.01, aux_lr=aux_lr),
-        "no_aux": lambda env: small(env, runners=0).training(lr=0.01, n_pi=0),
-    }
+@pytest.mark.parametrize("trains", ["policy phases", "auxiliary phases"])
+def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, trains):
+    lr, aux_lr = (0.01, 0.0) if trains == "policy phases" else (0.0, 0.1)
+    arms = {"ppg": lambda env: small(env, runners=0).training(lr=lr, aux_lr=aux_lr)}
     monkeypatch.setattr(phases, "SUITES", {"tiny": replace(TINY, arms=arms)})
-    played = {}
-    for arm in arms:
-        found = phases.train(Run("tiny", "CartPole-v1", arm, 0), env_steps=64 * 6)
-        found = [dict(zip(phases.FIELDS, row, strict=True)) for row in found]
-        assert len(found) == 3
-        played[arm] = [(row["before"], row["after"]) for row in found]
-        assert all(float(row["approx_kl"]) > 0 for row in found)
-        assert all((row["aux/clone_kl"] == "") == (arm == "no_aux") for row in found)
-    assert played["no_aux"] == [("", "")] * 3
-    assert all((before == after) == (aux_lr == 0) for before, after in played["ppg"])
-    assert len(set(played["ppg"])) == 3  # policy phases change it
+    rows = phases.train(Run("tiny", "CartPole-v1", "ppg", 0))
+    around = [dict(zip(phases.FIELDS, row, strict=True)) for row in rows]
+    in_phases = [row["before"] == row["after"] for row in around]
+    between = [a["after"] == b["before"] for a, b in pairwise(around)]
+    assert in_phases == [trains == "policy phases"] * 3
+    assert between == [trains == "auxiliary phases"] * 2
+
+
+def test_playing_leaves_the_training_as_it_was(cluster, monkeypatch):
+    arms = {"ppg": lambda env: small(env, runners=0), "no_aux": no_aux}
+    monkeypatch.setattr(phases, "SUITES", {"tiny": replace(TINY, arms=arms)})
+    for arm, make in arms.items():
+        algo = make("CartPole-v1").debugging(seed=0).build_algo()
+        plain = [learner_metrics(algo.train())["approx_kl"] for _ in range(6)]
+        algo.stop()
+        rows = phases.train(Run("tiny", "CartPole-v1", arm, 0))
+        found = [dict(zip(phases.FIELDS, row, strict=True)) for row in rows]
+        expected = np.reshape(plain, (3, 2)).mean(1)
+        assert [float(row["approx_kl"]) for row in found] == pytest.approx(expected, rel=1e-4)
+        if arm == "no_aux":
+            assert {row[key] for row in found for key in ("before", "after", "aux/clone_kl")} == {
+                ""
+            }
+
+
+def no_aux(env):
+    return small(env, runners=0).training(n_pi=0)
 
 
 def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
@@ -94,8 +109,8 @@ def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
     no_aux, ppg = (
         line.strip("| ").split(" | ") for line in phases_report.table(runs).split("\n")[2:]
     )
-    assert ppg == ["A, ppg", "25", "22", "-3", "0.1000", "0.5000", "-0.50"]
-    assert no_aux == ["A, no_aux", "-", "-", "-", "-", "0.5000", "-0.50"]
+    assert ppg == ["A, ppg, seed 0", "25", "22", "-3 ± 6", "0.1000", "0.5000", "-0.50"]
+    assert no_aux == ["A, no_aux, seed 0", "-", "-", "-", "-", "0.5000", "-0.50"]
     phases_report.draw(runs)
     assert (tmp_path / "phases.png").stat().st_size > 1000
 
