@@ -23,9 +23,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,22 +70,11 @@ def runs_of(suite: str) -> list[Run]:
 
 def train(run: Run, state: Path, deadline: float) -> None:
     """Trains a run to its end, or until the deadline; saves what there is then."""
-    import ray
-    import torch
-
     import rllib_ppg  # noqa: F401 (registers envs)
     from benchmarks.learning_tasks import RETURNS, REWARDS, SUITES
 
     suite = SUITES[run.suite]
-    torch.set_num_threads(1)
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=2 * 2**30,
-        )
+    use_one_core()
     algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
     # By env steps. A kill leaves the newest whole, and perhaps a draft or an older one beside it.
@@ -118,13 +109,40 @@ def train(run: Run, state: Path, deadline: float) -> None:
             saved = time.monotonic()
         if late:
             return
-    run.csv.parent.mkdir(parents=True, exist_ok=True)
-    draft = run.csv.with_suffix(".draft")  # a run that has a CSV is complete
+    write_rows(run.csv, FIELDS, rows)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def use_one_core() -> None:
+    """One thread, and a Ray of one CPU unless one runs already."""
+    import ray
+    import torch
+
+    torch.set_num_threads(1)
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=2 * 2**30,
+        )
+
+
+def write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a run's CSV, all at once: a run that has one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
     with draft.open("w", newline="") as f:
         f.write(f"# {describe()}\n")
-        csv.writer(f).writerows([FIELDS, *rows])
-    draft.rename(run.csv)
-    shutil.rmtree(folder, ignore_errors=True)
+        csv.writer(f).writerows([fields, *rows])
+    draft.rename(path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """What `write_rows` has written, by field."""
+    with path.open() as f:
+        return list(csv.DictReader(line for line in f if not line.startswith("#")))
 
 
 def describe() -> str:

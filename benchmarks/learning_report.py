@@ -1,13 +1,12 @@
 """Tables and pictures of docs/results.md, from the rows in docs/results.
 
 Text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's table; a suite's
-curves go to docs/results/SUITE.png. The runs of `phases.py` go to
-`phases` and phases.png in the same way. How a result is read is said in `learning_tasks.py`.
+curves go to docs/results/SUITE.png. The runs of `phases.py` go to `phases` and phases.png in the
+same way. How a result is read is said in `learning_tasks.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from rliable import library, metrics
 
 from benchmarks import phases_report
-from benchmarks.learning import RESULTS
+from benchmarks.learning import RESULTS, read_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg.plots import openai_curves
 from rllib_ppg.procgen import GAMES, normalized_return
@@ -43,8 +42,7 @@ def read(suite: str) -> Curves:
     """The complete runs of a suite, and beside them OpenAI's."""
     curves: dict[tuple[str, str], dict[int, Curve]] = defaultdict(dict)
     for path in sorted((RESULTS / suite).glob("*.csv")):
-        with path.open() as f:
-            rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
+        rows = read_rows(path)
         points = [
             (float(r["env_steps"]), float(r["episode_return"])) for r in rows if r["episode_return"]
         ]

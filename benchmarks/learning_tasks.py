@@ -398,7 +398,8 @@ SUITES = {
         seeds=(0, 1, 2, 3, 4),
         arms={
             **MUJOCO,
-            # Added when auxiliary phases had been seen to cost return here (docs/results.md).
+            # Added when auxiliary phases had been seen to cost return here (docs/results.md). Value
+            # epochs, of which there are 10 still, have passes and an Adam of their own then.
             "e_pi=4": lambda env: mujoco_ppg(env).training(e_pi=4),
         },
     ),

@@ -14,18 +14,16 @@ phase's last epoch.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from contextlib import closing
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.tune.utils import flatten_dict
 
-from benchmarks.learning import RESULTS, Run, describe
+from benchmarks.learning import RESULTS, Run, use_one_core, write_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg import PPG, PPGCallback
 from rllib_ppg.play.players import make_player
@@ -70,6 +68,7 @@ def play(algo: PPG) -> float:
 def train(run: Run) -> list[list[Any]]:
     """Trains, and returns the rows."""
     suite = SUITES[run.suite]
+    use_one_core()
     config = suite.arms[run.arm](run.env).callbacks(PlayAroundAuxPhases)
     per_row = config.n_pi or suite.arms["ppg"](run.env).n_pi
     algo = config.debugging(seed=run.seed).build_algo()
@@ -101,14 +100,7 @@ def main() -> None:
     parser.add_argument("arm", help="any but ppo")
     parser.add_argument("seed", type=int)
     run = Run(**vars(parser.parse_args()))
-    torch.set_num_threads(1)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    rows = train(run)
-    file = RESULTS / "phases" / f"{run.name}.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as f:
-        f.write(f"# {describe()}\n")
-        csv.writer(f).writerows([FIELDS, *rows])
+    write_rows(RESULTS / "phases" / f"{run.name}.csv", FIELDS, train(run))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.learning import RESULTS
+from benchmarks.learning import RESULTS, read_rows
 
 OF_RUN = ("env", "algo", "seed")
 
@@ -37,8 +36,7 @@ def read() -> list[PlayedRun]:
     """All runs that there are."""
     runs = []
     for path in sorted((RESULTS / "phases").glob("*.csv")):
-        with path.open() as f:
-            rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
+        rows = read_rows(path)
         numbers = [key for key in rows[0] if key not in OF_RUN]
         columns = {key: np.array([float(row[key] or "nan") for row in rows]) for key in numbers}
         runs.append(PlayedRun(*(rows[0][key] for key in OF_RUN), columns))

@@ -201,8 +201,8 @@ class PPGConfig(AlgorithmConfig):
                 For runs shorter than the paper's 100M steps, no more than makes 15 phases of the
                 run (docs/results.md).
             e_pi: E_pi, policy epochs an iteration. 1 is for Procgen; small vector tasks take PPO's
-                usual 4 to 10. Auxiliary phases make each of them go further: where a return that
-                was reached is lost again and `approx_kl` grows, take fewer (docs/results.md).
+                usual 4 to 10. After auxiliary phases each of them can go further: where a return
+                that was reached is lost again and `approx_kl` grows, try fewer (docs/results.md).
             e_v: E_V, value epochs an iteration. If it differs from `e_pi`, the value epochs come
                 first and have an Adam of their own; otherwise both losses share each pass.
             e_aux: E_aux, epochs of an auxiliary phase. 0: plain PPO.

@@ -64,33 +64,34 @@ def test_a_policy_is_played_around_each_auxiliary_phase(cluster, monkeypatch, tr
     lr, aux_lr = (0.01, 0.0) if trains == "policy phases" else (0.0, 0.1)
     arms = {"ppg": lambda env: small(env, runners=0).training(lr=lr, aux_lr=aux_lr)}
     monkeypatch.setattr(phases, "SUITES", {"tiny": replace(TINY, arms=arms)})
-    rows = phases.train(Run("tiny", "CartPole-v1", "ppg", 0))
-    around = [dict(zip(phases.FIELDS, row, strict=True)) for row in rows]
-    in_phases = [row["before"] == row["after"] for row in around]
-    between = [a["after"] == b["before"] for a, b in pairwise(around)]
+    found = played("ppg")
+    in_phases = [row["before"] == row["after"] for row in found]
+    between = [a["after"] == b["before"] for a, b in pairwise(found)]
     assert in_phases == [trains == "policy phases"] * 3
     assert between == [trains == "auxiliary phases"] * 2
 
 
 def test_playing_leaves_the_training_as_it_was(cluster, monkeypatch):
-    arms = {"ppg": lambda env: small(env, runners=0), "no_aux": no_aux}
+    arms = {
+        "ppg": lambda env: small(env, runners=0),
+        "no_aux": lambda env: small(env, runners=0).training(n_pi=0),
+    }
     monkeypatch.setattr(phases, "SUITES", {"tiny": replace(TINY, arms=arms)})
     for arm, make in arms.items():
         algo = make("CartPole-v1").debugging(seed=0).build_algo()
         plain = [learner_metrics(algo.train())["approx_kl"] for _ in range(6)]
         algo.stop()
-        rows = phases.train(Run("tiny", "CartPole-v1", arm, 0))
-        found = [dict(zip(phases.FIELDS, row, strict=True)) for row in rows]
+        found = played(arm)
         expected = np.reshape(plain, (3, 2)).mean(1)
         assert [float(row["approx_kl"]) for row in found] == pytest.approx(expected, rel=1e-4)
-        if arm == "no_aux":
-            assert {row[key] for row in found for key in ("before", "after", "aux/clone_kl")} == {
-                ""
-            }
+        for key in ("before", "after", "aux/clone_kl"):
+            assert all((row[key] == "") == (arm == "no_aux") for row in found)
 
 
-def no_aux(env):
-    return small(env, runners=0).training(n_pi=0)
+def played(arm):
+    """The arm's rows, by field."""
+    rows = phases.train(Run("tiny", "CartPole-v1", arm, 0))
+    return [dict(zip(phases.FIELDS, row, strict=True)) for row in rows]
 
 
 def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
