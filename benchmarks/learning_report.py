@@ -30,6 +30,7 @@ PAGE = Path("docs/results.md")
 LAST = 0.1  # of a run's env steps, which its result is taken from
 BASELINE = "ppo"
 MIN_SEEDS = 3  # of an interval: a bootstrap over two makes it far too small
+BUDGETS = 1e6 * np.array([8, 16, 25, 50, 100])  # env steps
 OPENAI_BATCH = 65_536  # env steps of an iteration: 4 workers of 64 envs and 256 steps
 
 # (env steps, returns), `[points]` each.
@@ -180,35 +181,40 @@ def _draw_arm(ax: Axes, arm: str, seeds: Mapping[int, Curve], env_steps: int) ->
 
 def budgets_table() -> str:
     """What N_pi was best for which budget in OpenAI's sweep, and how many phases that makes."""
-    names, budgets = openai_curves.sweep("n_pi"), (8, 16, 25, 50, 100)
-    best: dict[int, float] = {}
-    rows = []
-    for name in names:
-        n_pi = int(name.split("=")[1])
-        cells = []
-        for budget in budgets:
-            found = [
-                normalized_return(game, "hard", _at(name, game, budget * 1e6)) for game in GAMES
-            ]
-            value = float(np.mean(found))
-            best[budget] = max(value, best.get(budget, 0.0))
-            phases = budget * 1e6 / (n_pi * OPENAI_BATCH)
-            cells.append((value, phases))
-        rows.append((n_pi, cells))
-    lines = [f"| N_pi | {' | '.join(f'{b}M' for b in budgets)} |", "|---" * 6 + "|"]
-    for n_pi, cells in rows:
-        texts = []
-        for budget, (value, phases) in zip(budgets, cells, strict=True):
-            bold = "**" if value == best[budget] else ""
-            texts.append(f"{bold}{value:.3f}{bold} ({phases:.0f})")
-        lines.append(f"| {n_pi} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+    found = {name: _at_budgets(name) for name in openai_curves.sweep("n_pi")}
+    best = np.max(list(found.values()), axis=0)
+    rows = {}
+    for name, values in found.items():
+        n_pi = name.split("=")[1]
+        phases = BUDGETS / (int(n_pi) * OPENAI_BATCH)
+        bold = np.where(values == best, "**", "")
+        rows[n_pi] = [
+            f"{b}{value:.3f}{b} ({n:.0f})" for b, value, n in zip(bold, values, phases, strict=True)
+        ]
+    return _budgets("N_pi", rows)
 
 
-def _at(experiment: str, game: str, env_steps: float) -> float:
-    """Mean return of the last 5 % of so many env steps."""
-    curve = openai_curves.curve(experiment, game).until(env_steps)
-    return float(curve.finals().mean())
+def openai_table() -> str:
+    """What OpenAI's other experiments have at the same budgets, for headers of tuned_examples."""
+    names = ["ppg", "ppo", "ppg_single", "ppgkl", *openai_curves.sweep("e_aux")]
+    return _budgets("", {name: [f"{x:.3f}" for x in _at_budgets(name)] for name in names})
+
+
+def _budgets(what: str, rows: Mapping[str, list[str]]) -> str:
+    head = [f"{budget / 1e6:.0f}M" for budget in BUDGETS]
+    lines = [f"| {what} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(x)} |" for name, x in rows.items())])
+
+
+def _at_budgets(experiment: str) -> np.ndarray:
+    """`[budgets]`: normalised returns over 16 games, means of the last 5 % of so many env steps."""
+    returns = np.zeros((len(GAMES), len(BUDGETS)))
+    for i, game in enumerate(GAMES):
+        curve = openai_curves.curve(experiment, game)
+        for j, budget in enumerate(BUDGETS):
+            mean = float(curve.until(budget).finals().mean())
+            returns[i, j] = normalized_return(game, "hard", mean)
+    return returns.mean(0)
 
 
 def report(suites: list[str]) -> None:
@@ -224,6 +230,7 @@ def report(suites: list[str]) -> None:
         phases_report.draw(played)
         page = filled_in(page, "phases", phases_report.table(played))
     page = filled_in(page, "budgets", budgets_table())
+    page = filled_in(page, "openai", openai_table())
     PAGE.write_text(page)
     print(f"wrote {PAGE}")
 
