@@ -47,7 +47,7 @@ def table(runs: list[PlayedRun]) -> str:
     """As Markdown, a row a run.
 
     The standard error of a sum is from the spread of what is summed up, as if that had no other
-    reason than the episodes' chance. Metrics are medians over the run's second half.
+    reason than the episodes' chance. Metrics are medians over the run's first and second half.
     """
     head = ["best", "end", "sum of auxiliary phases", "clone_kl", "approx_kl", "entropy"]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
@@ -59,8 +59,9 @@ def table(runs: list[PlayedRun]) -> str:
             total = f"{run.changes.sum():+,.0f} ± {error:,.0f}"
             cells = [f"{after.max():,.0f}", f"{after[-1]:,.0f}", total]
         for key, digits in (("aux/clone_kl", 4), ("approx_kl", 4), ("entropy", 2)):
-            median = np.median(run.columns[key][len(after) // 2 :])
-            cells.append("-" if np.isnan(median) else f"{median:.{digits}f}")
+            medians = [np.median(half) for half in np.array_split(run.columns[key], 2)]
+            missing = np.isnan(medians).all()
+            cells.append("-" if missing else " / ".join(f"{x:.{digits}f}" for x in medians))
         lines.append(f"| {run.env}, {run.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -10,8 +10,8 @@ with the same settings has 15, between 11 and 19 (seeds 0 to 2, one AMD EPYC cor
 versions of constraints.txt; with `num_env_runners=0`, whose seeds draw other numbers than those of
 the one remote env runner here). docs/results.md has the curves, and what becomes of it with other
 settings.
-What it takes: 2 CPUs; the runs above took 5 minutes on one core beside other work. A phase's states are 131,072 x 1,600
-B = 0.2 GB of object store.
+What it takes: 2 CPUs; the runs above took 5 minutes on one core beside other work. A phase's states
+are 131,072 x 1,600 B = 0.2 GB of object store.
 """
 
 import gymnasium as gym
