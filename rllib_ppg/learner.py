@@ -147,8 +147,12 @@ class PPGTorchLearner(TorchLearner):
         outputs = TRAIN_OUTPUTS if self.config.has_aux_phase else TRAIN_OUTPUTS[:2]
         space = module.observation_space
         obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self._device)
-        with torch.no_grad():
-            out = self._forward({"obs": obs}, *outputs)
+        try:
+            with torch.no_grad():
+                out = self._forward({"obs": obs}, *outputs)
+        except RuntimeError as e:  # torch's, of shapes and dtypes
+            what = f"{obs.dtype} observations of shape {space.shape}"
+            raise ValueError(f"{name} fails with a batch of {what}: {e}") from e
         for column in outputs:
             if column not in out:
                 raise ValueError(f"{name}.forward_train() returns no {column!r}, which PPG trains")
@@ -194,6 +198,13 @@ class PPGTorchLearner(TorchLearner):
                 for key, x in moments.items():
                     if isinstance(x, Tensor) and x.shape == p.shape:
                         moments[key] = torch.empty_like(p).copy_(x)
+
+    @override(TorchLearner)
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        # RLlib would configure all optimisers anew, those loaded already included, for one that
+        # only the other settings have: the value Adam of e_v != e_pi, the auxiliary one.
+        ours = {name: x for name, x in state.items() if name in self._named_optimizers}
+        super()._set_optimizer_state(ours)
 
     @override(TorchLearner)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:

@@ -509,6 +509,13 @@ class PPG(Algorithm):
         self, filesystem: fs.FileSystem, root: str, manifest: dict[str, Any]
     ) -> ReplayList:
         replay = ReplayList(self.config.n_pi)
+        if not self.config.has_aux_phase:
+            if manifest["policy_iteration"]:
+                logger.warning(
+                    "going on without the states of the checkpoint's phase: these settings have "
+                    "no auxiliary phases"
+                )
+            return replay
         if manifest["replay"] is None or not self.config.checkpoint_replay:
             if manifest["policy_iteration"]:
                 logger.warning(

@@ -266,6 +266,18 @@ def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
     assert phases == [0, 0, 1]
 
 
+@pytest.mark.parametrize("settings", [{"e_aux": 0}, {"n_pi": 0}])
+def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, settings, caplog):
+    algo, path = saved
+    algo.stop()
+    other = build(small(**{"n_pi": 2, **settings}))
+    other.restore_from_path(path)
+    assert "these settings have no auxiliary phases" in caplog.text
+    assert len(other._replay) == 0
+    assert other.train()["training_iteration"] == 3
+    assert len(other._replay) == 0
+
+
 def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
     """Checkpoints that come home from a job are without it."""
     algo, path = saved

@@ -511,6 +511,22 @@ def test_state_restores_all_optimisers():
     assert not moved(pa, pb)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"e_pi": 2, "e_v": 2}, {"e_v": 2, "e_aux": 0}, {"e_v": 2, "n_pi": 0}]
+)
+def test_an_optimiser_that_other_settings_have_not_leaves_the_others_as_they_were(settings):
+    saved = make_learner(e_pi=1, e_v=2, e_aux=1)
+    phases(saved, make_rollout())
+    restored = make_learner(**settings, seed=9)
+    restored.set_state(saved.get_state())
+    moments = {name: x.state_dict()["state"] for name, x in saved._named_optimizers.items()}
+    for name, optimizer in restored._named_optimizers.items():
+        for i, of_parameter in optimizer.state_dict()["state"].items():
+            for key, x in of_parameter.items():
+                assert torch.equal(x, moments[name][i][key]), (name, i, key)
+        assert len(optimizer.state) == len(moments[name]) > 0
+
+
 def test_a_restored_image_learner_goes_on_as_the_first(tmp_path):
     """Through a file, in which channels-last moments lose their order in memory."""
     obs = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
