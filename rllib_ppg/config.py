@@ -32,7 +32,13 @@ from rllib_ppg.rl_module import (
     check_model_config,
 )
 from rllib_ppg.spaces import check_action_space
-from rllib_ppg.vector_env import NATIVE, check_env_id, is_vector_env_class, probe_spaces
+from rllib_ppg.vector_env import (
+    NATIVE,
+    check_env_id,
+    is_vector_env_class,
+    probe_spaces,
+    vectorize_mode,
+)
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
 _REPLACED = {
@@ -52,6 +58,11 @@ _UNSUPPORTED = {
     "use_env_runner_state_server": (False, "the env runner state server"),
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
+    "clip_rewards": (None, "clip_rewards: normalize_rewards scales and clips them"),
+    "algorithm_config_overrides_per_module": (
+        {},
+        "algorithm_config_overrides_per_module: there is one module, give it the settings",
+    ),
     "log_gradients": (False, "log_gradients"),
     "optimizer": ({}, "settings of RLlib's optimizers: it trains with Adam, at `lr` and `aux_lr`"),
     "model": (MODEL_DEFAULTS, "the old API stack's `model`: set .rl_module(model_config=...)"),
@@ -60,6 +71,8 @@ _UNSUPPORTED = {
         "torch_skip_nan_gradients: a gradient that is NaN ends the phase, the weights unchanged",
     ),
 }
+# Settings that the networks read, too.
+_OF_TRAINING = ("arch", "detach_vf_in_aux_phase", "observation_filter")
 # Whole numbers, and the least that each may be.
 _AT_LEAST = {
     "n_pi": 0, "e_pi": 1, "e_v": 1, "e_aux": 0, "num_minibatches": 1, "num_aux_minibatches": 1,
@@ -201,8 +214,8 @@ class PPGConfig(AlgorithmConfig):
                 For runs shorter than the paper's 100M steps, no more than makes 15 phases of the
                 run (docs/results.md).
             e_pi: E_pi, policy epochs an iteration. 1 is for Procgen; small vector tasks take PPO's
-                usual 4 to 10. After auxiliary phases each of them can go further: where a return
-                that was reached is lost again and `approx_kl` grows, try fewer (docs/results.md).
+                usual 4 to 10. Where a return that was reached is lost again, fewer may keep it
+                (docs/results.md, InvertedDoublePendulum).
             e_v: E_V, value epochs an iteration. If it differs from `e_pi`, the value epochs come
                 first and have an Adam of their own; otherwise both losses share each pass.
             e_aux: E_aux, epochs of an auxiliary phase. 0: plain PPO.
@@ -335,8 +348,7 @@ class PPGConfig(AlgorithmConfig):
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        keys = ("arch", "detach_vf_in_aux_phase", "observation_filter")
-        own = {key: getattr(self, key) for key in keys}
+        own = {key: getattr(self, key) for key in _OF_TRAINING}
         # RLlib's PPO catalog reads `vf_share_layers`; PPG's module goes by `arch` alone.
         return super()._model_config_auto_includes | own | {"vf_share_layers": False}
 
@@ -365,7 +377,7 @@ class PPGConfig(AlgorithmConfig):
             config._check_needs_no_episodes()
             return config
         config.env_runner_cls = SingleAgentEnvRunner
-        if config.gym_env_vectorize_mode == NATIVE:
+        if vectorize_mode(config) == NATIVE:
             # RLlib does not fall back to "sync" where an env has no vector env of its own.
             config.gym_env_vectorize_mode = "sync"
         return config
@@ -458,11 +470,17 @@ class PPGConfig(AlgorithmConfig):
 
     def _check_module_spec(self) -> None:
         spec = self._rl_module_spec or RLModuleSpec()
+        if not isinstance(spec, RLModuleSpec):
+            raise ValueError(f"rl_module_spec is an RLModuleSpec, not a {type(spec).__name__}")
         own_class = spec.module_class not in (None, PPGTorchRLModule)
         for model_config in (self._model_config, spec.model_config):
+            model_config = {} if model_config is None else model_config
             if isinstance(model_config, DefaultModelConfig):
                 model_config = asdict(model_config)
-            model_config = model_config or {}
+            elif isinstance(model_config, dict):
+                self._check_said_once(model_config)
+            else:
+                raise _refusal("model_config", "a dict or DefaultModelConfig", model_config)
             if not own_class and spec.catalog_class in (None, PPGCatalog):
                 check_model_config(model_config)
             if model_config.get("use_lstm"):
@@ -474,6 +492,14 @@ class PPGConfig(AlgorithmConfig):
                 f"observation_filter={name!r} is a part of PPG's own networks: derive "
                 f"{spec.module_class.__name__} from PPGTorchRLModule"
             )
+
+    def _check_said_once(self, model_config: dict[str, Any]) -> None:
+        """Refuses in `model_config` what has another place, and would not agree with it there."""
+        for key in _OF_TRAINING:
+            if key in model_config and _differs(model_config[key], getattr(self, key)):
+                raise ValueError(f"{key} is a setting of its own: set {key}, not model_config")
+        if model_config.get("vf_share_layers"):
+            raise ValueError("PPG does not use vf_share_layers: set arch='shared'")
 
     def _check_numbers(self) -> None:
         for key, minimum in _AT_LEAST.items():
@@ -531,8 +557,8 @@ class PPGConfig(AlgorithmConfig):
         value = self.replay_compression
         if value is not None and not _is_exactly(value, "lz4"):
             raise _refusal("replay_compression", "None or 'lz4'", value)
-        mode = getattr(self.gym_env_vectorize_mode, "value", self.gym_env_vectorize_mode)
-        _check_choice("gym_env_vectorize_mode", mode, [mode.value for mode in gym.VectorizeMode])
+        modes = [mode.value for mode in gym.VectorizeMode]
+        _check_choice("gym_env_vectorize_mode", vectorize_mode(self), modes)
 
     def _check_batches(self) -> None:
         T, L = self.rollout_fragment_length, self.segment_length or self.rollout_fragment_length

@@ -46,9 +46,9 @@ _CALLS = {
     "step": "step(action) -> (observation, reward, terminated, truncated, info)",
 }
 _AROUND_ENVS = (
-    "rllib_ppg.env_runner", "rllib_ppg.vector_env", "rllib_ppg.spaces", "gymnasium.vector.",
-    "gymnasium.wrappers.", "gymnasium.core", "gymnasium.spaces.", "gymnasium.utils.", "numpy",
-    "functools", "copy",
+    "rllib_ppg.env_runner", "rllib_ppg.vector_env", "rllib_ppg.env_state", "rllib_ppg.spaces",
+    "gymnasium.vector.", "gymnasium.wrappers.", "gymnasium.core", "gymnasium.spaces.",
+    "gymnasium.utils.", "numpy", "functools", "copy",
 )  # fmt: skip
 _ASYNC = "gymnasium.vector.async_vector_env"  # raises anew what an env in its process has raised
 # The kinds of numbers that an array of a kind takes with their meaning.
@@ -491,7 +491,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         name = f"infos['final_obs'][{n}]"
         obs = self._checked(name, obs, space.shape, space.dtype.kind)
         self._check_finite("observation", obs[None], t, first_env=n)
-        return obs
+        return obs.copy()  # the env may write the next one into the same array
 
     def _checked_obs(self, obs: Any, infos: Any, like: np.ndarray) -> np.ndarray:
         """The observations that the envs have returned, in shape and dtype `like` these."""

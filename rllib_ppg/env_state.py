@@ -141,10 +141,22 @@ def set_env_state(env: VectorEnv, state: Any) -> None:
         raise ValueError(f"the state of {state['env']} can't be restored: {refusal}")
 
 
-class InSubprocess(gym.Wrapper):
-    """Around each env of an `AsyncVectorEnv`, to get at its state from another process."""
+class SubEnv(gym.Wrapper):
+    """Around each env of a `SyncVectorEnv` or `AsyncVectorEnv` with SAME_STEP autoreset.
+
+    To get at its state from another process, and to keep the observation that an episode is
+    truncated at: both vector envs reset the env before they copy it, and an env that returns one
+    array each time, and clears it for the next episode, would have cleared that, too.
+    """
 
     env_state_to_restore: Any = None
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the env."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if truncated:
+            obs = copy.deepcopy(obs)
+        return obs, reward, terminated, truncated, info
 
     def save_env_state(self) -> Any | None:
         """The state of the env, or None."""
@@ -203,9 +215,10 @@ def _restore(env: gym.Env | VectorEnv, state: dict[str, Any]) -> str | None:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    """The wrappers from the outermost on, and last the env itself."""
+    """The wrappers from the outermost on, but for `SubEnv`, and last the env itself."""
     while isinstance(env, gym.Wrapper | VectorWrapper):
-        yield env
+        if not isinstance(env, SubEnv):
+            yield env
         env = env.env
     yield env
 

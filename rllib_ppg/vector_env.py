@@ -19,7 +19,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_ppg.atari import stacked_first
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.env_state import InSubprocess
+from rllib_ppg.env_state import SubEnv
 from rllib_ppg.spaces import flat_space, flatten_observation, is_flat
 
 NATIVE = "vector_entry_point"
@@ -68,6 +68,12 @@ def find_spec(env: str) -> gym.envs.registration.EnvSpec:
     return gym.spec(name)
 
 
+def vectorize_mode(config: AlgorithmConfig) -> Any:
+    """`gym_env_vectorize_mode`, which may be a member of `gymnasium.VectorizeMode`, as text."""
+    mode = config.gym_env_vectorize_mode
+    return getattr(mode, "value", mode)
+
+
 def is_vector_env_class(env: Any) -> bool:
     """Whether `env` is a class of native vector envs."""
     return isinstance(env, type) and issubclass(env, VectorEnv)
@@ -86,8 +92,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
         ValueError: The result is not a gymnasium env, a multi-agent one, one that never resets, or
             one whose observations can't be flattened.
     """
-    env, mode, num_envs = config.env, config.gym_env_vectorize_mode, config.num_envs_per_env_runner
-    mode = getattr(mode, "value", mode)
+    env, mode, num_envs = config.env, vectorize_mode(config), config.num_envs_per_env_runner
     check_env_id(env)
     same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
     if isinstance(env, str) and not is_tune_registered(env):
@@ -105,7 +110,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             num_envs=num_envs,
             vectorization_mode=mode,
             vector_kwargs={} if mode == NATIVE else same_step,
-            wrappers=(InSubprocess,) if mode == "async" else (),
+            wrappers=() if mode == NATIVE else (SubEnv,),
             **config.env_config,
         )
     else:
@@ -116,14 +121,11 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             vector_env = creator(context)
         else:
             fns = [
-                lambda i=i: _checked(creator(context.copy_with_overrides(vector_index=i)))
+                lambda i=i: SubEnv(_checked(creator(context.copy_with_overrides(vector_index=i))))
                 for i in range(num_envs)
             ]
-            if mode == "async":
-                fns = [lambda fn=fn: InSubprocess(fn()) for fn in fns]
-                vector_env = AsyncVectorEnv(fns, **same_step)
-            else:
-                vector_env = SyncVectorEnv(fns, **same_step)
+            vectorize = AsyncVectorEnv if mode == "async" else SyncVectorEnv
+            vector_env = vectorize(fns, **same_step)
     if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
         vector_env.close()
         raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")
@@ -145,7 +147,7 @@ def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
     """
     one = copy.copy(config)
     one.__dict__.update(num_envs_per_env_runner=1, _is_frozen=False)
-    if one.gym_env_vectorize_mode == "async":
+    if vectorize_mode(one) == "async":
         one.gym_env_vectorize_mode = "sync"
     try:
         env = make_vector_env(one)

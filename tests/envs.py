@@ -44,6 +44,26 @@ class Counting(gym.Env):
         return obs, 1.0, done and self.end == "terminated", done and self.end == "truncated", {}
 
 
+class OneArray(Counting):
+    """Returns the same array at each step, and clears it for the next episode."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.array = np.zeros(2, np.float32)
+
+    def _obs(self):
+        self.array[:] = self.t, self.episode
+        return self.array
+
+    def reset(self, **kwargs):
+        self.array.fill(0)
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return self.array, *rest
+
+
 class NextStepCounting(VectorEnv):
     """`Counting` as a native vector env that resets in the step after an episode's end."""
 

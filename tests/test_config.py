@@ -7,6 +7,7 @@ from gymnasium.vector import AutoresetMode
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
@@ -164,6 +165,22 @@ def test_other_refusals():
     refuses(small().framework("tf2"), "torch only")
     refuses(small().rl_module(model_config={"use_lstm": True}), "recurrent")
     refuses(small().rl_module(model_config={"fcnet_hidden": [3]}), "fcnet_hiddens")
+    for key, value in {
+        "arch": "duel",
+        "observation_filter": "MeanStdFilter",
+        "detach_vf_in_aux_phase": "no",
+    }.items():
+        refuses(small().rl_module(model_config={key: value}), f"set {key}, not model_config")
+    refuses(small().rl_module(model_config=[("arch", "dual")]), "model_config is a dict or")
+    refuses(small().rl_module(model_config={"vf_share_layers": True}), "arch='shared'")
+    refuses(
+        small().rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs={})),
+        "not a MultiRLModuleSpec",
+    )
+    refuses(small().environment(clip_rewards=True), "clip_rewards", "normalize_rewards")
+    of_module = {"default_policy": PPGConfig.overrides(clip_param=0.1)}
+    config = small().rl_module(algorithm_config_overrides_per_module=of_module)
+    refuses(config, "algorithm_config_overrides_per_module")
     refuses(
         small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"), "single-agent"
     )

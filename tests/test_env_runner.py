@@ -14,7 +14,7 @@ from rllib_ppg import PPGConfig
 from rllib_ppg.env_runner import BatchedEnvRunner, EnvStepError
 from rllib_ppg.reward_norm import RETURN_GAMMA
 from rllib_ppg.vector_env import make_vector_env
-from tests.envs import Counting, NextStepCounting
+from tests.envs import Counting, NextStepCounting, OneArray, SameStepCounting
 
 
 def make_runner(env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, **env_config):
@@ -50,6 +50,33 @@ def test_same_step_truncation_brings_the_final_observation():
     assert r.final_index.tolist() == [[0, 4], [1, 4], [0, 9], [1, 9]]
     assert r.final_obs[:, 0].tolist() == [5, 5, 5, 5]
     assert r.final_obs[:, 1].tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
+@pytest.mark.parametrize("env", [OneArray, "OneArray-v0"])
+def test_the_final_observation_of_an_env_that_writes_into_one_array(env, mode):
+    gym.register("OneArray-v0", entry_point=lambda **config: OneArray(config))
+    runner = make_runner(env, mode=mode, length=5, end="truncated")
+    _, r = runner.sample_rollout(1)
+    assert r.final_obs.tolist() == [[5, 1], [5, 1], [5, 2], [5, 2]]
+    assert r.obs[0, :7, 0].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    runner.stop()
+
+
+def test_the_final_observations_of_a_vector_env_that_writes_into_one_array():
+    class OneFinalArray(SameStepCounting):
+        final = np.zeros((2, 2), np.float32)
+
+        def step(self, actions):
+            length, episode = self.envs[0].length, self.envs[0].episode
+            obs, rewards, terminated, truncated, infos = super().step(actions)
+            if truncated.any():
+                self.final[:] = length, episode
+                infos["final_obs"] = self.final
+            return obs, rewards, terminated, truncated, infos
+
+    _, r = make_runner(OneFinalArray, length=5, end="truncated").sample_rollout(1)
+    assert r.final_obs.tolist() == [[5, 1], [5, 1], [5, 2], [5, 2]]
 
 
 def test_next_step_resets_are_no_transitions():
@@ -202,7 +229,7 @@ def test_env_creators_get_their_config_and_place():
 
     tune.register_env("counting-by-name", creator)
     runner = make_runner("counting-by-name", N=3, worker_index=4, length=7)
-    assert [e.made_with for e in runner.env.envs] == [(7, 4, 0), (7, 4, 1), (7, 4, 2)]
+    assert runner.env.get_attr("made_with") == ((7, 4, 0), (7, 4, 1), (7, 4, 2))
 
 
 def test_rllibs_sampling_call():

@@ -194,6 +194,15 @@ def test_evaluation_in_processes_of_their_own(build):
     assert evaluation(algo.train())["episode_return_mean"] == 5
 
 
+@pytest.mark.parametrize("mode", gym.VectorizeMode)
+def test_evaluation_where_the_mode_is_a_member_of_gymnasiums_enum(build, mode):
+    """Without a step lost to resets, also in an env that RLlib would find no vector env of."""
+    gym.register("Counting-v0", entry_point=lambda **config: Counting(config))
+    config = local("Counting-v0").env_runners(gym_env_vectorize_mode=mode)
+    returns = evaluation(build(config.evaluation(evaluation_interval=1)).train())
+    assert returns["episode_len_min"] == returns["episode_len_max"] == 5
+
+
 def test_an_evaluation_config_is_a_set_of_overrides():
     with pytest.raises(ValueError, match=r"PPGConfig\.overrides"):
         local().evaluation(evaluation_interval=1, evaluation_config=PPGConfig())
@@ -587,6 +596,19 @@ def test_modules_that_ppg_cannot_train_are_refused_by_name(build, module, messag
     config = local(env).rl_module(rl_module_spec=RLModuleSpec(module_class=module))
     with pytest.raises(ValueError, match=message):
         build(config.learners(num_learners=num_learners))
+
+
+def test_a_module_that_does_not_take_the_envs_dtype_is_refused_in_a_sentence(build):
+    class Doubles(Counting):
+        def __init__(self, config=None):
+            super().__init__(config)
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    config = local(Doubles).rl_module(rl_module_spec=RLModuleSpec(module_class=Linear))
+    with pytest.raises(
+        ValueError, match=r"Linear fails with a batch of torch.float64 obs.* \(2,\)"
+    ):
+        build(config)
 
 
 def test_frozen_parts_are_not_trained(build):

@@ -33,6 +33,7 @@ from rllib_ppg.vector_env import (
     check_env_id,
     is_tune_registered,
     make_vector_env,
+    vectorize_mode,
 )
 
 # How far a connector can look back, as those do that stack frames.
@@ -173,9 +174,9 @@ class RLlibPlayer:
     """Samples from RLlib's env runner, a step at a time."""
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
-        mode, env = config.gym_env_vectorize_mode, config.env
+        env = config.env
         is_id = isinstance(env, str) and not is_tune_registered(env)
-        if getattr(mode, "value", mode) == NATIVE and is_id:
+        if vectorize_mode(config) == NATIVE and is_id:
             # RLlib's runner takes every vector env for one with NEXT_STEP autoreset.
             config.gym_env_vectorize_mode = "sync"
         config.episode_lookback_horizon = max(config.episode_lookback_horizon, _LOOKBACK)
