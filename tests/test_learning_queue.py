@@ -110,8 +110,9 @@ def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
     no_aux, ppg = (
         line.strip("| ").split(" | ") for line in phases_report.table(runs).split("\n")[2:]
     )
-    assert ppg == ["A, ppg, seed 0", "25", "22", "-3 ± 6", "0.1000", "0.5000", "-0.50"]
-    assert no_aux == ["A, no_aux, seed 0", "-", "-", "-", "-", "0.5000", "-0.50"]
+    halves = ["9.0000 / 0.5000", "-9.00 / -0.50"]
+    assert ppg == ["A, ppg, seed 0", "25", "22", "-3 ± 6", "0.1000 / 0.1000", *halves]
+    assert no_aux == ["A, no_aux, seed 0", "-", "-", "-", "-", *halves]
     phases_report.draw(runs)
     assert (tmp_path / "phases.png").stat().st_size > 1000
 
