@@ -158,6 +158,12 @@ class SubEnv(gym.Wrapper):
             obs = copy.deepcopy(obs)
         return obs, reward, terminated, truncated, info
 
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Sets it on the env, as if this wrapper were not there."""
+        if name == "env_state_to_restore":
+            return super().set_wrapper_attr(name, value, force=force)
+        return self.env.set_wrapper_attr(name, value, force=force)
+
     def save_env_state(self) -> Any | None:
         """The state of the env, or None."""
         return _saved(self.env)

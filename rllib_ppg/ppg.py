@@ -490,7 +490,8 @@ class PPG(Algorithm):
                 super().restore_from_path(local, component=component, **kwargs)
             self._force_weights()
             return
-        manifest = check_contents(filesystem, root, replay=self.config.checkpoint_replay)
+        wanted = self.config.checkpoint_replay and self.config.has_aux_phase
+        manifest = check_contents(filesystem, root, replay=wanted)
         shapes = self._learners.again_if_lost(self._network_shapes)
         check_networks(root, manifest["networks"], shapes)
         replay = self._restored_replay(filesystem, root, manifest)

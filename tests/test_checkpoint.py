@@ -270,6 +270,8 @@ def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
 def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, settings, caplog):
     algo, path = saved
     algo.stop()
+    for file in (path / "replay").iterdir():
+        file.unlink()
     other = build(small(**{"n_pi": 2, **settings}))
     other.restore_from_path(path)
     assert "these settings have no auxiliary phases" in caplog.text

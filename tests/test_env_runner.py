@@ -230,6 +230,8 @@ def test_env_creators_get_their_config_and_place():
     tune.register_env("counting-by-name", creator)
     runner = make_runner("counting-by-name", N=3, worker_index=4, length=7)
     assert runner.env.get_attr("made_with") == ((7, 4, 0), (7, 4, 1), (7, 4, 2))
+    runner.env.set_attr("stage", [1, 2, 3])  # as a curriculum's callback would
+    assert [e.unwrapped.stage for e in runner.env.envs] == [1, 2, 3]
 
 
 def test_rllibs_sampling_call():
