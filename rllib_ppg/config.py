@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -58,7 +58,6 @@ _UNSUPPORTED = {
     "use_env_runner_state_server": (False, "the env runner state server"),
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
-    "clip_rewards": (None, "clip_rewards: normalize_rewards scales and clips them"),
     "algorithm_config_overrides_per_module": (
         {},
         "algorithm_config_overrides_per_module: there is one module, give it the settings",
@@ -440,6 +439,8 @@ class PPGConfig(AlgorithmConfig):
             value = getattr(self, key)
             if _differs(value, default):
                 raise ValueError(f"PPG does not use {key}={_shown(value)}: set {instead}")
+        if self.clip_rewards:  # False and None are both RLlib's "never"
+            raise ValueError("PPG does not use clip_rewards: set normalize_rewards")
         for key, (default, what) in _UNSUPPORTED.items():
             if _differs(getattr(self, key), default):
                 raise ValueError(f"PPG does not support {what}")
@@ -473,33 +474,32 @@ class PPGConfig(AlgorithmConfig):
         if not isinstance(spec, RLModuleSpec):
             raise ValueError(f"rl_module_spec is an RLModuleSpec, not a {type(spec).__name__}")
         own_class = spec.module_class not in (None, PPGTorchRLModule)
+        of_ppg = not own_class or issubclass(spec.module_class, PPGTorchRLModule)
         for model_config in (self._model_config, spec.model_config):
-            model_config = {} if model_config is None else model_config
             if isinstance(model_config, DefaultModelConfig):
                 model_config = asdict(model_config)
-            elif isinstance(model_config, dict):
-                self._check_said_once(model_config)
-            else:
+            model_config = {} if model_config is None else model_config
+            if not isinstance(model_config, Mapping):
                 raise _refusal("model_config", "a dict or DefaultModelConfig", model_config)
+            if of_ppg:
+                self._check_said_once(model_config)
             if not own_class and spec.catalog_class in (None, PPGCatalog):
                 check_model_config(model_config)
             if model_config.get("use_lstm"):
                 raise ValueError("PPG does not train recurrent modules, and use_lstm is set")
         name = self.observation_filter
         _check_choice("observation_filter", name, FILTERS)
-        if own_class and name != "NoFilter" and not issubclass(spec.module_class, PPGTorchRLModule):
+        if not of_ppg and name != "NoFilter":
             raise ValueError(
                 f"observation_filter={name!r} is a part of PPG's own networks: derive "
                 f"{spec.module_class.__name__} from PPGTorchRLModule"
             )
 
-    def _check_said_once(self, model_config: dict[str, Any]) -> None:
+    def _check_said_once(self, model_config: Mapping[str, Any]) -> None:
         """Refuses in `model_config` what has another place, and would not agree with it there."""
         for key in _OF_TRAINING:
             if key in model_config and _differs(model_config[key], getattr(self, key)):
                 raise ValueError(f"{key} is a setting of its own: set {key}, not model_config")
-        if model_config.get("vf_share_layers"):
-            raise ValueError("PPG does not use vf_share_layers: set arch='shared'")
 
     def _check_numbers(self) -> None:
         for key, minimum in _AT_LEAST.items():

@@ -9,7 +9,7 @@ Env runners build the part that acts, pi_encoder and pi, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -55,7 +55,7 @@ _OWN_MODEL_KEYS = {
 _HEAD_SCALE = 0.1
 
 
-def check_model_config(model_config: dict[str, Any]) -> None:
+def check_model_config(model_config: Mapping[str, Any]) -> None:
     """Raises ValueError for an entry that neither RLlib's default models nor PPG's have."""
     known = {*asdict(DefaultModelConfig()), *_OWN_MODEL_KEYS}
     for key in model_config:

@@ -172,12 +172,12 @@ def test_other_refusals():
     }.items():
         refuses(small().rl_module(model_config={key: value}), f"set {key}, not model_config")
     refuses(small().rl_module(model_config=[("arch", "dual")]), "model_config is a dict or")
-    refuses(small().rl_module(model_config={"vf_share_layers": True}), "arch='shared'")
     refuses(
         small().rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs={})),
         "not a MultiRLModuleSpec",
     )
     refuses(small().environment(clip_rewards=True), "clip_rewards", "normalize_rewards")
+    small().environment(clip_rewards=False).validate()
     of_module = {"default_policy": PPGConfig.overrides(clip_param=0.1)}
     config = small().rl_module(algorithm_config_overrides_per_module=of_module)
     refuses(config, "algorithm_config_overrides_per_module")

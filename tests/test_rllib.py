@@ -545,9 +545,11 @@ class Linear(TorchRLModule):
 
 
 def test_a_users_module(build, tmp_path):
-    config = local().rl_module(rl_module_spec=RLModuleSpec(module_class=Linear))
+    spec = RLModuleSpec(module_class=Linear, model_config={"arch": "mine"})
+    config = local().rl_module(rl_module_spec=spec)
     config.evaluation(evaluation_interval=1, evaluation_duration=1)
     algo = build(config)
+    assert algo.get_module().model_config["arch"] == "mine"
     before = weights(algo, ["heads"])
     assert [algo.train() for _ in range(2)][-1]["ppg"]["num_aux_phases_lifetime"] == 1
     after = weights(algo, ["heads"])
