@@ -44,26 +44,34 @@ def read() -> list[PlayedRun]:
 
 
 def table(runs: list[PlayedRun]) -> str:
-    """As Markdown, a row a run.
-
-    The standard error of a sum is from the spread of what is summed up, as if that had no other
-    reason than the episodes' chance. Metrics are medians over the run's first and second half.
-    """
-    head = ["best", "end", "sum of auxiliary phases", "clone_kl", "approx_kl", "entropy"]
+    """As Markdown, a row a run; metrics are medians over the run's first and second half."""
+    head = ["best", "end", "sum of auxiliary phases", "since the best: of auxiliary, of policy"]
+    head += ["clone_kl", "approx_kl", "entropy"]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for run in runs:
-        after = run.columns["after"]
-        cells = ["-", "-", "-"]
+        before, after = run.columns["before"], run.columns["after"]
+        cells = ["-"] * 4
         if np.isfinite(after).all():
-            error = run.changes.std(ddof=1) * len(after) ** 0.5
-            total = f"{run.changes.sum():+,.0f} ± {error:,.0f}"
-            cells = [f"{after.max():,.0f}", f"{after[-1]:,.0f}", total]
+            best = after.argmax()
+            of_policy = (before[best + 1 :] - after[best:-1]).sum()
+            cells = [
+                f"{after[best]:,.0f}",
+                f"{after[-1]:,.0f}",
+                _sum(run.changes),
+                f"{_sum(run.changes[best + 1 :])}, {of_policy:+,.0f}",
+            ]
         for key, digits in (("aux/clone_kl", 4), ("approx_kl", 4), ("entropy", 2)):
             medians = [np.median(half) for half in np.array_split(run.columns[key], 2)]
             missing = np.isnan(medians).all()
             cells.append("-" if missing else " / ".join(f"{x:.{digits}f}" for x in medians))
         lines.append(f"| {run.env}, {run.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _sum(x: np.ndarray) -> str:
+    """With a standard error from the spread, as if it had no other reason than chance."""
+    error = f" ± {x.std(ddof=1) * len(x) ** 0.5:,.0f}" if len(x) > 1 else ""
+    return f"{x.sum():+,.0f}{error}"
 
 
 def draw(runs: list[PlayedRun]) -> None:
