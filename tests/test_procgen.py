@@ -397,6 +397,8 @@ def test_normalized_return():
     assert normalized_return("coinrun", "hard", 7.5) == 0.5
     assert normalized_return("starpilot", "easy", 64.0) == 1.0
     assert normalized_return("starpilot", "hard", 1.5) == 0.0
+    for game, hard in (("jumper", 1.0), ("leaper", 1.5)):
+        assert normalized_return(game, "easy", 3.0) == normalized_return(game, "hard", hard) == 0.0
     assert normalized_return("fruitbot", "hard", 13.35) == pytest.approx(0.5)
     assert normalized_return("bigfish", "hard", 50.0) == 1.25  # not clipped
     both = normalized_return("heist", "easy", np.array([3.5, 10.0]))
