@@ -209,6 +209,47 @@ def test_thinning_keeps_early_rows_and_means_of_later_ones(tmp_path):
     assert np.isclose(returns @ widths, full.sum(), atol=0.0051 * 1526)  # no row is lost
 
 
+def test_a_sweep_with_a_value_that_is_procgens_default(tmp_path):
+    for i, options in enumerate(({}, {"num_levels": 200}, {"num_levels": 500})):
+        env_config = {"distribution_mode": "easy", **options}
+        env = "procgen-coinrun-v0"
+        write_trial(tmp_path / "a", [5.0 + i], env=env, name=str(i), env_config=env_config)
+    trials = read_trials([tmp_path / "a"])
+    path = find_setting(trials, "num_levels")
+    [panel] = by_environment(trials, path)
+    assert [curve.x for curve in panel.curves] == [0, 200, 500]
+    [ax] = pictures.sweep([panel], "num_levels").axes
+    [line] = (line for line in ax.get_lines() if len(line.get_xdata()) == 3)
+    assert list(line.get_ydata()) == [5, 6, 7]
+
+
+def test_a_sweep_beside_runs_without_the_setting(tmp_path):
+    for i, given in enumerate(({}, {"x": 1}, {"x": 2})):
+        write_trial(tmp_path / "a", [5.0 + i], name=str(i), **given)
+    [ax] = pictures.sweep(by_environment(read_trials([tmp_path / "a"]), "x"), "x").axes
+    assert {tuple(line.get_ydata()) for line in ax.get_lines()} == {(5, 5), (6, 7)}
+
+
+def test_settings_go_by_the_names_that_users_give_them(tmp_path):
+    """RLlib stores some of them in attributes, whose underscore matplotlib makes no legend of."""
+    for i in (256, 512):
+        setting = {"_train_batch_size_per_learner": i}
+        write_trial(tmp_path / "_a", [1.0], algo="PPO", name=str(i), **setting)
+    panels = by_environment(read_trials([tmp_path / "_a"]))
+    names = ["train_batch_size_per_learner=256", "train_batch_size_per_learner=512"]
+    assert labels(panels[0]) == names
+    [legend] = pictures.learning_curves(panels).legends
+    assert [text.get_text() for text in legend.texts] == [f"{name} (1 seed)" for name in names]
+
+
+def test_a_function_is_the_same_in_each_process(tmp_path):
+    for seed, address in enumerate(("0x7f8d082f1d00", "0x7f12")):
+        given = {"_env_to_module_connector": f"<function <lambda> at {address}>", "seed": seed}
+        write_trial(tmp_path / "a", [1.0], name=str(seed), **given)
+    [panel] = by_environment(read_trials([tmp_path / "a"]))
+    assert [len(curve.seeds) for curve in panel.curves] == [2]
+
+
 def test_reference_ends_where_the_run_does(tmp_path):
     write_trial(tmp_path / "a", ramp(5, 20), steps=range(100_000, 2_100_000, 100_000),
                 env="procgen-bigfish-v0")  # fmt: skip

@@ -225,7 +225,12 @@ def _mode(trial: Trial) -> str:
 
 
 def _has(trial: Trial, path: str) -> bool:
-    return path in trial.config or path in trial.given
+    return path in trial.config or path in trial.given or _default(trial, path) is not None
+
+
+def _default(trial: Trial, path: str) -> Any:
+    """Procgen's, of an option; None of anything else."""
+    return OPTIONS.get(path.removeprefix("env_config/")) if procgen_game(trial.env) else None
 
 
 def _value(trial: Trial, path: str) -> Any:
@@ -233,14 +238,15 @@ def _value(trial: Trial, path: str) -> Any:
     if path == _RUN:
         return trial.run
     value = trial.setting(path)
-    if value is None and procgen_game(trial.env):
-        value = OPTIONS.get(path.removeprefix("env_config/"))
+    if value is None:
+        value = _default(trial, path)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number else str(value)
 
 
 def _in_words(path: str, value: Any) -> str:
-    return str(value) if path == _RUN else f"{path.split('/')[-1]}={value}"
+    # Of a label that begins with an underscore matplotlib makes no legend.
+    return str(value).lstrip("_") if path == _RUN else f"{path.split('/')[-1]}={value}"
 
 
 def _key(curve: Curve) -> tuple[Any, ...]:

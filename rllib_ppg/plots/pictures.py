@@ -97,11 +97,14 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
         for label in dict.fromkeys(curve.label for curve in panel.curves):
             look = looks[label]
             curves = [curve for curve in panel.curves if curve.label == label]
-            means = [curve.finals().mean() for curve in curves]
-            if curves[0].x is None:
-                ax.axhline(means[0], label=label, **look.line())
+            for curve in curves:
+                if curve.x is None:
+                    ax.axhline(curve.finals().mean(), label=label, **look.line())
+            curves = [curve for curve in curves if curve.x is not None]
+            if not curves:
                 continue
             xs = [place[curve.x] for curve in curves if curve.x is not None]
+            means = [curve.finals().mean() for curve in curves]
             ax.plot(xs, means, label=label, marker=look.marker, **look.line())
             for x, curve in zip(xs, curves, strict=True):
                 finals = curve.finals()

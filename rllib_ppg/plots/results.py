@@ -116,8 +116,8 @@ def _read_trial(folder: Path, run: str, metric: str) -> Trial:
         is_number = isinstance(value, int | float)
         rows.append((result.get("training_iteration", 0), steps, value if is_number else math.nan))
     params = folder / "params.json"
-    given = _flat(json.loads(params.read_text())) if params.is_file() else {}
-    config = _flat(result.get("config", {}))
+    given = _settings(json.loads(params.read_text())) if params.is_file() else {}
+    config = _settings(result.get("config", {}))
     iterations, env_steps, returns = np.array(rows, float).T
     env = str(given.get("env", config.get("env")))
     return Trial(
@@ -201,3 +201,15 @@ def _metrics(folder: Path) -> set[str]:
 def _flat(nested: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = flatten_dict(nested, delimiter="/")
     return flat
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's, by their paths: by the names that users give, and functions without addresses.
+
+    RLlib stores some in attributes that begin with an underscore; a function's address differs from
+    process to process.
+    """
+    return {
+        path.removeprefix("_"): re.sub(r" at 0x[0-9a-f]+", "", x) if isinstance(x, str) else x
+        for path, x in _flat(config).items()
+    }
