@@ -11,9 +11,11 @@ import yaml
 
 from rllib_ppg.cli import job, pack, submit
 from rllib_ppg.cli.parser import make_parser
+from rllib_ppg.cli.report import SUBMITTED
 from tests.command import run
 from tests.nodes import Nodes, path_with_python
 
+JOB = job.Job("x", 0)
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
 
@@ -131,6 +133,19 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
     assert command[3:] == rest.split()
     assert sent["results"] == "s3://bucket/runs/cartpole"
     assert set(env) == {"working_dir", "py_modules", "env_vars"}
+
+
+def test_how_to_follow_a_job_tells_where_its_results_go(monkeypatch, tmp_path, capsys):
+    sent = []
+    monkeypatch.setattr(job.Job, "submit", lambda _, __, env, **___: sent.append(env) or JOB)
+    monkeypatch.setattr(job.Job, "find", lambda *_: JOB)
+    there = f"--results {tmp_path / 'here'}"
+    for words in (f"cartpole --no-wait {there}", f"--attach x --no-wait {there}"):
+        argv = ["submit", *words.split(), "--address", "http://a:1"]
+        assert submit.main(make_parser().parse_args(argv), argv) == 0
+        follow = f"rllib submit --attach x --address http://a:1 {there}"
+        assert f"to follow it: {follow}\n" in capsys.readouterr().out
+    assert there in sent[0]["env_vars"][SUBMITTED]  # in what the job itself says of going on
 
 
 @pytest.mark.cluster  # it starts nodes, as the others of that suite

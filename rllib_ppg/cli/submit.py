@@ -95,7 +95,10 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     else:
         job = _submit(address, options, argv)
         print(f"submitted {job.id} to {address}", flush=True)
-    again = shlex.join(["rllib", "submit", "--attach", job.id, "--address", address])
+    follow = ["rllib", "submit", "--attach", job.id, "--address", address]
+    if "results" in options:
+        follow += ["--results", str(results)]
+    again = shlex.join(follow)
     stop = shlex.join(["ray", "job", "stop", job.id, "--address", address])
     if "no_wait" in options:
         print(f"to follow it: {again}\nto stop it: {stop}")
@@ -163,7 +166,7 @@ def _telling_how_it_was_given(
 ) -> dict[str, Any]:
     """Has the job say how to go on in the words of this command."""
     given = ["submit", *([options["file"]] if "file" in options else [])]
-    for option in ("address", "runtime_env"):
+    for option in ("address", "runtime_env", "results"):
         if option in options:
             given += [f"--{option.replace('_', '-')}", options[option]]
     env_vars = {**runtime_env.get("env_vars", {}), SUBMITTED: shlex.join(given)}
