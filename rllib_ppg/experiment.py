@@ -28,10 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-import yaml
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.experiment_file import find_experiment_file, import_experiment_file, parse_yaml
+from rllib_ppg.experiment_file import (
+    dump_yaml,
+    find_experiment_file,
+    import_experiment_file,
+    parse_yaml,
+)
 
 if TYPE_CHECKING:
     from ray import tune
@@ -59,6 +63,8 @@ _CHECKPOINT_KEYS = (
 )
 # Properties of RLlib's configs that can't be set by name, and the attributes behind them.
 _ATTRIBUTES = {"model_config": "_model_config", "rl_module_spec": "_rl_module_spec"}
+# A scheduler's arguments that are names of results.
+_OF_RESULTS = ("metric", "time_attr")
 # The result that says how well a policy does, by the name that Tune gives nested results.
 EPISODE_RETURN_MEAN = "env_runners/episode_return_mean"
 
@@ -148,7 +154,7 @@ class Experiment:
         not_data: list[str] = []
         given = {k: v for k, v in body.items() if v != defaults[k]}
         data = as_data(given, not_data)
-        return yaml.safe_dump({self.name or self.run: data}, sort_keys=False), not_data
+        return dump_yaml({self.name or self.run: data}), not_data
 
     def with_seed(self) -> Experiment:
         """Returns this experiment with a seed of its own for each sample.
@@ -203,6 +209,12 @@ class Experiment:
                 )
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise ValueError(f"num_samples must be 1 or more, not {self.num_samples!r}")
+        seed = self.config.get("seed")
+        if self.num_samples > 1 and isinstance(seed, Mapping) and "grid_search" in seed:
+            raise ValueError(
+                f"num_samples={self.num_samples} would train each seed of {seed['grid_search']} "
+                "as often: give more seeds in their place"
+            )
         if not isinstance(self.max_failures, int) or self.max_failures < -1:
             raise ValueError(f"max_failures must be -1 or more, not {self.max_failures!r}")
         _reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
@@ -254,6 +266,14 @@ class Experiment:
         return needed
 
     @property
+    def result_names(self) -> dict[str, str]:
+        """Names of results that something goes by, beside `stop`, and what that is."""
+        names = {self.scheduler_config.get(key): f"the scheduler's {key}" for key in _OF_RESULTS}
+        key = "checkpoint_score_attribute"
+        names[self.checkpoint_config.get(key)] = key
+        return {name: what for name, what in names.items() if name}
+
+    @property
     def algorithm(self) -> type[Algorithm]:
         """The algorithm's class.
 
@@ -280,9 +300,13 @@ class Experiment:
         """
         from ray import tune
 
+        from rllib_ppg.callbacks import at_the_top
+
         _let_schedulers_wait()
         config = _by_attribute(self.run, self.config)
         config |= self._network_for_images(config)
+        if score := self.checkpoint_config.get("checkpoint_score_attribute"):
+            rllib_callbacks = [*rllib_callbacks, at_the_top(score)]
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
             config.pop("callbacks", None)
@@ -453,10 +477,17 @@ def _read_python(path: Path) -> Mapping[str, Any]:
 
 
 def changed_settings(config: AlgorithmConfig) -> dict[str, Any]:
-    """Returns those settings of a config that are not its class's defaults, by their names."""
+    """Returns those settings of a config that are not its class's defaults.
+
+    By the names that other settings are given by, so that `Experiment.override` merges the two.
+    """
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
     defaults = vars(config.algo_class.get_default_config())
+    names = {attribute: name for name, attribute in _ATTRIBUTES.items()}
+    names |= {f"_{name}": name for name in _settable_properties(type(config))}
     return {
-        name: value
+        names.get(name, name): asdict(value) if isinstance(value, DefaultModelConfig) else value
         for name, value in vars(config).items()
         if name not in ("algo_class", "_is_frozen")
         and not (name in defaults and _same(value, defaults[name]))

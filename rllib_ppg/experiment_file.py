@@ -96,12 +96,22 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ValueError(f"{source} is not valid YAML or JSON{where}: {problem}") from error
 
 
+def dump_yaml(data: Any) -> str:
+    """Returns data as the YAML that `parse_yaml` reads it from."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 5e-4 as a string, for want of a dot; no learning rate is meant as one."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as a number."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )

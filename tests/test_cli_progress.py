@@ -142,14 +142,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def follow(total_num_samples, stop=None):
+def follow(total_num_samples, stop=None, result_names=None):
     """Shows a trial's two results as Tune would have them shown."""
     trial = SimpleNamespace(
         trial_id="t",
         experiment_tag="0_n_pi=4",
         stopping_criterion=stop or {"training_iteration": 8},
     )
-    progress = Progress()
+    progress = Progress(result_names=result_names)
     progress.setup(total_num_samples=total_num_samples)
     progress.on_trial_start(iteration=0, trials=[trial], trial=trial)
     for iteration in (1, 2):
@@ -185,6 +185,14 @@ def test_a_mistyped_stop_is_pointed_at_once(capsys):
     follow(1, {"training_iterations": 8})
     out = capsys.readouterr().out
     assert out.count("did --stop mean training_iteration?") == 1
+
+
+def test_a_mistyped_name_of_a_scheduler_s_is_pointed_at(capsys):
+    what = {"num_env_steps_sampled_lifetme": "the scheduler's time_attr"}
+    follow(1, result_names=what | {"evaluation/to_come": "checkpoint_score_attribute"})
+    out = capsys.readouterr().out
+    assert "did the scheduler's time_attr mean num_env_steps_sampled_lifetime?" in out
+    assert "to_come" not in out
 
 
 def test_tune_can_pickle_it_also_after_ray_has_replaced_print(monkeypatch):

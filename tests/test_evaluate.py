@@ -268,6 +268,7 @@ def test_ray_is_not_started(checkpoint):
         ("--env Acrobot-v1", "the policy's observations are"),
         ("--env-config '{\"gravity\": 3}'", "env 'CartPole-v1' can't be made"),
         ("--config '{\"expore\": 3}'", "did you mean 'explore'?"),
+        ("--config '{\"seed\": 7}'", "give --seed"),
         ("--out /nowhere/x.json", "there is no folder /nowhere"),
         ("--sead 3", "did you mean '--seed'?"),
     ],

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,10 @@ def test_a_grid_is_checked_value_by_value():
         ({"stop": {"training_iteration": "many"}}, "training_iteration"),
         ({"stop": {"env_runners": {"episode_return_mean": 450}}}, "env_runners/episode_return"),
         ({"num_samples": 0}, "num_samples"),
+        (
+            {"num_samples": 2, "config": {"seed": {"grid_search": [0, 1]}}},
+            r"num_samples=2 would train each seed of \[0, 1\] as often",
+        ),
         ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
@@ -156,6 +162,60 @@ def test_the_users_own_callbacks_stay(tmp_path):
     tuner = experiment.to_tuner(rllib_callbacks=[Ours])
     names = [cls.__name__ for cls in tuner._local_tuner.param_space["callbacks_class"]]
     assert names == ["PPGCallback", "Ours"]
+
+
+@pytest.mark.parametrize(
+    ("order", "returns", "best"),
+    [
+        ("max", [500, 10, 20, 30], 0),
+        ("min", [20, 10, 500, 30], 1),
+        ("max", [5, math.nan, 4, None], 0),  # None: there is no such result
+    ],
+)
+def test_the_best_checkpoint_by_a_nested_result_is_kept(tmp_path, order, returns, best):
+    from ray import tune
+    from ray.train._internal.checkpoint_manager import _CheckpointManager
+    from ray.train._internal.session import _TrainingResult
+
+    score = {"num_to_keep": 1, "checkpoint_score_attribute": "env_runners/episode_return_mean"}
+    experiment = Experiment(
+        "PPG", config=SMALL, checkpoint_config={**score, "checkpoint_score_order": order}
+    )
+    tuner = experiment.to_tuner()._local_tuner
+    [callback] = tuner.param_space["callbacks_class"]
+    manager = _CheckpointManager(tuner.get_run_config().checkpoint_config)
+    for i, value in enumerate(returns):
+        (tmp_path / f"{i}").mkdir()
+        result = {"env_runners": {} if value is None else {"episode_return_mean": value}}
+        callback().on_train_result(algorithm=None, result=result)
+        manager.register_checkpoint(
+            _TrainingResult(tune.Checkpoint(str(tmp_path / f"{i}")), result)
+        )
+    latest = len(returns) - 1
+    assert {path.name for path in tmp_path.iterdir()} == {f"{best}", f"{latest}"}
+
+
+@pytest.mark.parametrize("algorithm", ["PPG", "PPO"])
+@pytest.mark.parametrize("form", ["{}", "DefaultModelConfig(**{})"])
+def test_options_change_what_a_python_file_says_of_the_networks(tmp_path, algorithm, form):
+    networks = form.format({"fcnet_hiddens": [64, 64], "fcnet_activation": "relu"})
+    file = write_python(
+        tmp_path,
+        f"""
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from rllib_ppg import PPGConfig
+
+config = {algorithm}Config().environment("CartPole-v1").rl_module(model_config={networks})
+""",
+    )
+    grid = {"fcnet_hiddens": {"grid_search": [[8], [16]]}}
+    experiment = Experiment.from_file(file).override(config={"model_config": grid})
+    found = []
+    for _, config in experiment.variants():
+        networks = experiment.algorithm.get_default_config().update_from_dict(config).model_config
+        found.append((networks["fcnet_hiddens"], networks["fcnet_activation"]))
+    assert found == [([8], "relu"), ([16], "relu")]
 
 
 def write_python(tmp_path, text):
@@ -246,7 +306,13 @@ def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
     experiment = Experiment(
         run="PPG",
         name="mine",
-        config={**SMALL, "lr": 1e-5, "n_pi": {"grid_search": (2, 4)}, "gamma": np.float64(0.9)},
+        config={
+            **SMALL,
+            "lr": 1e-5,
+            "n_pi": {"grid_search": (2, 4)},
+            "gamma": np.float64(0.9),
+            "env_config": {"commit": "123e45"},  # text that YAML's readers may take for a number
+        },
         stop={"training_iteration": 3},
         num_samples=2,
         checkpoint_config={"checkpoint_at_end": True},

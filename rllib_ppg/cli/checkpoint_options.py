@@ -94,8 +94,10 @@ def play_config(policy: TrainedPolicy, options: Mapping[str, Any]) -> AlgorithmC
     """Returns the policy's config with what `add_play_options`' options change.
 
     Raises:
-        ValueError: If there is no such setting.
+        ValueError: If there is no such setting, or it is the seed, which has an option.
     """
+    if "seed" in options.get("config", {}):
+        raise ValueError("the seed of what is played is not the training's: give --seed")
     keys = ("env", "env_config", "config")
     return policy.config_with(**{key: options[key] for key in keys if key in options})
 

@@ -34,13 +34,18 @@ class Progress(tune.Callback):
     Args:
         auxiliary: Whether the algorithm tells of its auxiliary phase, by `AuxiliaryProgress`.
         show: What takes the lines, if they are not to be printed here.
+        result_names: Names of results that something goes by, beside `stop`, and what that is.
     """
 
     # Tune pickles its callbacks with the experiment, so what cannot be is made in `setup`.
     def __init__(
-        self, auxiliary: bool = False, show: Callable[[str], object] | None = None
+        self,
+        auxiliary: bool = False,
+        show: Callable[[str], object] | None = None,
+        result_names: Mapping[str, str] | None = None,
     ) -> None:
         self._auxiliary = auxiliary
+        self._result_names = dict(result_names or {})
         self._show = show or _say
         self._here = show is None
 
@@ -72,7 +77,8 @@ class Progress(tune.Callback):
         self._tell_auxiliary_epochs(trial)
         if result["iterations_since_restore"] == 1:
             flat = flatten_dict(result, delimiter="/")
-            self._print(trial, _doubtful_stops(trial.stopping_criterion, flat))
+            names = {**self._result_names, **dict.fromkeys(trial.stopping_criterion, "--stop")}
+            self._print(trial, _doubtful_names(names, flat))
         self._print(trial, self._clocks[trial.trial_id].update(result))
         self._last_event = time.monotonic()
 
@@ -167,13 +173,15 @@ def _mailbox_name() -> str:
     return f"rllib_ppg_progress_{ray.get_runtime_context().get_job_id()}"
 
 
-def _doubtful_stops(stop: Mapping[str, float], result: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each stop that looks mistyped; Tune ignores what it can't find."""
+def _doubtful_names(names: Mapping[str, str], result: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each name that looks mistyped; Tune ignores what it can't find."""
     lines = []
-    for key in stop:
-        matches = get_close_matches(key, result, n=1, cutoff=0.8)
-        if key not in result and key != EPISODE_RETURN_MEAN and matches:
-            lines.append(f"no result is called {key} so far; did --stop mean {matches[0]}?")
+    for key, what in names.items():
+        matches = get_close_matches(key, set(result) - {key}, n=1, cutoff=0.8)
+        missing = key not in result or result[key] != result[key]
+        may_come = key == EPISODE_RETURN_MEAN or key.startswith("evaluation/")
+        if missing and not may_come and matches:
+            lines.append(f"no result is called {key} so far; did {what} mean {matches[0]}?")
     return lines
 
 

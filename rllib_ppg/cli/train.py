@@ -321,7 +321,7 @@ def _callbacks(
     from rllib_ppg.cli.progress import Progress
     from rllib_ppg.csv_logger import CSVLogger
 
-    progress = Progress(auxiliary=experiment.run == "PPG", show=show)
+    progress = Progress(experiment.run == "PPG", show, experiment.result_names)
     return [progress, saving, CSVLogger(), StoreResults(), *_tracking(options)]
 
 
