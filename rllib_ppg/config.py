@@ -70,6 +70,8 @@ _UNSUPPORTED = {
         "torch_skip_nan_gradients: a gradient that is NaN ends the phase, the weights unchanged",
     ),
 }
+# Of an evaluation, at least, so that it is not of the shortest ones.
+_EPISODES_AN_ENV = 10
 # Settings that the networks read, too.
 _OF_TRAINING = ("arch", "detach_vf_in_aux_phase", "observation_filter")
 # Whole numbers, and the least that each may be.
@@ -371,6 +373,7 @@ class PPGConfig(AlgorithmConfig):
         config = super().get_evaluation_config_object()
         if config is None or config.env_runner_cls is not self.env_runner_cls:
             return config
+        config._play_whole_episodes(self.evaluation_config)
         if is_vector_env_class(config.env):
             # RLlib's runner would lose a step of each episode where these reset in SAME_STEP mode.
             config._check_needs_no_episodes()
@@ -380,6 +383,20 @@ class PPGConfig(AlgorithmConfig):
             # RLlib does not fall back to "sync" where an env has no vector env of its own.
             config.gym_env_vectorize_mode = "sync"
         return config
+
+    def _play_whole_episodes(self, given: Mapping[str, Any] | None) -> None:
+        """Has an evaluation of few episodes few envs, unless their number is given.
+
+        RLlib counts the episodes that end first, of all envs. With as many envs as in training
+        these would be the shortest ones; with ten episodes an env they hardly are.
+        """
+        count, runners = self.evaluation_duration, self.evaluation_num_env_runners
+        if not (_is_whole(count) and _is_whole(runners)):  # "auto", or what RLlib refuses
+            return
+        counts_episodes = self.evaluation_duration_unit == "episodes"
+        if counts_episodes and "num_envs_per_env_runner" not in (given or {}):
+            most = max(1, count // (_EPISODES_AN_ENV * max(1, runners)))
+            self.num_envs_per_env_runner = min(self.num_envs_per_env_runner, most)
 
     @override(AlgorithmConfig)
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:

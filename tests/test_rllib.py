@@ -203,6 +203,42 @@ def test_evaluation_where_the_mode_is_a_member_of_gymnasiums_enum(build, mode):
     assert returns["episode_len_min"] == returns["episode_len_max"] == 5
 
 
+class ShortOrLong(gym.Env):
+    """Episodes of 1 and 19 steps in turn, with a return of as many."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+    episode = 0
+
+    def __init__(self, config=None):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        if self.episode == 0 and seed is not None:
+            self.episode = seed
+        self.episode += 1
+        self.left = 19 if self.episode % 2 else 1
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+def test_an_evaluation_is_not_of_the_episodes_that_end_first(build):
+    config = local(ShortOrLong).env_runners(num_envs_per_env_runner=32)
+    config.evaluation(evaluation_interval=1, evaluation_duration=10)
+    assert evaluation(build(config).train())["episode_return_mean"] == 10
+    for settings, envs in (
+        ({"evaluation_duration": 40}, 4),
+        ({"evaluation_duration": 40, "evaluation_num_env_runners": 2}, 2),
+        ({"evaluation_config": {"num_envs_per_env_runner": 7}}, 7),
+        ({"evaluation_duration_unit": "timesteps"}, 32),
+    ):
+        other = config.copy(copy_frozen=False).evaluation(**settings)
+        assert other.get_evaluation_config_object().num_envs_per_env_runner == envs
+
+
 def test_an_evaluation_config_is_a_set_of_overrides():
     with pytest.raises(ValueError, match=r"PPGConfig\.overrides"):
         local().evaluation(evaluation_interval=1, evaluation_config=PPGConfig())
