@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.cli import main
-from rllib_ppg.play.video import _ffmpeg, captioned
+from rllib_ppg.play.video import _ffmpeg, captioned, write_video
 from rllib_ppg.procgen import ProcgenVectorEnv
 from tests.command import run
 from tests.envs import Counting
@@ -65,6 +65,16 @@ def test_two_episodes_as_an_mp4(checkpoint, tmp_path):
     lines = frames[:, :32].astype(int)
     changes = [bool(np.abs(a - b).max() > 100) for a, b in itertools.pairwise(lines)]
     assert changes == [True, True, True, *[False] * 4, True, True, True, True, *[False] * 4]
+
+
+@pytest.mark.parametrize(("fps", "n", "shown"), [(30, 60, 60), (67, 134, 134), (125, 250, 100)])
+def test_a_gif_takes_as_long_as_the_episode(tmp_path, fps, n, shown):
+    frames = (np.full((8, 8, 3), i, np.uint8) for i in range(n))  # two seconds
+    assert write_video(tmp_path / "x.gif", frames, fps) == n
+    with Image.open(tmp_path / "x.gif") as gif:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
+    assert abs(sum(durations) - 2000) <= 10 and min(durations) >= 20  # it counts in 10 ms
+    assert len(durations) <= shown
 
 
 def test_a_gif_at_another_speed(checkpoint, tmp_path, quiet_main):

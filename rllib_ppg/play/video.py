@@ -164,9 +164,23 @@ def _picture(player: Player) -> np.ndarray:
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    images = [Image.fromarray(frame).quantize() for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
-    return len(images)
+    """Leaves frames out where there are more than 50 a second.
+
+    Times in a GIF are multiples of 10 ms, and what is to be shown for less than 20 is shown for a
+    tenth of a second.
+    """
+    starts: list[int] = []  # in 10 ms
+    images, count = [], 0
+    for frame in frames:
+        start = round(100 * count / fps)
+        if not starts or start >= starts[-1] + 2:
+            starts.append(start)
+            images.append(Image.fromarray(frame).quantize())
+        count += 1
+    ends = [*starts[1:], max(starts[-1] + 2, round(100 * count / fps))]
+    durations = [10 * (end - start) for start, end in zip(starts, ends, strict=True)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    return count
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
