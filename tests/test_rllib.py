@@ -194,11 +194,11 @@ def test_evaluation_in_processes_of_their_own(build):
     assert evaluation(algo.train())["episode_return_mean"] == 5
 
 
-@pytest.mark.parametrize("mode", gym.VectorizeMode)
-def test_evaluation_where_the_mode_is_a_member_of_gymnasiums_enum(build, mode):
+def test_evaluation_where_the_mode_is_a_member_of_gymnasiums_enum(build):
     """Without a step lost to resets, also in an env that RLlib would find no vector env of."""
     gym.register("Counting-v0", entry_point=lambda **config: Counting(config))
-    config = local("Counting-v0").env_runners(gym_env_vectorize_mode=mode)
+    config = local("Counting-v0")
+    config.gym_env_vectorize_mode = gym.VectorizeMode.VECTOR_ENTRY_POINT
     returns = evaluation(build(config.evaluation(evaluation_interval=1)).train())
     assert returns["episode_len_min"] == returns["episode_len_max"] == 5
 

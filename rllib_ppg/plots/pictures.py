@@ -100,14 +100,11 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
             for curve in curves:
                 if curve.x is None:
                     ax.axhline(curve.finals().mean(), label=label, **look.line())
-            curves = [curve for curve in curves if curve.x is not None]
-            if not curves:
-                continue
-            xs = [place[curve.x] for curve in curves if curve.x is not None]
-            means = [curve.finals().mean() for curve in curves]
-            ax.plot(xs, means, label=label, marker=look.marker, **look.line())
-            for x, curve in zip(xs, curves, strict=True):
-                finals = curve.finals()
+            swept = {place[curve.x]: curve.finals() for curve in curves if curve.x is not None}
+            if swept:
+                means = [finals.mean() for finals in swept.values()]
+                ax.plot([*swept], means, label=label, marker=look.marker, **look.line())
+            for x, finals in swept.items():
                 if len(finals) > 1:
                     ax.plot([x] * len(finals), finals, ".", color=look.colour, alpha=0.6, ms=7)
     theirs = any(curve.reference for panel in panels for curve in panel.curves)
