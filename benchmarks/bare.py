@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rllib_ppg.impala_cnn import ImpalaCNN
+from rllib_ppg.networks.impala_cnn import ImpalaCNN
 
 ACTIONS = 15
 

@@ -3,8 +3,8 @@
     python -m benchmarks.cluster        # Linux, as root; four minutes on two cores
 
 Hosts are network namespaces of this machine, on a bridge that leads nowhere else, and each runs a
-Ray node of its own with a role (`rllib_ppg/placement.py`). The script that trains runs on the
-first learner's host, as a Tune trial's main process does. Bytes are those of the bridge's ports:
+Ray node of its own with a role (`rllib_ppg/resources/node_roles.py`). The script that trains runs
+on the first learner's host, as a Tune trial's main process does. Bytes are those of the bridge's ports:
 Ethernet frames of at most 1,514 bytes, with all that Ray sends. Seconds say nothing here, as all
 hosts share one machine. `docs/scaling.md` has the results.
 """
@@ -32,8 +32,8 @@ from benchmarks.envs import FRAMES, Cheap
 from benchmarks.scaling import Run, table
 from benchmarks.throughput import machine
 from rllib_ppg import PPGConfig
-from rllib_ppg.placement import ENV_RUNNER, LEARNER, ROLES
 from rllib_ppg.ppg import PPG
+from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 
 SHAPE: dict[str, Any] = {
     "runners": 2, "envs": 8, "T": 64, "n_pi": 3, "e_aux": 2, "num_minibatches": 4,

@@ -15,8 +15,8 @@ from importlib.metadata import version
 import gymnasium as gym
 import numpy as np
 
-from rllib_ppg.compression import Compressed
-from rllib_ppg.procgen import GAMES, register
+from rllib_ppg.data.compression import Compressed
+from rllib_ppg.envs.procgen import GAMES, register
 
 SEED, ENVS, T = 0, 8, 256
 

@@ -23,8 +23,8 @@ from rliable import library, metrics
 from benchmarks import phases_report
 from benchmarks.learning import RESULTS, read_rows
 from benchmarks.learning_tasks import SUITES
+from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves
-from rllib_ppg.procgen import GAMES, normalized_return
 
 PAGE = Path("docs/results.md")
 LAST = 0.1  # of a run's env steps, which its result is taken from

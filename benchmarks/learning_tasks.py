@@ -30,8 +30,8 @@ from ray.tune.registry import register_env
 from torch import nn
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.impala_cnn import norm_init
-from rllib_ppg.ppo_rl_module import ImpalaPPOModule
+from rllib_ppg.networks.impala_cnn import norm_init
+from rllib_ppg.networks.ppo_rl_module import ImpalaPPOModule
 
 # Of RLlib's PPO, whose env runner is in this process, and whose checkpoints have neither: the
 # returns of the last 100 episodes, and the statistics that rewards are normalised by.

@@ -3,8 +3,8 @@
     python -m benchmarks.network [--compile]
 
 Prints samples/s by the number of frames that go through at once, with memory as torch finds it and
-with memory kept (`rllib_ppg.cpu`), on one thread and on all; then the share of each operator. Each
-figure is the median of three processes' best of two, taken in turn.
+with memory kept (`rllib_ppg.resources.cpu`), on one thread and on all; then the share of each
+operator. Each figure is the median of three processes' best of two, taken in turn.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.profiler import profile
 
-from rllib_ppg.cpu import keep_freed_memory
-from rllib_ppg.impala_cnn import ImpalaCNN
+from rllib_ppg.networks.impala_cnn import ImpalaCNN
+from rllib_ppg.resources.cpu import keep_freed_memory
 
 FRAMES = (32, 64, 128, 1024)
 

@@ -26,9 +26,9 @@ from ray.tune.utils import flatten_dict
 from benchmarks.learning import RESULTS, Run, use_one_core, write_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg import PPG, PPGCallback
-from rllib_ppg.play.players import make_player
-from rllib_ppg.play.scores import play_episodes
-from rllib_ppg.play.trained_policy import TrainedPolicy
+from rllib_ppg.evaluation.players import make_player
+from rllib_ppg.evaluation.scores import play_episodes
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 EPISODES = 100
 METRICS = (

@@ -25,10 +25,10 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from benchmarks.envs import FRAMES, Cheap
 from benchmarks.throughput import in_store, machine, start_ray
 from rllib_ppg import PPGConfig
+from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.replay import rows_per_block
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.minibatches import Segments, number_rows, shard_cuts
 from rllib_ppg.ppg import PPG
-from rllib_ppg.replay import rows_per_block
 
 LEARNERS = (1, 2, 4, 8, 16, 64)
 RUNNERS = (4, 64, 250, 1000)

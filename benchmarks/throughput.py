@@ -36,12 +36,12 @@ import rllib_ppg.learner
 from benchmarks.bare import ACTIONS, Bare
 from benchmarks.envs import FRAMES, MUJOCO_SIZED, Cheap
 from rllib_ppg import PPGCallback, PPGConfig
-from rllib_ppg.cpu import keep_freed_memory
-from rllib_ppg.env_runner import BatchedEnvRunner
+from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
+from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.rl_module import VF_AUX_PREDS, PPGCatalog, PPGTorchRLModule
-from rllib_ppg.rollout import Rollout
+from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGCatalog, PPGTorchRLModule
+from rllib_ppg.resources.cpu import keep_freed_memory
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 
 SEED = 0
 GPUS = int(torch.cuda.is_available())

@@ -8,9 +8,9 @@ from typing import Any
 
 from ray.rllib.algorithms import registry
 
-from rllib_ppg import atari, procgen
 from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
 from rllib_ppg.config import PPGConfig
+from rllib_ppg.envs import atari, procgen
 from rllib_ppg.ppg import PPG
 
 __all__ = ["PPG", "PPGCallback", "PPGConfig", "ProcgenMetrics"]

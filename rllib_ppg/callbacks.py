@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune.utils import unflattened_lookup
 
-from rllib_ppg.levels import normalized, procgen_game, which_levels
+from rllib_ppg.envs.procgen_levels import normalized, procgen_game, which_levels
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm

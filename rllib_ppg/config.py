@@ -20,25 +20,25 @@ from ray.rllib.utils.annotations import override
 from ray.util import log_once
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.env_runner import BatchedEnvRunner
-from rllib_ppg.evaluation import act_as_in_training, observe_as_in_training
-from rllib_ppg.learner import PRECISIONS, PPGTorchLearner
-from rllib_ppg.observation_filter import FILTERS
-from rllib_ppg.placement import ROLE_OF
-from rllib_ppg.rl_module import (
-    ARCHITECTURES,
-    PPGCatalog,
-    PPGTorchRLModule,
-    check_model_config,
-)
-from rllib_ppg.spaces import check_action_space
-from rllib_ppg.vector_env import (
+from rllib_ppg.envs.spaces import check_action_space
+from rllib_ppg.envs.vector_env import (
     NATIVE,
     check_env_id,
     is_vector_env_class,
     probe_spaces,
     vectorize_mode,
 )
+from rllib_ppg.learner import PRECISIONS, PPGTorchLearner
+from rllib_ppg.networks.observation_filter import FILTERS
+from rllib_ppg.networks.rl_module import (
+    ARCHITECTURES,
+    PPGCatalog,
+    PPGTorchRLModule,
+    check_model_config,
+)
+from rllib_ppg.resources.node_roles import ROLE_OF
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+from rllib_ppg.sampling.evaluation_connectors import act_as_in_training, observe_as_in_training
 
 # RLlib settings that would contradict PPG's own, and what to set in their place.
 _REPLACED = {

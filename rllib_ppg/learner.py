@@ -37,14 +37,10 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict
 from torch import Tensor
 
-from rllib_ppg import random_numbers
-from rllib_ppg.cpu import keep_freed_memory, use_cpus_of_those_who_wait
-from rllib_ppg.gradients import GradientBuffer, reached
-from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
-from rllib_ppg.minibatches import Segments, number_rows
-from rllib_ppg.peers import Peers
-from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.replay import (
+from rllib_ppg.checkpoint import rng_state
+from rllib_ppg.data.minibatches import Segments, number_rows
+from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
+from rllib_ppg.data.replay import (
     OPEN_BYTES,
     OPEN_BYTES_OF_PARTS,
     BlockInfo,
@@ -52,11 +48,15 @@ from rllib_ppg.replay import (
     Observations,
     ReplayBlock,
 )
-from rllib_ppg.reward_norm import normalize
-from rllib_ppg.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
-from rllib_ppg.rollout import Rollout, gae, successor_values
-from rllib_ppg.spaces import Actions
-from rllib_ppg.states import Arrays, States, as_tensor, flat, joined, one_ahead
+from rllib_ppg.data.reward_norm import normalize
+from rllib_ppg.data.rollout import Rollout, gae, successor_values
+from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.learning.batches import Arrays, States, as_tensor, flat, joined, one_ahead
+from rllib_ppg.learning.collectives import Peers
+from rllib_ppg.learning.gradients import GradientBuffer, reached
+from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
+from rllib_ppg.networks.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
+from rllib_ppg.resources.cpu import keep_freed_memory, use_cpus_of_those_who_wait
 
 VALUE_OPTIMIZER = "value"
 AUX_OPTIMIZER = "aux"
@@ -231,12 +231,12 @@ class PPGTorchLearner(TorchLearner):
 
     def get_exact_state(self) -> dict[str, Any]:
         """What is this learner's own: weights and optimisers are the same in all."""
-        return random_numbers.get_state()
+        return rng_state.get_state()
 
     def set_exact_state(self, state: dict[str, Any] | None) -> None:
         """Restores what `get_exact_state` returned; None: there was no such learner."""
         if state is not None:
-            random_numbers.set_state(state)
+            rng_state.set_state(state)
 
     def snapshot(self, whole: bool) -> tuple[str, dict[str, Any]]:
         """Its node's id, and as an object of its own a state that `go_back` takes.

@@ -38,7 +38,7 @@ from ray.tune import Checkpoint
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.checkpoint import (
+from rllib_ppg.checkpoint.folder import (
     REPLAY,
     check_contents,
     check_networks,
@@ -47,18 +47,18 @@ from rllib_ppg.checkpoint import (
     resolve,
 )
 from rllib_ppg.config import PPGConfig
-from rllib_ppg.env_runner import RolloutSummary
-from rllib_ppg.episodes import Episode, EpisodeWindow
-from rllib_ppg.exact_resume import load_exact, save_exact
-from rllib_ppg.learners import Learners
-from rllib_ppg.minibatches import number_rows
-from rllib_ppg.moments import Moments
-from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.placement import placed
-from rllib_ppg.replay import ReplayBlock, ReplayEntry, ReplayList, rows_per_block
-from rllib_ppg.resources import check_resources
-from rllib_ppg.reward_norm import RewardNormalizer
-from rllib_ppg.vector_env import probe_spaces
+from rllib_ppg.data.episodes import Episode, EpisodeWindow
+from rllib_ppg.data.minibatches import number_rows
+from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
+from rllib_ppg.data.replay import ReplayBlock, ReplayEntry, ReplayList, rows_per_block
+from rllib_ppg.data.reward_norm import RewardNormalizer
+from rllib_ppg.data.running_moments import Moments
+from rllib_ppg.driver.checkpointing import load_exact, save_exact
+from rllib_ppg.driver.learner_pool import Learners
+from rllib_ppg.envs.vector_env import probe_spaces
+from rllib_ppg.resources.capacity import check_resources
+from rllib_ppg.resources.node_roles import placed
+from rllib_ppg.sampling.env_runner import RolloutSummary
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import yaml
 from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _initialize_internal_kv
 
-from rllib_ppg.placement import ENV_RUNNER, LEARNER, ROLES
+from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 from tests.command import RLLIB
 
 MB = 2**20

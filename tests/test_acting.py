@@ -9,8 +9,8 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
 )
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.acting import draw
-from rllib_ppg.env_runner import BatchedEnvRunner
+from rllib_ppg.inference.action_sampling import draw
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 
 
 def RNG():

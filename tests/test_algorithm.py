@@ -11,7 +11,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
-from rllib_ppg.compression import Compressed
+from rllib_ppg.data.compression import Compressed
 from tests.envs import Counting, NextStepCounting
 
 

@@ -6,8 +6,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from rllib_ppg import PPGConfig, atari
-from rllib_ppg.vector_env import make_vector_env
+from rllib_ppg import PPGConfig
+from rllib_ppg.envs import atari
+from rllib_ppg.envs.vector_env import make_vector_env
 
 ale_py = pytest.importorskip("ale_py")
 RNG = np.random.default_rng(0)

@@ -13,8 +13,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
-from rllib_ppg import checkpoint, plain_data
-from rllib_ppg.checkpoint import MANIFEST, check_checkpoint
+from rllib_ppg.checkpoint import folder, plain_data
+from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint
 from rllib_ppg.learner import PPGTorchLearner
 from tests.test_algorithm import assert_equal, small, weights
 
@@ -64,7 +64,7 @@ def test_a_file_in_an_earlier_one_s_place_is_not_taken_for_it(saved, build, tmp_
     algo.train()
     # A save that fails, to where a checkpoint of the phase before is, ...
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_rename", full)
+        patch.setattr(folder, "_rename", full)
         with pytest.raises(OSError, match="No space left"):
             algo.save_to_path(path)
     algo.restore_from_path(algo.save_to_path(tmp_path / "other"))
@@ -89,7 +89,7 @@ def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
     algo, path = saved
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     algo.train()
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(folder, "_flush", full)
     with pytest.raises(OSError, match="No space left"):
         algo.save_to_path(path)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
@@ -130,7 +130,7 @@ def test_in_a_bucket_the_manifest_comes_last_and_files_are_copied_there(
     def written_again(*args, **kwargs):
         raise AssertionError("an iteration was written again")
 
-    monkeypatch.setattr("rllib_ppg.replay._write", written_again)
+    monkeypatch.setattr("rllib_ppg.data.replay._write", written_again)
     algo.save_to_path("two", filesystem=bucket)
     for i in range(2):
         one, two = (tmp_path / f"bucket/{name}/replay/000{i}.npy" for name in ("one", "two"))
@@ -138,7 +138,7 @@ def test_in_a_bucket_the_manifest_comes_last_and_files_are_copied_there(
     algo.restore_from_path("two", filesystem=bucket)
     assert algo._replay.rows_per_iteration() == [4, 4]
     # A save that is cut off leaves no checkpoint.
-    monkeypatch.setattr(checkpoint.Draft, "finish", written_again)
+    monkeypatch.setattr(folder.Draft, "finish", written_again)
     with pytest.raises(AssertionError):
         algo.save_to_path("two", filesystem=bucket)
     with pytest.raises(ValueError, match=f"it has no {MANIFEST}"):
@@ -303,7 +303,7 @@ def test_driver_memory_holds_one_block_at_a_time(saved, tmp_path, monkeypatch):
         asked.append(refs)
         return get(refs, **kwargs)
 
-    monkeypatch.setattr("rllib_ppg.replay.ray.get", counting)
+    monkeypatch.setattr("rllib_ppg.data.replay.ray.get", counting)
     algo.save_to_path(tmp_path / "streamed")
     blocks = [entry.ref for it in algo._replay.iterations for entry in it]
     assert [ref for ref in asked if ref in blocks] == blocks

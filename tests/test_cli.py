@@ -10,7 +10,7 @@ import pytest
 
 from rllib_ppg.cli import main, report, train
 from rllib_ppg.cli.parser import make_parser
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.experiments.experiment import Experiment
 from tests.command import run
 
 

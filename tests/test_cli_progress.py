@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rllib_ppg.cli.clock import RunClock, duration
-from rllib_ppg.cli.progress import Progress
+from rllib_ppg.tune_callbacks.progress import Progress
+from rllib_ppg.tune_callbacks.time_left import RunClock, duration
 
 STEPS = 2048
 

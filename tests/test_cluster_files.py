@@ -32,7 +32,7 @@ from ray.scripts.scripts import start as ray_start
 from benchmarks.scaling import Hardware, Run
 from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.cli.train import experiment_from
-from rllib_ppg.placement import ENV_RUNNER, LEARNER, ROLES
+from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 
 try:
     import tomllib

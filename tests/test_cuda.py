@@ -8,7 +8,6 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from rllib_ppg import states
 from tests.test_learner import make_learner, make_rollout, phases
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -30,7 +29,7 @@ def test_both_phases_do_on_a_gpu_what_they_do_on_a_cpu(obs, arch, resident, monk
     rollout = make_rollout(obs=obs)
     expected, metrics_cpu, aux_cpu = phases(make_learner(**kwargs), rollout)
     if not resident:
-        monkeypatch.setattr(states, "_GPU_RESIDENT_PART", 0.0)
+        monkeypatch.setattr(batches, "_GPU_RESIDENT_PART", 0.0)
         kwargs["micro_batch_size"] = 5  # several batches ahead of each other
     learner = make_learner(gpus=1, **kwargs)
     assert all(p.is_cuda for p in learner.module[DEFAULT_MODULE_ID].parameters())

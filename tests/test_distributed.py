@@ -16,14 +16,14 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerC
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.checkpoint import draft, local_copy, read_manifest
-from rllib_ppg.env_runner import RolloutSummary
+from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
+from rllib_ppg.data.minibatches import number_rows, shard_cuts
+from rllib_ppg.data.replay import BlockReader, ReplayBlock, ReplayEntry, ReplayList
+from rllib_ppg.data.running_moments import Moments
+from rllib_ppg.driver.learner_pool import LearnerLostError, failure_of
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.learners import LearnerLostError, failure_of
-from rllib_ppg.minibatches import number_rows, shard_cuts
-from rllib_ppg.moments import Moments
-from rllib_ppg.peers import PeerLostError
-from rllib_ppg.replay import BlockReader, ReplayBlock, ReplayEntry, ReplayList
+from rllib_ppg.learning.collectives import PeerLostError
+from rllib_ppg.sampling.env_runner import RolloutSummary
 from tests.envs import AnySpaces
 from tests.test_exact_resume import check_same, timeless
 from tests.test_learner import T, make_rollout

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rllib_ppg.cli import dry_run
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.experiments.experiment import Experiment
 from tests.command import run
 
 

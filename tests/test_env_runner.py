@@ -11,9 +11,9 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN, NUM_EPISODES
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.env_runner import BatchedEnvRunner, EnvStepError
-from rllib_ppg.reward_norm import RETURN_GAMMA
-from rllib_ppg.vector_env import make_vector_env
+from rllib_ppg.data.reward_norm import RETURN_GAMMA
+from rllib_ppg.envs.vector_env import make_vector_env
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner, EnvStepError
 from tests.envs import Counting, NextStepCounting, OneArray, SameStepCounting
 
 

@@ -12,10 +12,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from ray import tune
 
-from rllib_ppg import PPGConfig, plain_data
-from rllib_ppg.atari import get_ale_state, set_ale_state
-from rllib_ppg.env_state import get_env_state, rng_state, set_env_state, set_rng_state
-from rllib_ppg.vector_env import FlattenObservations, make_vector_env
+from rllib_ppg import PPGConfig
+from rllib_ppg.checkpoint import plain_data
+from rllib_ppg.envs.atari import get_ale_state, set_ale_state
+from rllib_ppg.envs.env_state import get_env_state, rng_state, set_env_state, set_rng_state
+from rllib_ppg.envs.vector_env import FlattenObservations, make_vector_env
 
 N = 2
 MUJOCO = [

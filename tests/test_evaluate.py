@@ -14,10 +14,10 @@ from ray.rllib.connectors.env_to_module import MeanStdFilter
 from rllib_ppg import PPGConfig
 from rllib_ppg.cli import main
 from rllib_ppg.cli.evaluate import as_json, table
-from rllib_ppg.play.players import make_player
-from rllib_ppg.play.scores import Played, Score, columns, play_episodes, score
-from rllib_ppg.play.trained_policy import TrainedPolicy, find_checkpoint
-from rllib_ppg.procgen import ProcgenVectorEnv
+from rllib_ppg.envs.procgen import ProcgenVectorEnv
+from rllib_ppg.evaluation.players import make_player
+from rllib_ppg.evaluation.scores import Played, Score, columns, play_episodes, score
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy, find_checkpoint
 from tests.command import run
 from tests.envs import Counting
 from tests.play_envs import NextStepUneven, Paid, Uneven
@@ -60,7 +60,7 @@ def test_shares_that_are_not_even():
 
     class Player(Fast):
         def step(self):
-            from rllib_ppg.play.players import Step
+            from rllib_ppg.evaluation.players import Step
 
             return Step(*super().step())
 

@@ -9,7 +9,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import nn
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.rl_module import PPGTorchRLModule
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.envs import AnySpaces, Counting
 
 ITERATIONS = 5  # with N_pi = 2: auxiliary phases end iterations 2 and 4

@@ -8,9 +8,9 @@ import torch
 
 from rllib_ppg.cli import main, train
 from rllib_ppg.cli.example import head, summary
-from rllib_ppg.experiment import Experiment
-from rllib_ppg.experiment_file import find_experiment_file, shipped_examples
-from rllib_ppg.procgen import GAMES
+from rllib_ppg.envs.procgen import GAMES
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.experiment_file import find_experiment_file, shipped_examples
 from tests.command import run
 
 EXAMPLES = [path.stem for path in shipped_examples()]

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from rllib_ppg.experiment import Experiment, is_budget
-from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.experiments.experiment import Experiment, is_budget
+from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
 
 SMALL = {
     "env": "CartPole-v1",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.rl_module import RLModule
+from rllib_ppg.play import onnx_export
 
 from rllib_ppg.cli import main
-from rllib_ppg.play import onnx_export
 from tests.command import run
 from tests.envs import AnySpaces
 from tests.trained import SMALL_CNN, ppo
@@ -93,7 +93,7 @@ def test_discrete_actions_count_from_their_start(checkpoint, export):
 
 
 def test_the_observation_filter_is_in_the_model(checkpoint, export, monkeypatch):
-    from rllib_ppg.observation_filter import MeanStdFilter as Filter
+    from rllib_ppg.networks.observation_filter import MeanStdFilter as Filter
 
     make = Filter.__init__
 

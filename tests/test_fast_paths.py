@@ -13,13 +13,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from benchmarks.envs import FRAMES, Cheap
 from benchmarks.throughput import TinyModule
-from rllib_ppg import PPGCallback, PPGConfig, states
-from rllib_ppg.compression import Compressed
-from rllib_ppg.cpu import available_cpus
-from rllib_ppg.env_runner import BatchedEnvRunner
-from rllib_ppg.impala_cnn import ImpalaCNN
-from rllib_ppg.phases import PolicyPhase
-from rllib_ppg.replay import BlockReader, ReplayBlock, rows_per_block
+from rllib_ppg import PPGCallback, PPGConfig
+from rllib_ppg.data.compression import Compressed
+from rllib_ppg.data.phase_specs import PolicyPhase
+from rllib_ppg.data.replay import BlockReader, ReplayBlock, rows_per_block
+from rllib_ppg.networks.impala_cnn import ImpalaCNN
+from rllib_ppg.resources.cpu import available_cpus
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.test_learner import N, T, aux_phase, make_learner, make_rollout, parameters, phases
 
 IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
@@ -110,7 +110,7 @@ def test_streamed_observations_train_as_resident_ones_do(monkeypatch):
     kwargs = {"obs": IMAGES, "num_minibatches": 3, "e_aux": 2, "segment_length": 4}
     rollouts = [make_rollout(seed=s, rows=3, obs=IMAGES) for s in range(2)]
     resident = phases(make_learner(**kwargs), *rollouts)
-    monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "_CPU_RESIDENT_BYTES", 0)
     streamed = phases(make_learner(**kwargs), *rollouts)
     assert_same(resident, streamed)
 
@@ -223,7 +223,7 @@ def test_a_spilled_list_trains_as_one_in_memory_does(build):
 
 FAULTS = """
 import resource, sys, torch
-from rllib_ppg.cpu import keep_freed_memory
+from rllib_ppg.resources.cpu import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def layers():
@@ -249,13 +249,13 @@ def test_freed_memory_is_kept():
 
 def test_learners_and_env_runners_keep_it(monkeypatch):
     told = []
-    for where in ("learner", "env_runner"):
+    for where in ("learner", "sampling.env_runner"):
         name = f"rllib_ppg.{where}.keep_freed_memory"
         monkeypatch.setattr(name, lambda where=where: told.append(where))
     make_learner()
     config = PPGConfig().environment("CartPole-v1").env_runners(num_envs_per_env_runner=1)
     BatchedEnvRunner(config=config, worker_index=1).stop()
-    assert told == ["learner", "env_runner"]
+    assert told == ["learner", "sampling.env_runner"]
 
 
 @pytest.mark.skipif(available_cpus() == 1, reason="there is nobody to take CPUs from")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rllib_ppg.cli.interrupt import SaveOnInterrupt
+from rllib_ppg.tune_callbacks.save_on_interrupt import SaveOnInterrupt
 from tests.command import RLLIB, run
 
 

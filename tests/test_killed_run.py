@@ -40,7 +40,7 @@ os.environ["DRIVER"] = str(os.getpid())  # which its workers inherit
 
 class Kills(RLlibCallback):
     def on_algorithm_init(self, *, algorithm, **kwargs):
-        from rllib_ppg.checkpoint import Draft
+        from rllib_ppg.checkpoint.folder import Draft
 
         write = Draft.finish
 

@@ -16,10 +16,10 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rllib_ppg import PPGConfig, states
+from rllib_ppg import PPGConfig
+from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
+from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.phases import AuxPhase, PolicyPhase
-from rllib_ppg.rollout import Rollout
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
 REAL = gym.spaces.Box(-1, 1, (2,))
@@ -124,7 +124,7 @@ def aux_phase(learner, infos_and_blocks, epochs=None, rows=None):
 
     With `rows`, `[number of rows]`, all are of one iteration.
     """
-    import rllib_ppg.replay as replay
+    import rllib_ppg.data.replay as replay
 
     blocks = [(b, 0 if rows else i, info) for i, (info, b) in enumerate(infos_and_blocks)]
     rows = rows or [len(info.rows) for info, _ in infos_and_blocks]
@@ -542,7 +542,7 @@ def test_a_restored_image_learner_goes_on_as_the_first(tmp_path):
 
 def test_a_phase_after_one_that_failed_on_streamed_states(monkeypatch):
     """Batches that were made ahead of the step that failed are forgotten."""
-    monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "_CPU_RESIDENT_BYTES", 0)
     rollout = make_rollout()
     learner, other = (make_learner(num_minibatches=3, micro_batch_size=5) for _ in range(2))
     loss = learner.policy_and_value_loss

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rllib_ppg.experiment import Experiment
+from rllib_ppg.experiments.experiment import Experiment
 
 pytestmark = pytest.mark.learning
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
 
 
 def epoch_in_rows(rows_of_learners, num_rows, T, L, num_minibatches, seed=(1, 2)):

@@ -8,8 +8,8 @@ from ray.rllib.core.columns import Columns
 from torch import nn
 
 from rllib_ppg import learner
-from rllib_ppg.impala_cnn import ImpalaCNN
-from rllib_ppg.rl_module import VF_AUX_PREDS, PPGTorchRLModule
+from rllib_ppg.networks.impala_cnn import ImpalaCNN
+from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGTorchRLModule
 
 IMAGE = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
 

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 import ray
 
-from rllib_ppg import PPG, PPGConfig, placement, resources, storage
+from rllib_ppg import PPG, PPGConfig
+from rllib_ppg.resources import capacity, node_roles, shared_storage
 from tests.test_distributed import several
 
 ON_ROLES = {
@@ -28,7 +29,7 @@ def test_an_evaluation_with_resources_of_its_own_keeps_its_role(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"ppg_roles": 1})
     own = {"custom_resources_per_env_runner": {"fast_disk": 1}}
     config = PPGConfig().evaluation(evaluation_config=own)
-    evaluation = placement.placed(config).get_evaluation_config_object()
+    evaluation = node_roles.placed(config).get_evaluation_config_object()
     assert evaluation.custom_resources_per_env_runner == {"fast_disk": 1, "ppg_env_runner": 1}
 
 
@@ -38,7 +39,7 @@ def test_actors_ask_for_the_roles_that_the_cluster_at_hand_has(monkeypatch, offe
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, **offers})
     given = PPGConfig().update_from_dict(saved_on)
     given.freeze()
-    placed = placement.placed(given)
+    placed = node_roles.placed(given)
     assert asked(placed) == asks
     assert asked(given) == saved_on
 
@@ -48,7 +49,7 @@ def test_a_trial_reserves_places_of_its_roles(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.setattr(ray, "nodes", lambda: [node(**have, object_store_memory=1e12)])
-    monkeypatch.setattr(resources, "has_autoscaler", lambda: False)
+    monkeypatch.setattr(capacity, "has_autoscaler", lambda: False)
     config = {"env": "CartPole-v1", "num_env_runners": 1, "num_learners": 1, "segment_length": 1}
     main, runner, learner = PPG.default_resource_request(config).bundles
     assert main == learner == {"CPU": 1, "ppg_learner": 1}
@@ -66,13 +67,13 @@ def test_nodes_of_a_role_have_the_cpus_that_it_takes(monkeypatch, cpus, enough):
         node(ppg_env_runner=1000, CPU=cpus[1]),
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(resources, "has_autoscaler", lambda: False)
+    monkeypatch.setattr(capacity, "has_autoscaler", lambda: False)
     bundles = [{"CPU": 1, "ppg_learner": 1}] * 2 + [{"CPU": 1, "ppg_env_runner": 1}] * 2
     config = PPGConfig().env_runners(num_env_runners=2).learners(num_learners=1)
     if enough:
-        return resources.check_resources(config, bundles, replay_bytes=1)
+        return capacity.check_resources(config, bundles, replay_bytes=1)
     with pytest.raises(ValueError, match=r"asks for 2 CPUs .* nodes that offer ppg_.* have [01]:"):
-        resources.check_resources(config, bundles, replay_bytes=1)
+        capacity.check_resources(config, bundles, replay_bytes=1)
 
 
 def node(alive=True, labels=None, **offers):
@@ -97,39 +98,39 @@ def node(alive=True, labels=None, **offers):
 )
 def test_a_replay_list_lies_with_the_learners(monkeypatch, nodes, store):
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert placement.learner_store_bytes() == store
+    assert node_roles.learner_store_bytes() == store
 
 
 @pytest.mark.parametrize("labels, grows", [({}, False), ({"ray.io/node-group": "head"}, True)])
 def test_nodes_of_a_launcher_may_be_joined_by_others(cluster, monkeypatch, labels, grows):
     monkeypatch.setattr(ray, "nodes", lambda: [node(labels=labels)])
-    assert resources.has_autoscaler() is grows
+    assert capacity.has_autoscaler() is grows
 
 
 # -- Storage --------------------------------------------------------------------------------------
 
 
 def test_one_node_may_write_to_its_disk(cluster, tmp_path):
-    storage.check_shared(str(tmp_path / "results"))
+    shared_storage.check_shared(str(tmp_path / "results"))
 
 
 @pytest.mark.parametrize("kind, refused", [("ext4", True), ("overlay", True), ("nfs4", False)])
 def test_a_cluster_that_grows_needs_more_than_its_heads_disk(cluster, monkeypatch, kind, refused):
-    monkeypatch.setattr(storage, "has_autoscaler", lambda: True)
-    monkeypatch.setattr(storage, "_ask", lambda node, name, look: kind)
-    storage.check_shared("s3://bucket/results")
+    monkeypatch.setattr(shared_storage, "has_autoscaler", lambda: True)
+    monkeypatch.setattr(shared_storage, "_ask", lambda node, name, look: kind)
+    shared_storage.check_shared("s3://bucket/results")
     if not refused:
-        return storage.check_shared("/mnt/results")
+        return shared_storage.check_shared("/mnt/results")
     with pytest.raises(ValueError, match="would go to /mnt/results, a local disk"):
-        storage.check_shared("/mnt/results")
+        shared_storage.check_shared("/mnt/results")
 
 
 def test_the_file_system_is_the_nearest_mount_s(tmp_path):
     found = subprocess.run(
         ["df", "--output=fstype", tmp_path], capture_output=True, text=True, check=True
     )
-    assert storage._file_system(str(tmp_path / "not/yet/there")) == found.stdout.split()[-1]
-    assert storage._file_system("/proc/self/results") == "proc"
+    assert shared_storage._file_system(str(tmp_path / "not/yet/there")) == found.stdout.split()[-1]
+    assert shared_storage._file_system("/proc/self/results") == "proc"
 
 
 # -- Lost rollouts --------------------------------------------------------------------------------

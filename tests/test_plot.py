@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from benchmarks import thin_openai_curves
 from rllib_ppg.cli import main
+from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves, pictures
 from rllib_ppg.plots.curves import Curve, Points
 from rllib_ppg.plots.final_table import sweep_table
@@ -19,7 +20,6 @@ from rllib_ppg.plots.panels import (
     mean_over_games,
 )
 from rllib_ppg.plots.results import read_trials
-from rllib_ppg.procgen import GAMES, normalized_return
 from tests.command import run
 from tests.runs import ramp, write_trial
 

@@ -10,8 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from rllib_ppg import procgen
-from rllib_ppg.procgen import GAMES, MODES, ProcgenEnv, ProcgenVectorEnv, normalized_return
+from rllib_ppg.envs import procgen
+from rllib_ppg.envs.procgen import GAMES, MODES, ProcgenEnv, ProcgenVectorEnv, normalized_return
 
 pytest.importorskip("procgen")
 procgen.register()

@@ -14,11 +14,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_ppg.minibatches import Segments, number_rows, shard_cuts
-from rllib_ppg.moments import Moments
-from rllib_ppg.reward_norm import RETURN_GAMMA, discounted_returns
-from rllib_ppg.rollout import Rollout, gae, successor_values
-from rllib_ppg.spaces import Actions, flat_space, flatten_observation
+from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.reward_norm import RETURN_GAMMA, discounted_returns
+from rllib_ppg.data.rollout import Rollout, gae, successor_values
+from rllib_ppg.data.running_moments import Moments
+from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
 from tests import test_learner
 from tests.test_learner import aux_phase, make_learner, parameters, policy_phase
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.cli import main
-from rllib_ppg.play.video import _ffmpeg, captioned, write_video
-from rllib_ppg.procgen import ProcgenVectorEnv
+from rllib_ppg.envs.procgen import ProcgenVectorEnv
+from rllib_ppg.evaluation.video import _ffmpeg, captioned, write_video
 from tests.command import run
 from tests.envs import Counting
 from tests.play_envs import Frames, Painted

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.moments import Moments
-from rllib_ppg.reward_norm import (
+from rllib_ppg.data.reward_norm import (
     RETURN_GAMMA,
     REWARD_CLIP,
     RewardNormalizer,
     discounted_returns,
     normalize,
 )
+from rllib_ppg.data.running_moments import Moments
 
 
 def test_scale_is_the_std_of_all_returns_of_all_env_runners():

@@ -27,7 +27,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
-from rllib_ppg.rl_module import PPGCatalog, PPGTorchRLModule
+from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule
 from tests.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
 from tests.test_algorithm import assert_equal, learner_metrics, small, weights
 from tests.test_learner import SGDLearner, make_learner, make_rollout, parameters, policy_phase

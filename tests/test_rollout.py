@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.rollout import Rollout, gae, successor_values
+from rllib_ppg.data.rollout import Rollout, gae, successor_values
 
 GAMMA, LAMBDA = 0.9, 0.8
 

@@ -16,8 +16,8 @@ import pytest
 import wandb
 from tensorboardX.proto.event_pb2 import Event
 
-from rllib_ppg.experiment import Experiment
-from rllib_ppg.wandb_logger import WandbLogger
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 from tests.command import RLLIB, run
 from tests.wandb_file import items, records
 

@@ -10,7 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGConfig
-from rllib_ppg.spaces import Actions
+from rllib_ppg.envs.spaces import Actions
 from tests.envs import AnySpaces
 
 COMPOSITE = Dict(
@@ -86,7 +86,7 @@ def test_actions(build, name, explore):
 
 def test_observations_are_flattened_as_gymnasium_flattens_them():
     space, shape, _ = OBSERVATIONS["Dict"]
-    from rllib_ppg.vector_env import make_vector_env
+    from rllib_ppg.envs.vector_env import make_vector_env
 
     env = make_vector_env(config_for(observation_space=space))
     raw = AnySpaces({"observation_space": space})

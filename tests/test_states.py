@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_ppg import states
-from rllib_ppg.states import States, one_ahead
+from rllib_ppg.learning.batches import States, one_ahead
 
 CPU = torch.device("cpu")
 SIZES = [4, 1, 6, 3]
@@ -17,7 +16,7 @@ SIZES = [4, 1, 6, 3]
 def obs_and_states(request, monkeypatch):
     """States in four blocks, of which the third and others may be opened only on demand."""
     if request.param == "streamed":
-        monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+        monkeypatch.setattr(batches, "_CPU_RESIDENT_BYTES", 0)
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 256, (n, 2, 3), np.uint8) for n in SIZES]
     for block in blocks:
@@ -49,7 +48,7 @@ def test_only_transitions_are_trained_on(obs_and_states):
 
 
 def test_a_run_within_a_row_is_not_copied(monkeypatch):
-    monkeypatch.setattr(states, "_CPU_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "_CPU_RESIDENT_BYTES", 0)
     blocks = [np.zeros((8, 2), np.uint8), np.ones((8, 2), np.uint8)]
     streamed = States(blocks, {}, np.ones(16, bool), np.array([0, 8]), 2, CPU)
     (batch,) = streamed.batches([np.arange(9, 13)])

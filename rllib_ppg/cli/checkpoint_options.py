@@ -12,7 +12,7 @@ from rllib_ppg.cli.options import add_verbose, mapping
 if TYPE_CHECKING:
     from ray.rllib.algorithms import AlgorithmConfig
 
-    from rllib_ppg.play.trained_policy import TrainedPolicy
+    from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 TRUST = (
     "A checkpoint is pickled Python, which can run any code when it is read: give only checkpoints "
@@ -77,8 +77,8 @@ def load_policy(options: Mapping[str, Any], *, num_envs: int = 1) -> TrainedPoli
     """
     import torch
 
-    from rllib_ppg.cpu import available_cpus
-    from rllib_ppg.play.trained_policy import TrainedPolicy
+    from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+    from rllib_ppg.resources.cpu import available_cpus
 
     policy = TrainedPolicy.load(options["checkpoint"])
     is_image = len(policy.module.observation_space.shape or ()) == 3

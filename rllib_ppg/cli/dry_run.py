@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg.experiment import Experiment, as_data
+from rllib_ppg.experiments.experiment import Experiment, as_data
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
@@ -65,8 +65,8 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     """The lines of one trial of `total`, and whether it fits."""
     import ray
 
-    from rllib_ppg.placement import learner_store_bytes
-    from rllib_ppg.vector_env import probe_spaces
+    from rllib_ppg.envs.vector_env import probe_spaces
+    from rllib_ppg.resources.node_roles import learner_store_bytes
 
     have = ray.cluster_resources()
     store = learner_store_bytes()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rllib_ppg._version import versions
 from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.checkpoint_options import (
     add_command,
@@ -18,13 +19,12 @@ from rllib_ppg.cli.checkpoint_options import (
     play_config,
 )
 from rllib_ppg.cli.quiet import keep_quiet
-from rllib_ppg.versions import versions
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms import AlgorithmConfig
 
-    from rllib_ppg.play.scores import Mean, Score
-    from rllib_ppg.play.trained_policy import TrainedPolicy
+    from rllib_ppg.evaluation.scores import Mean, Score
+    from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 _EPISODES = 100
 
@@ -66,8 +66,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     check_positive(options, "episodes", "steps")
     out = check_out(options["out"]) if "out" in options else None
 
-    from rllib_ppg.levels import ALL
-    from rllib_ppg.play.scores import NUM_ENVS, columns, score
+    from rllib_ppg.envs.procgen_levels import ALL
+    from rllib_ppg.evaluation.scores import NUM_ENVS, columns, score
 
     policy = load_policy(options, num_envs=NUM_ENVS)
     config = play_config(policy, options)
@@ -112,7 +112,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def table(scores: Mapping[str, Score]) -> str:
     """Returns the means as lines for a person, with the gap between two columns beside them."""
-    from rllib_ppg.levels import describe
+    from rllib_ppg.envs.procgen_levels import describe
 
     names = [*scores, *["gap"] * (len(scores) == 2)]
     rows = {"": names}
@@ -132,7 +132,7 @@ def table(scores: Mapping[str, Score]) -> str:
 
 def as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
     """Returns the means, their gap and all episodes, as JSON can hold them."""
-    from rllib_ppg.levels import HELD_OUT, TRAINING
+    from rllib_ppg.envs.procgen_levels import HELD_OUT, TRAINING
 
     keys = {TRAINING: "training_levels", HELD_OUT: "held_out_levels"}
     means = _means(scores)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rllib_ppg.cli import exit_code, train
-from rllib_ppg.experiment_file import find_experiment_file, shipped_examples
+from rllib_ppg.experiments.experiment_file import find_experiment_file, shipped_examples
 
 
 def add_parser(commands: Any) -> None:

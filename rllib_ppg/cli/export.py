@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     if out.suffix != ".onnx":
         raise ValueError(f"a model's name ends in .onnx, not as {out.name}")
 
-    from rllib_ppg.play.onnx_export import TOLERANCE, compare, to_onnx
+    from rllib_ppg.evaluation.onnx import TOLERANCE, compare, to_onnx
 
     if not options.get("verbose"):  # of parts of torch that are not in use
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

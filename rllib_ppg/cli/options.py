@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rllib_ppg.experiment_file import parse_yaml
+from rllib_ppg.experiments.experiment_file import parse_yaml
 
 
 def mapping(text: str) -> Mapping[str, Any]:

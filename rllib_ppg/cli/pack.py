@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from rllib_ppg.checkpoint import resolve
+from rllib_ppg.checkpoint.folder import resolve
 
 BEGIN, END = "-----BEGIN RESULTS-----", "-----END RESULTS-----"
 _MAX_BYTES = 64 * 2**20

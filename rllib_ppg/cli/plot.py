@@ -10,7 +10,7 @@ from typing import Any
 from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.checkpoint_options import check_out
 from rllib_ppg.cli.options import add_verbose
-from rllib_ppg.experiment import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
 
 
 def add_parser(commands: Any) -> None:

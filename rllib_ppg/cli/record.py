@@ -52,7 +52,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
         raise ValueError("name the video to write, as in --out episodes.mp4")
     out = check_out(options["out"])
 
-    from rllib_ppg.play.video import check_video_file, film
+    from rllib_ppg.evaluation.video import check_video_file, film
 
     check_video_file(out)
     policy = load_policy(options)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rllib_ppg.cli import exit_code
 from rllib_ppg.cli.options import without
-from rllib_ppg.experiment import Experiment, is_budget
+from rllib_ppg.experiments.experiment import Experiment, is_budget
 
 # In a job's environment: `submit` and its own options, as they were given.
 SUBMITTED = "RLLIB_PPG_SUBMITTED"

@@ -19,8 +19,8 @@ from rllib_ppg.cli.job import Job
 from rllib_ppg.cli.options import without
 from rllib_ppg.cli.quiet import keep_quiet
 from rllib_ppg.cli.report import SUBMITTED
-from rllib_ppg.experiment import Experiment
-from rllib_ppg.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _DEFAULT_STORAGE = "~/ray_results"

@@ -17,15 +17,15 @@ from rllib_ppg.cli import client, exit_code, redact
 from rllib_ppg.cli.options import add_verbose, mapping, setting
 from rllib_ppg.cli.quiet import keep_quiet
 from rllib_ppg.cli.report import goals, judge, report, to_resume
-from rllib_ppg.experiment import EPISODE_RETURN_MEAN, Experiment
-from rllib_ppg.experiment_file import find_experiment_file
+from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN, Experiment
+from rllib_ppg.experiments.experiment_file import find_experiment_file
 
 if TYPE_CHECKING:
     from ray import tune
     from ray.rllib.callbacks.callbacks import RLlibCallback
     from ray.tune import ResultGrid
 
-    from rllib_ppg.cli.interrupt import SaveOnInterrupt
+    from rllib_ppg.tune_callbacks.save_on_interrupt import SaveOnInterrupt
 
 
 def add_parser(commands: Any) -> None:
@@ -213,7 +213,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     import ray
 
     from rllib_ppg.cli import dry_run
-    from rllib_ppg.cli.interrupt import exit_on_sigterm
+    from rllib_ppg.tune_callbacks.save_on_interrupt import exit_on_sigterm
 
     # Now, as Ray may have another working directory.
     file = find_experiment_file(options["file"]).absolute() if "file" in options else None
@@ -262,7 +262,7 @@ def _start_ray(options: Mapping[str, Any]) -> None:
 
 
 def _is_begun(experiment: Experiment) -> bool:
-    from rllib_ppg.cli.killed import is_begun
+    from rllib_ppg.tune_callbacks.crash_recovery import is_begun
 
     return is_begun(experiment.resumable())
 
@@ -270,7 +270,7 @@ def _is_begun(experiment: Experiment) -> bool:
 def _save_on_interrupt(
     experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
 ) -> SaveOnInterrupt:
-    from rllib_ppg.cli.interrupt import GRACE_S, SaveOnInterrupt
+    from rllib_ppg.tune_callbacks.save_on_interrupt import GRACE_S, SaveOnInterrupt
 
     command = partial(to_resume, experiment=experiment, argv=argv)
     return SaveOnInterrupt(options.get("grace_time", GRACE_S), command)
@@ -283,7 +283,7 @@ def _run(
     file: Path | None,
     saving: SaveOnInterrupt,
 ) -> ResultGrid:
-    from rllib_ppg.cli.run_files import RunFiles
+    from rllib_ppg.tune_callbacks.run_files import RunFiles
 
     python = file if file and file.suffix == ".py" else None
     remote = client.is_client(_address(options))
@@ -303,8 +303,8 @@ def _run(
 def _resume(
     experiment: Experiment, options: Mapping[str, Any], saving: SaveOnInterrupt
 ) -> tuple[ResultGrid, Mapping[str, float]]:
-    from rllib_ppg.cli.killed import GoOnFromNewest
-    from rllib_ppg.cli.run_files import RunFiles
+    from rllib_ppg.tune_callbacks.crash_recovery import GoOnFromNewest
+    from rllib_ppg.tune_callbacks.run_files import RunFiles
 
     callbacks = [GoOnFromNewest(), *_callbacks(experiment, options, saving)]
     tuner, stop = experiment.to_resumed_tuner(callbacks, keep=RunFiles)
@@ -317,9 +317,9 @@ def _callbacks(
     saving: SaveOnInterrupt,
     show: Callable[[str], object] | None = None,
 ) -> list[tune.Callback]:
-    from rllib_ppg.cli.killed import StoreResults
-    from rllib_ppg.cli.progress import Progress
-    from rllib_ppg.csv_logger import CSVLogger
+    from rllib_ppg.tune_callbacks.crash_recovery import StoreResults
+    from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
+    from rllib_ppg.tune_callbacks.progress import Progress
 
     progress = Progress(experiment.run == "PPG", show, experiment.result_names)
     return [progress, saving, CSVLogger(), StoreResults(), *_tracking(options)]
@@ -329,8 +329,8 @@ def _rllib_callbacks(
     experiment: Experiment, options: Mapping[str, Any]
 ) -> list[type[RLlibCallback]]:
     from rllib_ppg.callbacks import ProcgenMetrics
-    from rllib_ppg.cli.progress import AuxiliaryProgress
-    from rllib_ppg.play.evaluation_videos import EvaluationVideos
+    from rllib_ppg.evaluation.evaluation_videos import EvaluationVideos
+    from rllib_ppg.tune_callbacks.progress import AuxiliaryProgress
 
     callbacks: list[type[RLlibCallback]] = [ProcgenMetrics]
     if experiment.run == "PPG":
@@ -344,7 +344,7 @@ def _tracking(options: Mapping[str, Any]) -> list[tune.Callback]:
     """W&B, if it is asked for."""
     if "track" not in options:
         return []
-    from rllib_ppg.wandb_logger import WandbLogger
+    from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 
     names = ("project", "group", "mode")
     given = {name: options[f"wandb_{name}"] for name in names if f"wandb_{name}" in options}

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.levels import procgen_game
+from rllib_ppg.envs.procgen import OPTIONS, RETURN_RANGES, normalized_return
+from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.plots import openai_curves
 from rllib_ppg.plots.curves import Curve, Points, common_steps
 from rllib_ppg.plots.results import Trial
-from rllib_ppg.procgen import OPTIONS, RETURN_RANGES, normalized_return
 
 # The run's folder among the settings; it is named by its value alone.
 _RUN = ""

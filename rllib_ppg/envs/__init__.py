@@ -1,0 +1,1 @@
+"""Environments: Procgen, Atari, any gymnasium env as a vector env, and their states."""

@@ -1,0 +1,224 @@
+"""Any single-agent gymnasium env as a vector env, in an autoreset mode that rollouts understand."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from contextlib import suppress
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.utils import batch_space, iterate
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.atari import stacked_first
+from rllib_ppg.envs.env_state import SubEnv
+from rllib_ppg.envs.spaces import flat_space, flatten_observation, is_flat
+
+NATIVE = "vector_entry_point"
+
+
+def is_tune_registered(env: Any) -> bool:
+    """Whether `env` is a name given to `ray.tune.register_env`."""
+    return isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env)
+
+
+def check_env_id(env: Any) -> None:
+    """Checks that `env` names or makes an environment, without making one.
+
+    Raises:
+        ValueError: It is neither a known id nor something to be called.
+    """
+    if env is None:
+        raise ValueError("no environment: set one with .environment('procgen-coinrun-v0') or --env")
+    if isinstance(env, type) and issubclass(env, MultiAgentEnv):
+        raise ValueError(f"{env.__name__} is a multi-agent env; PPG trains single-agent envs only")
+    if isinstance(env, type) and not issubclass(env, gym.Env | VectorEnv):
+        raise ValueError(f"{env.__name__} is not a gymnasium.Env")
+    if is_tune_registered(env) or isinstance(env, type):
+        return
+    if callable(env):
+        raise ValueError(
+            "RLlib takes a function that makes envs by name: ray.tune.register_env('my_env', "
+            "function), and then env='my_env'"
+        )
+    if not isinstance(env, str):
+        raise ValueError(f"an env is an id, a class or a function that makes one, not {env!r}")
+    try:
+        find_spec(env)
+    except gym.error.Error as e:
+        hint = did_you_mean(env, gym.registry) or f": {_sentence(e)}"
+        raise ValueError(f"there is no env {env!r}{hint}") from None
+    except ImportError as e:
+        raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None
+
+
+def find_spec(env: str) -> gym.envs.registration.EnvSpec:
+    """The spec of a gymnasium id; imports the module of an id like "module:Env-v0"."""
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return gym.spec(name)
+
+
+def vectorize_mode(config: AlgorithmConfig) -> Any:
+    """`gym_env_vectorize_mode`, which may be a member of `gymnasium.VectorizeMode`, as text."""
+    mode = config.gym_env_vectorize_mode
+    return getattr(mode, "value", mode)
+
+
+def is_vector_env_class(env: Any) -> bool:
+    """Whether `env` is a class of native vector envs."""
+    return isinstance(env, type) and issubclass(env, VectorEnv)
+
+
+def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
+    """Makes `num_envs_per_env_runner` copies of the config's env behind one vector env.
+
+    With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) the env's own vector env is
+    used where it has one, and a `SyncVectorEnv` otherwise; "sync" and "async" are taken literally.
+    Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets. A class
+    of vector envs gets its env_config with `num_envs` in it. Observations that are neither vectors
+    nor images are flattened.
+
+    Raises:
+        ValueError: The result is not a gymnasium env, a multi-agent one, one that never resets, or
+            one whose observations can't be flattened.
+    """
+    env, mode, num_envs = config.env, vectorize_mode(config), config.num_envs_per_env_runner
+    check_env_id(env)
+    same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    if isinstance(env, str) and not is_tune_registered(env):
+        spec = find_spec(env)
+        if mode == NATIVE and (not spec.vector_entry_point or spec.additional_wrappers):
+            mode = "sync"
+        other = stacked_first(spec) if mode == NATIVE else None
+        if other:
+            raise ValueError(
+                f"{env} stacks its frames first, where networks for images have rows of pixels: "
+                f"{other} is the same with the frames last"
+            )
+        vector_env = gym.make_vec(
+            env,
+            num_envs=num_envs,
+            vectorization_mode=mode,
+            vector_kwargs={} if mode == NATIVE else same_step,
+            wrappers=() if mode == NATIVE else (SubEnv,),
+            **config.env_config,
+        )
+    else:
+        creator = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
+        context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
+        if is_vector_env_class(env):
+            context["num_envs"] = num_envs  # as RLlib hands it to vector envs
+            vector_env = creator(context)
+        else:
+            fns = [
+                lambda i=i: SubEnv(_checked(creator(context.copy_with_overrides(vector_index=i))))
+                for i in range(num_envs)
+            ]
+            vectorize = AsyncVectorEnv if mode == "async" else SyncVectorEnv
+            vector_env = vectorize(fns, **same_step)
+    if autoreset_mode(vector_env) == AutoresetMode.DISABLED:
+        vector_env.close()
+        raise ValueError(f"{env}: PPG needs a vector env that resets by itself, not DISABLED mode")
+    if not is_flat(vector_env.single_observation_space):
+        vector_env = FlattenObservations(vector_env)
+    return vector_env
+
+
+def autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """The env's autoreset mode; NEXT_STEP, gymnasium's default, if it does not say."""
+    return AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
+def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of one env, made for the purpose and closed again.
+
+    Raises:
+        ValueError: The env can't be made; the sentence says why.
+    """
+    one = copy.copy(config)
+    one.__dict__.update(num_envs_per_env_runner=1, _is_frozen=False)
+    if vectorize_mode(one) == "async":
+        one.gym_env_vectorize_mode = "sync"
+    try:
+        env = make_vector_env(one)
+    except ValueError:
+        raise
+    except Exception as e:
+        raise ValueError(f"env {config.env!r} can't be made: {_sentence(e)}") from e
+    spaces = env.single_observation_space, env.single_action_space
+    env.close()
+    return spaces
+
+
+class FlattenObservations(VectorWrapper):
+    """A vector env's observations as vectors (see `spaces.flatten_observation`).
+
+    gymnasium's own wrapper asserts that envs do not reset in the step that ends an episode.
+    """
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self._space = env.single_observation_space
+        self.single_observation_space = flat_space(self._space)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Resets all envs; observations are `[N, d]`."""
+        obs, infos = self.env.reset(**kwargs)
+        return self._flat(obs), infos
+
+    def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
+        """Steps all envs; observations, those in infos["final_obs"] included, are vectors."""
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            final = [o if o is None else self._flat_one(o) for o in infos["final_obs"]]
+            infos = {**infos, "final_obs": final}
+        return self._flat(obs), rewards, terminated, truncated, infos
+
+    def _flat(self, batch: Any) -> np.ndarray:
+        return np.stack([self._flat_one(o) for o in iterate(self.env.observation_space, batch)])
+
+    def _flat_one(self, obs: Any) -> np.ndarray:
+        return flatten_observation(self._space, obs)
+
+
+def _checked(env: Any) -> gym.Env:
+    if isinstance(env, MultiAgentEnv):
+        raise ValueError(f"{env!r} is a multi-agent env; PPG trains single-agent envs only")
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            "the env creator returned a vector env: give the class itself as env, or register it "
+            "with gymnasium by its vector_entry_point"
+        )
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"the env creator returned {env!r}, which is not a gymnasium.Env")
+    return env
+
+
+def _sentence(e: Exception) -> str:
+    return " ".join(f"{e}".split()) or type(e).__name__
+
+
+def close(env: VectorEnv, *, failed: bool) -> None:
+    """Closes a vector env; one that has `failed` without a wait for answers that may not come."""
+    if not failed:
+        env.close()
+        return
+    inner = env.unwrapped
+    with suppress(Exception):  # what is left of it may be unable to close
+        if isinstance(inner, AsyncVectorEnv):
+            for process in inner.processes:
+                process.kill()
+            inner._state = AsyncState.DEFAULT
+            inner.close(terminate=True)
+        env.close()

@@ -1,0 +1,1 @@
+"""A checkpoint's policy, loaded, played, scored, filmed and exported."""

@@ -1,0 +1,183 @@
+"""A policy as an ONNX model, and whether it computes what the policy does.
+
+Its input is `obs`, `[B, ...]`: observations as the env gives them (flattened, where PPG flattens
+them). Its outputs are `action_dist_inputs`, `[B, A]`, and for Discrete and Box actions `actions`,
+`[B, ...]`: the most probable ones, as the env takes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import (
+    TorchCategorical,
+    TorchDiagGaussian,
+)
+from ray.rllib.core.rl_module.rl_module import RLModule
+from torch import Tensor, nn
+
+from rllib_ppg.config import PPGConfig
+from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.inference.action_sampling import draw
+
+# Beyond what float32 rounds off over a few layers, relative to the largest number or 1.
+TOLERANCE = 1e-4
+_BATCH_SIZES = (1, 2, 7, 64)
+
+
+class Parity(NamedTuple):
+    """The largest differences between the two, each relative to the largest number or 1.
+
+    Attributes:
+        action_dist_inputs: of these.
+        actions: of Box actions; of Discrete ones, by how much the policy prefers its own action to
+            the model's, in logits. None without actions.
+    """
+
+    action_dist_inputs: float
+    actions: float | None
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether both are below `TOLERANCE`; NaN is not."""
+        return all(d <= TOLERANCE for d in self if d is not None)
+
+
+def to_onnx(policy: TrainedPolicy) -> bytes:
+    """The policy as a serialised ONNX model with a dynamic batch size.
+
+    Raises:
+        ValueError: The packages for it are not installed, or the policy can't be one network.
+    """
+    _check_packages()
+    _check_policy(policy)
+    network = _Network(policy.module, policy.config).eval()
+    # Traced with a batch of 2: torch would take 1 for a constant.
+    obs = torch.from_numpy(_random_observations(policy.module.observation_space, 2))
+    outputs = [Columns.ACTION_DIST_INPUTS, *([Columns.ACTIONS] if network.has_actions else [])]
+    program = torch.onnx.export(
+        network,
+        (obs,),
+        input_names=[Columns.OBS],
+        output_names=outputs,
+        dynamic_shapes={Columns.OBS: {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def compare(model: bytes, policy: TrainedPolicy) -> Parity:
+    """Runs a model in onnxruntime, beside the policy, on random observations in several batches."""
+    import onnxruntime
+
+    module, config = policy.module, policy.config
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    of_inputs, of_actions = [], []
+    for B in _BATCH_SIZES:
+        obs = _random_observations(module.observation_space, B)
+        of_model = dict(zip(names, session.run(None, {Columns.OBS: obs}), strict=True))
+        with torch.no_grad():
+            inputs = module.forward_inference({Columns.OBS: torch.from_numpy(obs)})[
+                Columns.ACTION_DIST_INPUTS
+            ]
+        of_inputs.append(_difference(of_model[Columns.ACTION_DIST_INPUTS], inputs.numpy()))
+        if Columns.ACTIONS not in names:
+            continue
+        actions = of_model[Columns.ACTIONS]
+        if isinstance(module.action_space, gym.spaces.Discrete):
+            # Where two actions are as good as equal, rounding may choose.
+            logits, rows = inputs.numpy(), np.arange(B)
+            of_actions.append(
+                _difference(logits[rows, actions - module.action_space.start], logits.max(1))
+            )
+        else:
+            mode, _ = draw(module.get_inference_action_dist_cls(), inputs, None)
+            to_env = Actions(module.action_space).for_env(
+                mode, normalized=config.normalize_actions, clip=config.clip_actions
+            )
+            of_actions.append(_difference(actions, to_env))
+    return Parity(float(np.max(of_inputs)), float(np.max(of_actions)) if of_actions else None)
+
+
+class _Network(nn.Module):
+    """From an observation to actions, as a graph of tensors alone."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, module: RLModule, config: AlgorithmConfig):
+        super().__init__()
+        self.module = module
+        space, dist_cls = module.action_space, module.get_inference_action_dist_cls()
+        self.discrete = isinstance(space, gym.spaces.Discrete) and dist_cls is TorchCategorical
+        self.box = isinstance(space, gym.spaces.Box) and dist_cls is TorchDiagGaussian
+        self.has_actions = self.discrete or self.box
+        if self.discrete:
+            self.start = int(space.start)
+        if self.box:
+            bounded = bool(np.all(space.bounded_below & space.bounded_above))
+            self.unsquash = config.normalize_actions and bounded
+            self.clip = self.unsquash or (config.clip_actions and not config.normalize_actions)
+            self.register_buffer("low", torch.from_numpy(space.low))
+            self.register_buffer("high", torch.from_numpy(space.high))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
+        inputs = self.module._forward_inference({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
+        if not self.has_actions:
+            return (inputs,)
+        if self.discrete:
+            return inputs, inputs.argmax(-1) + self.start
+        actions = inputs.chunk(2, dim=-1)[0]  # mean; log_std
+        if self.unsquash:
+            actions = self.low + (actions + 1.0) * (self.high - self.low) / 2.0
+        if self.clip:
+            actions = torch.minimum(torch.maximum(actions, self.low), self.high)
+        return inputs, actions
+
+
+def _random_observations(space: gym.Space, B: int) -> np.ndarray:
+    space.seed(B)
+    return np.stack([space.sample() for _ in range(B)])
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
+
+
+def _check_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as e:
+        raise ValueError(
+            f"the export needs the package {e.name}: pip install 'rllib-ppg[onnx]'"
+        ) from e
+
+
+def _check_policy(policy: TrainedPolicy) -> None:
+    module = policy.module
+    if not isinstance(module.observation_space, gym.spaces.Box):
+        raise ValueError(
+            f"a model takes vectors or images, not observations of {module.observation_space}"
+        )
+    if module.is_stateful():
+        raise ValueError("policies with a memory, such as LSTMs, can't be exported")
+    if not isinstance(policy.config, PPGConfig) and policy.config._env_to_module_connector:
+        raise ValueError(
+            "the policy sees what its env_to_module_connector makes of observations, which is no "
+            "part of its networks and would be missing from the model"
+        )
+    obs: Any = torch.from_numpy(_random_observations(module.observation_space, 1))
+    with torch.no_grad():
+        if Columns.ACTION_DIST_INPUTS not in module.forward_inference({Columns.OBS: obs}):
+            raise ValueError(f"a {type(module).__name__} has no distribution of actions to export")

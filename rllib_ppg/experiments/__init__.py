@@ -1,0 +1,1 @@
+"""Experiment files and command-line options, as a Tuner."""

@@ -1,0 +1,117 @@
+"""Experiment files: where they are, and how they are read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from rllib_ppg.did_you_mean import did_you_mean
+
+SUFFIXES = (".yaml", ".yml", ".py")
+
+
+def find_experiment_file(file: str | Path) -> Path:
+    """Returns the path of an experiment file.
+
+    Args:
+        file: A path, or the name of a shipped example with or without its suffix.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    path = Path(file).expanduser()
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise ValueError(
+                f"{file} is not an experiment file: its name must end in {', '.join(SUFFIXES)}"
+            )
+        return path
+    examples = {example.stem: example for example in shipped_examples()}
+    if path.name == str(file) and path.stem in examples and path.suffix in ("", *SUFFIXES):
+        return examples[path.stem]
+    raise ValueError(
+        f"there is no experiment file {file}, and the shipped examples are "
+        f"{', '.join(sorted(examples))}{did_you_mean(path.stem, examples)}"
+    )
+
+
+def shipped_examples() -> list[Path]:
+    """Returns the experiment files that come with this package."""
+    package = Path(__file__).parents[1]
+    # Inside the package where a wheel put them, beside it in a clone.
+    places = [package / "tuned_examples", package.parent / "tuned_examples"]
+    folder = next((place for place in places if place.is_dir()), places[0])
+    return sorted(path for path in folder.glob("[!_]*") if path.suffix in SUFFIXES)
+
+
+def import_experiment_file(path: Path) -> ModuleType:
+    """Runs a Python file and returns the module that it makes.
+
+    Raises:
+        ValueError: If it raises.
+    """
+    from ray import cloudpickle
+
+    spec = importlib.util.spec_from_file_location(f"rllib_experiment_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    # Other processes have no such module: what it defines, an env say, is to travel by value.
+    cloudpickle.register_pickle_by_value(module)
+    sys.path.insert(0, str(path.parent.absolute()))  # as `python FILE` has it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parses YAML, and JSON with it, safely: no tag in it can run code.
+
+    Args:
+        text: The YAML.
+        source: What to call it in an error.
+
+    Raises:
+        ValueError: If the text is not YAML.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass  # YAML reads most JSON, tabs are the exception
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ValueError(f"{source} is not valid YAML or JSON{where}: {problem}") from error
+
+
+def dump_yaml(data: Any) -> str:
+    """Returns data as the YAML that `parse_yaml` reads it from."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 5e-4 as a string, for want of a dot; no learning rate is meant as one."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as a number."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )

@@ -1,0 +1,59 @@
+"""The paper's network for RLlib's own PPO, whose default networks take no uint8 images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
+
+_STATES_AT_ONCE = 1024
+
+
+class ImpalaPPOModule(PPGTorchRLModule):
+    """PPG's network with `arch="shared"` and without the auxiliary head; for PPO-like algorithms.
+
+    Example:
+        >>> from ray.rllib.algorithms.ppo import PPOConfig
+        >>> from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+        >>> spec = RLModuleSpec(module_class=ImpalaPPOModule)
+        >>> config = PPOConfig().rl_module(rl_module_spec=spec)
+    """
+
+    model_config: dict[str, Any]
+
+    @override(RLModule)
+    def setup(self) -> None:
+        self.model_config = {**self.model_config, "arch": "shared"}
+        super().setup()
+        del self.vf_aux  # a parameter without a gradient would stop several learners
+
+    @override(InferenceOnlyAPI)
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["vf"]
+
+    @override(RLModule)
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        features = self._encode(self.pi_encoder, batch)
+        return {Columns.ACTION_DIST_INPUTS: self.pi(features), Columns.EMBEDDINGS: features}
+
+    @override(ValueFunctionAPI)
+    def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
+        """V of each observation in the batch, `[B]`.
+
+        PPO's loss comes with the features that `_forward_train` has given it. Its advantages come
+        without, and with a whole rollout, whose gradients nobody uses and which would take 17 GB a
+        layer for 65,536 frames: these go through in parts, without gradients.
+        """
+        if embeddings is not None:
+            return self.vf(embeddings).squeeze(-1)
+        with torch.no_grad():
+            parts = batch[Columns.OBS].split(_STATES_AT_ONCE)
+            features = [self._encode(self.pi_encoder, {Columns.OBS: part}) for part in parts]
+            return self.vf(torch.cat(features)).squeeze(-1)

@@ -1,0 +1,197 @@
+"""PPG's networks: two encoders or one, and the heads pi, vf and vf_aux (paper, section 2 and 3.6).
+
+    dual      pi_encoder -> pi, vf_aux      vf_encoder -> vf
+    detach    pi_encoder -> pi, vf_aux, vf   (vf sees detached features)
+    shared    pi_encoder -> pi, vf_aux, vf   (vf's gradient goes everywhere, as in PPO)
+
+Env runners build the part that acts, pi_encoder and pi, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium as gym
+import torch
+from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.models.base import ENCODER_OUT, Encoder
+from ray.rllib.core.models.catalog import Catalog
+from ray.rllib.core.models.configs import ModelConfig
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.annotations import override
+from torch import Tensor, nn
+
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.networks.impala_cnn import (
+    CHANNELS,
+    DENSE,
+    ImpalaEncoder,
+    ImpalaEncoderConfig,
+    norm_init,
+)
+from rllib_ppg.networks.observation_filter import MeanStdFilter
+
+ARCHITECTURES = ("dual", "detach", "shared")
+VF_AUX_PREDS = "vf_aux_preds"
+
+# What `forward_train` can compute, by the column that it comes in.
+TRAIN_OUTPUTS = (Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS)
+
+# Entries of `model_config` beside RLlib's `DefaultModelConfig`.
+_OWN_MODEL_KEYS = {
+    "arch": "dual",
+    "detach_vf_in_aux_phase": True,
+    "impala_channels": CHANNELS,
+    "impala_dense": DENSE,
+    "freeze": (),
+    "observation_filter": "NoFilter",
+}
+_HEAD_SCALE = 0.1
+
+
+def check_model_config(model_config: Mapping[str, Any]) -> None:
+    """Raises ValueError for an entry that neither RLlib's default models nor PPG's have."""
+    known = {*asdict(DefaultModelConfig()), *_OWN_MODEL_KEYS}
+    for key in model_config:
+        if key not in known:
+            raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
+
+
+class PPGCatalog(PPOCatalog):
+    """RLlib's PPO catalog with the IMPALA CNN for images and one encoder a call.
+
+    `model_config` takes RLlib's `DefaultModelConfig` entries and, for images, `impala_channels`
+    and `impala_dense`; with `conv_filters` an image gets RLlib's own CNN.
+    """
+
+    @classmethod
+    @override(Catalog)
+    def _get_encoder_config(
+        cls,
+        observation_space: gym.Space,
+        model_config_dict: dict,
+        action_space: gym.Space | None = None,
+    ) -> ModelConfig:
+        if len(observation_space.shape or ()) == 3 and not model_config_dict.get("conv_filters"):
+            return ImpalaEncoderConfig(
+                input_dims=observation_space.shape,
+                channels=model_config_dict.get("impala_channels", CHANNELS),
+                dense=model_config_dict.get("impala_dense", DENSE),
+            )
+        return Catalog._get_encoder_config(observation_space, model_config_dict, action_space)
+
+    @override(Catalog)
+    def build_encoder(self, framework: str) -> Encoder:
+        return self._encoder_config.build(framework=framework)
+
+
+class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
+    """The default module of PPG.
+
+    Entries of `model_config` beside RLlib's and those of `PPGCatalog`:
+
+    - `arch`: dual, detach or shared; set by `PPGConfig.training(arch=...)`.
+    - `freeze`: names of parts that are not trained, such as `["pi_encoder"]`.
+
+    Raises:
+        ValueError: `freeze` names what is no part of the module.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        catalog_class = kwargs.pop("catalog_class", None) or PPGCatalog
+        super().__init__(*args, **kwargs, catalog_class=catalog_class)
+
+    @override(RLModule)
+    def setup(self) -> None:
+        config = _OWN_MODEL_KEYS | self.model_config
+        self.arch: str = config["arch"]
+        self.detach_vf_in_aux_phase: bool = config["detach_vf_in_aux_phase"]
+        self._image = len(self.observation_space.shape) == 3
+
+        self.pi_encoder = self.catalog.build_encoder("torch")
+        self.pi = self.catalog.build_pi_head("torch")
+        if self.arch == "dual":
+            self.vf_encoder = self.catalog.build_encoder("torch")
+        self.vf = self.catalog.build_vf_head("torch")
+        self.vf_aux = self.catalog.build_vf_head("torch")
+        for head in (self.pi, self.vf, self.vf_aux):
+            norm_init([m for m in head.modules() if isinstance(m, nn.Linear)][-1], _HEAD_SCALE)
+        for name in config["freeze"]:
+            self._freeze(name)
+        self.observation_filter: nn.Module = nn.Identity()
+        if config["observation_filter"] != "NoFilter":
+            if self._image:
+                raise ValueError("observation_filter is for vectors: images are divided by 255")
+            self.observation_filter = MeanStdFilter(self.observation_space.shape)
+
+    @override(InferenceOnlyAPI)
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["vf_encoder", "vf", "vf_aux"] if self.arch == "dual" else ["vf", "vf_aux"]
+
+    @override(RLModule)
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.pi(self._encode(self.pi_encoder, batch))}
+
+    @override(RLModule)
+    def _forward_train(
+        self,
+        batch: dict[str, Any],
+        *,
+        outputs: Collection[str] = TRAIN_OUTPUTS,
+        aux_phase: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Computes just the `outputs` asked for, with the gradient flow of the phase.
+
+        Args:
+            batch: {"obs": `[B, ...]`}.
+            outputs: some of `TRAIN_OUTPUTS`.
+            aux_phase: whether this is the auxiliary phase, where `detach_vf_in_aux_phase=False`
+                lets the gradient of `arch="detach"`'s value head into the encoder.
+
+        Returns:
+            The outputs: `action_dist_inputs` `[B, A]`, `vf_preds` `[B]`, `vf_aux_preds` `[B]`.
+        """
+        out: dict[str, Any] = {}
+        vf = Columns.VF_PREDS in outputs
+        if self.arch != "dual" or {*outputs} - {Columns.VF_PREDS}:
+            features = self._encode(self.pi_encoder, batch)
+        if Columns.ACTION_DIST_INPUTS in outputs:
+            out[Columns.ACTION_DIST_INPUTS] = self.pi(features)
+        if VF_AUX_PREDS in outputs:
+            out[VF_AUX_PREDS] = self.vf_aux(features).squeeze(-1)
+        if vf and self.arch == "dual":
+            features = self._encode(self.vf_encoder, batch)
+        elif vf and self.arch == "detach" and (self.detach_vf_in_aux_phase or not aux_phase):
+            features = features.detach()
+        if vf:
+            out[Columns.VF_PREDS] = self.vf(features).squeeze(-1)
+        return out
+
+    @override(ValueFunctionAPI)
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """V of each observation in the batch, `[B]`."""
+        return self._forward_train(batch, outputs=(Columns.VF_PREDS,))[Columns.VF_PREDS]
+
+    def _freeze(self, name: str) -> None:
+        parts = dict(self.named_modules())
+        if name not in parts or not name:
+            known = {n for n in parts if n and "." not in n}
+            raise ValueError(
+                f"model_config['freeze'] names {name!r}, which is no part of the networks"
+                f"{did_you_mean(name, known)}"
+            )
+        parts[name].requires_grad_(False)
+
+    def _encode(self, encoder: Encoder, batch: dict[str, Any]) -> Tensor:
+        obs = batch[Columns.OBS]
+        if not isinstance(encoder, ImpalaEncoder):  # which takes images of any dtype
+            scale = 255.0 if self._image and obs.dtype == torch.uint8 else 1.0
+            obs = self.observation_filter(obs.to(next(encoder.parameters()).dtype) / scale)
+        return encoder({Columns.OBS: obs})[ENCODER_OUT]

@@ -1,1 +1,0 @@
-"""A trained policy plays: what is under `rllib evaluate`, `record` and `export`."""

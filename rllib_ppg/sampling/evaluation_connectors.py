@@ -1,0 +1,95 @@
+"""Evaluation by RLlib's own env runner, which samples whole episodes, on PPG's networks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline
+from ray.rllib.connectors.env_to_module.observation_preprocessor import (
+    SingleAgentObservationPreprocessor,
+)
+from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline, NormalizeAndClipActions
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.annotations import override
+
+from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation, is_flat
+from rllib_ppg.inference.action_sampling import draw
+
+
+def observe_as_in_training(pipeline: EnvToModulePipeline) -> None:
+    """Puts before the user's connectors what PPG's vector envs do."""
+    pipeline.prepend(FlattenAsInTraining())
+
+
+def act_as_in_training(pipeline: ModuleToEnvPipeline, normalized: bool, clip: bool) -> None:
+    """Puts around the user's connectors what PPG's env runner does, in the place of RLlib's."""
+    pipeline.prepend(DrawActions())
+    pipeline.insert_before(NormalizeAndClipActions, ActionsForEnv(normalized, clip))
+    pipeline.remove(NormalizeAndClipActions)
+
+
+class FlattenAsInTraining(SingleAgentObservationPreprocessor):
+    """Flattens the observations that PPG's vector envs flatten (see `spaces.is_flat`)."""
+
+    @override(ConnectorV2)
+    def recompute_output_observation_space(
+        self, input_observation_space: gym.Space, input_action_space: gym.Space
+    ) -> gym.Space:
+        space = input_observation_space
+        return space if is_flat(space) else flat_space(space)
+
+    @override(SingleAgentObservationPreprocessor)
+    def preprocess(self, observation: Any, episode: Any) -> np.ndarray:
+        """One observation, `[d]` or as it is."""
+        if is_flat(self.input_observation_space):
+            return observation
+        return flatten_observation(self.input_observation_space, observation)
+
+
+class DrawActions(ConnectorV2):
+    """Draws actions as in training; RLlib's modes of composite actions have no one logp a state."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # RLlib has seeded numpy's own generator from the config's seed and the env runner's index.
+        self._rng = np.random.default_rng(np.random.randint(2**31))
+
+    @override(ConnectorV2)
+    def __call__(
+        self, *, rl_module: RLModule, batch: dict[str, Any], explore: bool | None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if Columns.ACTIONS not in batch:  # a user's module may give actions itself
+            dist_cls = (
+                rl_module.get_exploration_action_dist_cls()
+                if explore
+                else rl_module.get_inference_action_dist_cls()
+            )
+            inputs = batch[Columns.ACTION_DIST_INPUTS]
+            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = draw(
+                dist_cls, inputs, self._rng if explore else None
+            )
+        return batch
+
+
+class ActionsForEnv(ConnectorV2):
+    """Gives the env its actions as in training; RLlib would leave out a discrete space's start."""
+
+    def __init__(self, normalized: bool, clip: bool):
+        super().__init__()
+        self._how = {"normalized": normalized, "clip": clip}
+
+    @override(ConnectorV2)
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        for_env = Actions(self.input_action_space).for_env
+        batch[Columns.ACTIONS_FOR_ENV] = copy.deepcopy(batch[Columns.ACTIONS])
+        self.foreach_batch_item_change_in_place(
+            batch,
+            column=Columns.ACTIONS_FOR_ENV,
+            func=lambda actions, *_: for_env(actions, **self._how),
+        )
+        return batch
