@@ -4,9 +4,9 @@
 
 Hosts are network namespaces of this machine, on a bridge that leads nowhere else, and each runs a
 Ray node of its own with a role (`rllib_ppg/resources/node_roles.py`). The script that trains runs
-on the first learner's host, as a Tune trial's main process does. Bytes are those of the bridge's ports:
-Ethernet frames of at most 1,514 bytes, with all that Ray sends. Seconds say nothing here, as all
-hosts share one machine. `docs/scaling.md` has the results.
+on the first learner's host, as a Tune trial's main process does. Bytes are those of the bridge's
+ports: Ethernet frames of at most 1,514 bytes, with all that Ray sends. Seconds say nothing here, as
+all hosts share one machine. `docs/scaling.md` has the results.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from benchmarks.envs import FRAMES, Cheap
 from benchmarks.throughput import in_store, machine, start_ray
 from rllib_ppg import PPGConfig
-from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.replay import rows_per_block
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.ppg import PPG
@@ -178,7 +178,7 @@ class Run:
         per_block = rows_per_block(self.T * self.frame_bytes)
         shards = [
             b - a
-            for numbers in number_rows([self.envs] * self.runners)
+            for numbers in interleave_row_ids([self.envs] * self.runners)
             for a, b in pairwise(shard_cuts(numbers, self.rows, self.learners))
         ]
         return sum(-(-rows // per_block) for rows in shards)
@@ -249,7 +249,7 @@ def _largest_shares(run: Run, iterations: int, num_minibatches: int) -> int:
         in_minibatch = -(-run.rows * iterations // num_minibatches)
         return num_minibatches * -(-in_minibatch // run.learners)
     # Some get a row more, or the only one: what the package itself does.
-    of_phase = number_rows([run.rows] * iterations)
+    of_phase = interleave_row_ids([run.rows] * iterations)
     shares = []
     for k in range(run.learners):
         rows = np.arange(-(-k * run.rows // run.learners), -(-(k + 1) * run.rows // run.learners))

@@ -25,18 +25,18 @@ NORMALIZED_RETURN_MEAN = "normalized_return_mean"
 GENERALIZATION_GAP = "generalization_gap"
 
 
-def at_the_top(name: str) -> type[RLlibCallback]:
+def promote_metric(name: str) -> type[RLlibCallback]:
     """A callback that repeats a nested result, "env_runners/x" say, under its whole name.
 
     Tune orders checkpoints by results of the top level alone, and goes by their age, without a
     word, if the name is none of these. Where there is no such result, it is NaN, the lowest score.
     """
 
-    class AtTheTop(RLlibCallback):
+    class PromoteMetric(RLlibCallback):
         def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
             result[name] = unflattened_lookup(name, result, default=math.nan)
 
-    return AtTheTop
+    return PromoteMetric
 
 
 class PPGCallback(RLlibCallback):

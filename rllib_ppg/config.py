@@ -73,7 +73,7 @@ _UNSUPPORTED = {
 # Of an evaluation, at least, so that it is not of the shortest ones.
 _EPISODES_AN_ENV = 10
 # Settings that the networks read, too.
-_OF_TRAINING = ("arch", "detach_vf_in_aux_phase", "observation_filter")
+_MODEL_SETTINGS = ("arch", "detach_vf_in_aux_phase", "observation_filter")
 # Whole numbers, and the least that each may be.
 _AT_LEAST = {
     "n_pi": 0, "e_pi": 1, "e_v": 1, "e_aux": 0, "num_minibatches": 1, "num_aux_minibatches": 1,
@@ -272,7 +272,7 @@ class PPGConfig(AlgorithmConfig):
                 raise ValueError(_unknown(key, {*given, *_training_keys()}))
         for key in ("model", "optimizer"):  # RLlib merges them into its own at once
             if not isinstance(kwargs.get(key, {}), dict):
-                raise _refusal(key, "a dict", kwargs[key])
+                raise _invalid_setting(key, "a dict", kwargs[key])
         if "grad_clip_by" in kwargs:
             _check_choice("grad_clip_by", kwargs["grad_clip_by"], _CLIP_BY)
         super().training(**kwargs)
@@ -349,7 +349,7 @@ class PPGConfig(AlgorithmConfig):
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        own = {key: getattr(self, key) for key in _OF_TRAINING}
+        own = {key: getattr(self, key) for key in _MODEL_SETTINGS}
         # RLlib's PPO catalog reads `vf_share_layers`; PPG's module goes by `arch` alone.
         return super()._model_config_auto_includes | own | {"vf_share_layers": False}
 
@@ -373,7 +373,7 @@ class PPGConfig(AlgorithmConfig):
         config = super().get_evaluation_config_object()
         if config is None or config.env_runner_cls is not self.env_runner_cls:
             return config
-        config._play_whole_episodes(self.evaluation_config)
+        config._limit_evaluation_envs(self.evaluation_config)
         if is_vector_env_class(config.env):
             # RLlib's runner would lose a step of each episode where these reset in SAME_STEP mode.
             config._check_needs_no_episodes()
@@ -384,7 +384,7 @@ class PPGConfig(AlgorithmConfig):
             config.gym_env_vectorize_mode = "sync"
         return config
 
-    def _play_whole_episodes(self, given: Mapping[str, Any] | None) -> None:
+    def _limit_evaluation_envs(self, given: Mapping[str, Any] | None) -> None:
         """Has an evaluation of few episodes few envs, unless their number is given.
 
         RLlib counts the episodes that end first, of all envs. With as many envs as in training
@@ -455,7 +455,7 @@ class PPGConfig(AlgorithmConfig):
         for key, (default, instead) in _REPLACED.items():
             value = getattr(self, key)
             if _differs(value, default):
-                raise ValueError(f"PPG does not use {key}={_shown(value)}: set {instead}")
+                raise ValueError(f"PPG does not use {key}={_format_value(value)}: set {instead}")
         if self.clip_rewards:  # False and None are both RLlib's "never"
             raise ValueError("PPG does not use clip_rewards: set normalize_rewards")
         for key, (default, what) in _UNSUPPORTED.items():
@@ -463,7 +463,7 @@ class PPGConfig(AlgorithmConfig):
                 raise ValueError(f"PPG does not support {what}")
         learner = self._learner_class
         if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
-            raise _refusal("learner_class", "a class derived from PPGTorchLearner", learner)
+            raise _invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
         self._check_needs_no_episodes()
 
     def _check_needs_no_episodes(self) -> None:
@@ -497,9 +497,9 @@ class PPGConfig(AlgorithmConfig):
                 model_config = asdict(model_config)
             model_config = {} if model_config is None else model_config
             if not isinstance(model_config, Mapping):
-                raise _refusal("model_config", "a dict or DefaultModelConfig", model_config)
+                raise _invalid_setting("model_config", "a dict or DefaultModelConfig", model_config)
             if of_ppg:
-                self._check_said_once(model_config)
+                self._check_no_conflicting_model_settings(model_config)
             if not own_class and spec.catalog_class in (None, PPGCatalog):
                 check_model_config(model_config)
             if model_config.get("use_lstm"):
@@ -512,9 +512,9 @@ class PPGConfig(AlgorithmConfig):
                 f"{spec.module_class.__name__} from PPGTorchRLModule"
             )
 
-    def _check_said_once(self, model_config: Mapping[str, Any]) -> None:
+    def _check_no_conflicting_model_settings(self, model_config: Mapping[str, Any]) -> None:
         """Refuses in `model_config` what has another place, and would not agree with it there."""
-        for key in _OF_TRAINING:
+        for key in _MODEL_SETTINGS:
             if key in model_config and _differs(model_config[key], getattr(self, key)):
                 raise ValueError(f"{key} is a setting of its own: set {key}, not model_config")
 
@@ -528,52 +528,52 @@ class PPGConfig(AlgorithmConfig):
         for key in _NOT_NEGATIVE:
             value = getattr(self, key)
             if not _is_number(value) or value < 0:
-                raise _refusal(key, "a non-negative number", value)
+                raise _invalid_setting(key, "a non-negative number", value)
         # With a KL penalty nothing is clipped, and OpenAI's own command line sets clip_param=0.
         if self.kl_penalty == 0 and not (_is_number(self.clip_param) and self.clip_param > 0):
-            raise _refusal("clip_param", "a positive number", self.clip_param)
+            raise _invalid_setting("clip_param", "a positive number", self.clip_param)
         for key in ("gamma", "lambda_"):
             value = getattr(self, key)
             if not _is_number(value) or not 0 <= value <= 1:
-                raise _refusal(key, "between 0 and 1", value)
+                raise _invalid_setting(key, "between 0 and 1", value)
         value = self.vf_clip_param
         if value is not None and not (_is_number(value) and value > 0):
-            raise _refusal("vf_clip_param", "None or positive", value)
+            raise _invalid_setting("vf_clip_param", "None or positive", value)
         value = self.grad_clip
         if value is not None and not (_is_number(value) and value >= 0):
-            raise _refusal("grad_clip", "None or a non-negative number", value)
+            raise _invalid_setting("grad_clip", "None or a non-negative number", value)
         value = self.num_cpus_per_learner
         if not _is_exactly(value, "auto") and not (_is_number(value) and value >= 0):
-            raise _refusal("num_cpus_per_learner", "'auto' or a non-negative number", value)
+            raise _invalid_setting("num_cpus_per_learner", "'auto' or a non-negative number", value)
         for key in ROLE_OF:
             value = getattr(self, key)
             if not isinstance(value, dict) or not all(
                 isinstance(name, str) and _is_number(amount) and amount >= 0
                 for name, amount in value.items()
             ):
-                raise _refusal(key, "a dict of names and non-negative numbers", value)
+                raise _invalid_setting(key, "a dict of names and non-negative numbers", value)
         for key, or_none in (("collective_timeout_s", ""), ("sample_timeout_s", "None or ")):
             value = getattr(self, key)
             if or_none and value is None:
                 continue
             if not (_is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S):
                 at_most = f"a positive number of at most {_LONGEST_TIMEOUT_S:g} seconds"
-                raise _refusal(key, or_none + at_most, value)
+                raise _invalid_setting(key, or_none + at_most, value)
         value = self.seed
         if value is not None and not (_is_whole(value) and 0 <= value < _SEEDS):
-            raise _refusal("seed", "None or a whole number from 0 to 2**31 - 1", value)
+            raise _invalid_setting("seed", "None or a whole number from 0 to 2**31 - 1", value)
         for key in ("lr", "aux_lr", "entropy_coeff"):
             _check_schedule(key, getattr(self, key))
         for key in _SWITCHES:
             if not isinstance(getattr(self, key), bool):
-                raise _refusal(key, "True or False", getattr(self, key))
+                raise _invalid_setting(key, "True or False", getattr(self, key))
         _check_choice("arch", self.arch, ARCHITECTURES)
         _check_choice("grad_clip_by", self.grad_clip_by, _CLIP_BY)
         for key in ("policy_precision", "aux_precision"):
             _check_choice(key, getattr(self, key), PRECISIONS)
         value = self.replay_compression
         if value is not None and not _is_exactly(value, "lz4"):
-            raise _refusal("replay_compression", "None or 'lz4'", value)
+            raise _invalid_setting("replay_compression", "None or 'lz4'", value)
         modes = [mode.value for mode in gym.VectorizeMode]
         _check_choice("gym_env_vectorize_mode", vectorize_mode(self), modes)
 
@@ -596,7 +596,7 @@ class PPGConfig(AlgorithmConfig):
         size = self.train_batch_size
         if not _is_whole(size) or size not in (default, self.batch_size):
             raise ValueError(
-                f"train_batch_size={_shown(size)} contradicts {shape} x {T} steps = "
+                f"train_batch_size={_format_value(size)} contradicts {shape} x {T} steps = "
                 f"{self.batch_size} env steps an iteration; leave it out"
             )
         if self._train_batch_size_per_learner is not None:
@@ -604,7 +604,7 @@ class PPGConfig(AlgorithmConfig):
             size = self._train_batch_size_per_learner
             if not _is_number(size) or size != per_learner:
                 raise ValueError(
-                    f"train_batch_size_per_learner={_shown(size)} "
+                    f"train_batch_size_per_learner={_format_value(size)} "
                     f"contradicts {shape} x {T} steps = {self.batch_size} env steps an iteration "
                     f"over {max(self.num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
                 )
@@ -636,15 +636,15 @@ def _differs(value: Any, default: Any) -> bool:
 
 def _check_count(key: str, value: Any, minimum: int, or_unset: str = "") -> None:
     if not _is_whole(value) or value < minimum:
-        raise _refusal(key, f"{or_unset}a whole number of at least {minimum}", value)
+        raise _invalid_setting(key, f"{or_unset}a whole number of at least {minimum}", value)
     if value >= 2**31:
-        raise _refusal(key, f"{or_unset}a whole number below 2**31", value)
+        raise _invalid_setting(key, f"{or_unset}a whole number below 2**31", value)
 
 
 def _check_choice(key: str, value: Any, known: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in known:
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
-        raise ValueError(f"{key} is one of {', '.join(known)}, not {_shown(value)}{hint}")
+        raise ValueError(f"{key} is one of {', '.join(known)}, not {_format_value(value)}{hint}")
 
 
 def _check_schedule(key: str, value: Any) -> None:
@@ -652,21 +652,21 @@ def _check_schedule(key: str, value: Any) -> None:
     form = "a non-negative number or a schedule [[env steps, value], ...]"
     if not isinstance(value, list | tuple):
         if not _is_number(value) or value < 0:
-            raise _refusal(key, form, value)
+            raise _invalid_setting(key, form, value)
         return
     pairs = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
     if not pairs or not all(_is_number(x) and x >= 0 for pair in value for x in pair):
-        raise _refusal(key, f"{form} of non-negative numbers", value)
+        raise _invalid_setting(key, f"{form} of non-negative numbers", value)
     steps = [pair[0] for pair in value]
     if len(steps) < 2 or steps[0] != 0 or steps != sorted(steps):
-        raise _refusal(key, f"{form} of at least two, from 0 env steps upwards", value)
+        raise _invalid_setting(key, f"{form} of at least two, from 0 env steps upwards", value)
 
 
-def _refusal(key: str, what: str, value: Any) -> ValueError:
-    return ValueError(f"{key} is {what}, not {_shown(value)}")
+def _invalid_setting(key: str, what: str, value: Any) -> ValueError:
+    return ValueError(f"{key} is {what}, not {_format_value(value)}")
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value in one line; with its type where that is none that a file could hold."""
     if _is_whole(value) and value.bit_length() > 64:
         return f"one of {value.bit_length()} bits"

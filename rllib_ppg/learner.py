@@ -38,11 +38,11 @@ from ray.rllib.utils.typing import ResultDict
 from torch import Tensor
 
 from rllib_ppg.checkpoint import rng_state
-from rllib_ppg.data.minibatches import Segments, number_rows
+from rllib_ppg.data.minibatches import Segments, interleave_row_ids
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import (
-    OPEN_BYTES,
-    OPEN_BYTES_OF_PARTS,
+    BLOCK_CACHE_BYTES,
+    SEGMENT_CACHE_BYTES,
     BlockInfo,
     BlockReader,
     Observations,
@@ -51,12 +51,19 @@ from rllib_ppg.data.replay import (
 from rllib_ppg.data.reward_norm import normalize
 from rllib_ppg.data.rollout import Rollout, gae, successor_values
 from rllib_ppg.envs.spaces import Actions
-from rllib_ppg.learning.batches import Arrays, States, as_tensor, flat, joined, one_ahead
-from rllib_ppg.learning.collectives import Peers
+from rllib_ppg.learning.batches import (
+    Arrays,
+    StateDataset,
+    as_tensor,
+    concatenate_to_device,
+    flat,
+    prefetch,
+)
+from rllib_ppg.learning.collectives import LearnerCollective
 from rllib_ppg.learning.gradients import GradientBuffer, reached
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 from rllib_ppg.networks.rl_module import TRAIN_OUTPUTS, VF_AUX_PREDS
-from rllib_ppg.resources.cpu import keep_freed_memory, use_cpus_of_those_who_wait
+from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
 
 VALUE_OPTIMIZER = "value"
 AUX_OPTIMIZER = "aux"
@@ -80,7 +87,7 @@ class PPGTorchLearner(TorchLearner):
     def build(self) -> None:
         """Builds the module, its optimisers and schedules."""
         config = self.config
-        self._peers = Peers(self.distributed, config.collective_timeout_s)
+        self._peers = LearnerCollective(self.distributed, config.collective_timeout_s)
         self._precision = "float32"
         self._save_error: OSError | None = None
         super().build()
@@ -92,15 +99,15 @@ class PPGTorchLearner(TorchLearner):
         # By the name of a loss: its terms, and the gradients of the parameters that it trains.
         self._losses: dict[str, tuple[list[str], GradientBuffer]] = {}
         space = self._ppg_module.observation_space
-        self._frames = config.micro_batch_size
-        if self._frames == "auto":
-            self._frames = 2**62
+        self._micro_batch_size = config.micro_batch_size
+        if self._micro_batch_size == "auto":
+            self._micro_batch_size = 2**62
             if len(space.shape) == 3:
                 pixels = _CPU_PIXELS if self._device.type == "cpu" else _GPU_PIXELS
-                self._frames = max(1, pixels // math.prod(space.shape[:2]))
+                self._micro_batch_size = max(1, pixels // math.prod(space.shape[:2]))
         keep_freed_memory()
         if len(space.shape) == 3:  # small vectors gain nothing
-            use_cpus_of_those_who_wait(config, config.num_learners)
+            use_idle_cpu_threads(config, config.num_learners)
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -238,8 +245,8 @@ class PPGTorchLearner(TorchLearner):
         if state is not None:
             rng_state.set_state(state)
 
-    def snapshot(self, whole: bool) -> tuple[str, dict[str, Any]]:
-        """Its node's id, and as an object of its own a state that `go_back` takes.
+    def get_recovery_state(self, whole: bool) -> tuple[str, dict[str, Any]]:
+        """Its node's id, and as an object of its own a state that `set_recovery_state` takes.
 
         Args:
             whole: With weights and optimisers, which are the same in all learners.
@@ -249,8 +256,8 @@ class PPGTorchLearner(TorchLearner):
             state["learner"] = self.get_state()
         return ray.get_runtime_context().get_node_id(), state
 
-    def go_back(self, first: dict[str, Any], own: dict[str, Any]) -> None:
-        """Restores what `snapshot` returned, of the first learner and of this one."""
+    def set_recovery_state(self, first: dict[str, Any], own: dict[str, Any]) -> None:
+        """Restores what `get_recovery_state` returned, of the first learner and of this one."""
         self.set_state(first["learner"])
         self.set_exact_state(own["exact"])
 
@@ -302,19 +309,19 @@ class PPGTorchLearner(TorchLearner):
             it with `.options(num_returns=1 + blocks)`.
 
         Raises:
-            ValueError: A rollout has other numbers of rows or steps than the driver has counted on.
+            ValueError: A rollout has other row_ids of rows or steps than the driver has counted on.
             FloatingPointError: A gradient is NaN or infinite.
         """
         config = self.config
-        for shard, numbers in zip(shards, phase.rows, strict=True):
-            shape = (len(numbers), config.rollout_fragment_length)
+        for shard, row_ids in zip(shards, phase.rows, strict=True):
+            shape = (len(row_ids), config.rollout_fragment_length)
             if shard.valid.shape != shape:
                 raise ValueError(
                     f"an env runner has returned a rollout of {shard.valid.shape} envs and steps "
                     f"where {shape} were asked for"
                 )
         entropy_coeff = float(self._entropy_schedule.update(timestep=phase.env_steps))
-        self._begin(config.policy_precision)
+        self._set_phase_precision(config.policy_precision)
         V, A, V_targ = self._advantages(shards, phase.reward_scale)
         columns = {
             "actions": [s.actions for s in shards],
@@ -324,7 +331,7 @@ class PPGTorchLearner(TorchLearner):
         }
         valid = np.concatenate([flat(s.valid) for s in shards])
         others = {
-            name: joined([flat(a) for a in arrays], len(valid), self._device)
+            name: concatenate_to_device([flat(a) for a in arrays], len(valid), self._device)
             for name, arrays in columns.items()
         }
         states = self._states([flat(s.obs) for s in shards], others, valid, phase.rows)
@@ -446,12 +453,12 @@ class PPGTorchLearner(TorchLearner):
 
     def presleep(self, phase: AuxPhase) -> None:
         """Opens the auxiliary phase: computes pi_old for all states, before anything moves."""
-        self._begin(self.config.aux_precision)
+        self._set_phase_precision(self.config.aux_precision)
         config = self.config
         T, refs = config.rollout_fragment_length, [ref for ref, _, _ in phase.blocks]
         # A minibatch of whole rows opens each of its blocks once; of parts of rows, almost all.
         whole_rows = config.segment_length in (None, T)
-        open_bytes = OPEN_BYTES if whole_rows else OPEN_BYTES_OF_PARTS
+        open_bytes = BLOCK_CACHE_BYTES if whole_rows else SEGMENT_CACHE_BYTES
         reader = BlockReader(refs, open_bytes, config.collective_timeout_s)
         rows = [info.rows for _, _, info in phase.blocks]
         S = T * sum(map(len, rows))
@@ -461,7 +468,7 @@ class PPGTorchLearner(TorchLearner):
         pi_old = self._placeholder["pi_old"].new_empty((S, *self._placeholder["pi_old"].shape[1:]))
         V_targ, valid = np.empty(S, np.float32), np.empty(S, bool)
         start = 0
-        for block in one_ahead(reader.__getitem__, range(len(reader))):
+        for block in prefetch(reader.__getitem__, range(len(reader))):
             part = slice(start, start + block.V_targ.size)
             V_targ[part], valid[part] = block.V_targ.ravel(), block.valid.ravel()
             chunks = self._in_chunks(
@@ -473,9 +480,9 @@ class PPGTorchLearner(TorchLearner):
         others = {"V_targ": torch.from_numpy(V_targ).to(self._device), "pi_old": pi_old}
         self._aux = phase
         self._aux_states = self._states(Observations(reader), others, valid, rows)
-        numbers = number_rows(phase.rows_per_iteration)
+        row_ids = interleave_row_ids(phase.rows_per_iteration)
         self._aux_segments = Segments(
-            [numbers[iteration][info.rows] for _, iteration, info in phase.blocks],
+            [row_ids[iteration][info.rows] for _, iteration, info in phase.blocks],
             sum(phase.rows_per_iteration),
             T,
             config.segment_length or T,
@@ -539,7 +546,7 @@ class PPGTorchLearner(TorchLearner):
     def _epoch(
         self,
         place: str,
-        states: States,
+        states: StateDataset,
         minibatches: Iterable[np.ndarray],
         loss_fn: Callable[[Batch], Terms],
         weights: dict[str, float],
@@ -550,7 +557,7 @@ class PPGTorchLearner(TorchLearner):
         Args:
             place: the epoch's name in error messages.
             states: this learner's states.
-            minibatches: the numbers of its states in each minibatch.
+            minibatches: the row_ids of its states in each minibatch.
             loss_fn: the terms of a micro-batch.
             weights: of the terms that are trained on; all other terms are metrics.
             optimizer_name: the Adam that steps.
@@ -568,7 +575,7 @@ class PPGTorchLearner(TorchLearner):
         kind = loss_fn.__name__
         if kind not in self._losses:
             # A learner without states still has to know names and parameters.
-            # Random numbers (dropout's, say) are as if it had not been asked: a learner that goes
+            # Random row_ids (dropout's, say) are as if it had not been asked: a learner that goes
             # on from a checkpoint asks again.
             gpus = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(gpus):
@@ -581,11 +588,11 @@ class PPGTorchLearner(TorchLearner):
         totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=self._device)
         optimizer.zero_grad(set_to_none=True)
         # Twice the same minibatches: batches are made ahead of the steps that take them.
-        ahead, indices = tee(states.only_valid(minibatch) for minibatch in minibatches)
-        batches = states.batches(piece for index in ahead for piece in self._pieces(index))
+        ahead, indices = tee(states.drop_masked(minibatch) for minibatch in minibatches)
+        batches = states.batches(piece for index in ahead for piece in self._micro_batches(index))
         for m, index in enumerate(indices):
             buffer.attach()
-            for _ in self._pieces(index):
+            for _ in self._micro_batches(index):
                 terms = loss_fn(next(batches))
                 loss = loss_of(terms)
                 if loss.requires_grad:  # unless all that it reaches is frozen
@@ -608,21 +615,24 @@ class PPGTorchLearner(TorchLearner):
         others: Mapping[str, Tensor],
         valid: np.ndarray,
         rows: Sequence[np.ndarray],
-    ) -> States:
-        """States in blocks of these rows."""
+    ) -> StateDataset:
+        """StateDataset in blocks of these rows."""
         space, T = self._ppg_module.observation_space, self.config.rollout_fragment_length
         starts = np.cumsum([0, *(T * len(r) for r in rows)])[:-1]
         obs_bytes = math.prod(space.shape) * space.dtype.itemsize
-        return States(obs, others, valid, starts, obs_bytes, self._device)
+        return StateDataset(obs, others, valid, starts, obs_bytes, self._device)
 
-    def _begin(self, precision: str) -> None:
+    def _set_phase_precision(self, precision: str) -> None:
         """Begins a phase."""
         self._precision = precision
         self._ppg_module.train()
 
-    def _pieces(self, index: np.ndarray) -> Iterator[np.ndarray]:
+    def _micro_batches(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """A minibatch's states as micro-batches."""
-        return (index[i : i + self._frames] for i in range(0, len(index), self._frames))
+        return (
+            index[i : i + self._micro_batch_size]
+            for i in range(0, len(index), self._micro_batch_size)
+        )
 
     def _forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
         """The networks' `outputs`, in the phase's precision but handed out in full."""
@@ -637,7 +647,10 @@ class PPGTorchLearner(TorchLearner):
     @torch.no_grad()
     def _in_chunks(self, obs: np.ndarray, fn: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """`fn` of `[S, ...]` observations, a micro-batch at a time and without gradients."""
-        chunks = (obs[i : i + self._frames] for i in range(0, max(len(obs), 1), self._frames))
+        chunks = (
+            obs[i : i + self._micro_batch_size]
+            for i in range(0, max(len(obs), 1), self._micro_batch_size)
+        )
         return [fn(as_tensor(chunk).to(self._device)) for chunk in chunks]
 
     def _all_reduce(self, values: Sequence[float] | Tensor) -> list[float]:
@@ -689,7 +702,7 @@ class PPGTorchLearner(TorchLearner):
 
 
 def _valid(columns: Sequence[np.ndarray], shards: Sequence[Rollout]) -> np.ndarray:
-    """The valid states' numbers of a column, `[S]` float64."""
+    """The valid states' row_ids of a column, `[S]` float64."""
     parts = [c[s.valid] for c, s in zip(columns, shards, strict=True)]
     return np.concatenate(parts, dtype=np.float64)
 

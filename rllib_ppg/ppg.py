@@ -48,16 +48,16 @@ from rllib_ppg.checkpoint.folder import (
 )
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.data.episodes import Episode, EpisodeWindow
-from rllib_ppg.data.minibatches import number_rows
+from rllib_ppg.data.minibatches import interleave_row_ids
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import ReplayBlock, ReplayEntry, ReplayList, rows_per_block
 from rllib_ppg.data.reward_norm import RewardNormalizer
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.driver.checkpointing import load_exact, save_exact
-from rllib_ppg.driver.learner_pool import Learners
+from rllib_ppg.driver.learner_pool import LearnerPool
 from rllib_ppg.envs.vector_env import probe_spaces
 from rllib_ppg.resources.capacity import check_resources
-from rllib_ppg.resources.node_roles import placed
+from rllib_ppg.resources.node_roles import with_node_roles
 from rllib_ppg.sampling.env_runner import RolloutSummary
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ class PPG(Algorithm):
     @override(Algorithm)
     def training_step(self) -> None:
         """One iteration of Algorithm 1's policy phase; every N_pi-th ends in an auxiliary phase."""
-        self._learners.again_if_lost(partial(self._learners.keep, if_none=True))
+        self._learners.retry_on_learner_loss(
+            partial(self._learners.save_recovery_point, if_none=True)
+        )
         if self._obs_moments is not None and not self._obs_moments.count:
             self._start_observation_filter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -114,7 +116,7 @@ class PPG(Algorithm):
         summaries = [summary for summary, _ in rollouts]
         if self.config.normalize_rewards:
             self._reward_norm.update(summary.returns for summary in summaries)
-        numbers = number_rows([sum(summary.rows) for summary in summaries])
+        numbers = interleave_row_ids([sum(summary.rows) for summary in summaries])
         n, per_block = self._num_learners, self._rows_per_block
         phase = PolicyPhase(
             seed=self._next_seed(),
@@ -132,7 +134,7 @@ class PPG(Algorithm):
                 rows.append(numbers_[start : start + summary.rows[k]])
             calls.append((replace(phase, rows=rows), *(shards[k] for _, shards in rollouts)))
             num_blocks.append(sum(-(-len(r) // per_block) for r in rows) if per_block else 0)
-        results = self._learners.phase(
+        results = self._learners.run_phase(
             lambda: self._learners.call("policy_phase", calls, num_blocks)
         )
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
@@ -165,7 +167,7 @@ class PPG(Algorithm):
                 self._on_aux_epoch_end(epoch + 1)
             return results
 
-        results = self._learners.phase(epochs)
+        results = self._learners.run_phase(epochs)
         self.metrics.aggregate([metrics for metrics, _ in results], key=LEARNER_RESULTS)
         self._replay.clear()
         self._num_aux_phases += 1
@@ -189,11 +191,11 @@ class PPG(Algorithm):
         if self._obs_moments.count:
             statistics = (self._obs_moments.mean, self._obs_moments.std)
             calls = [statistics] * self._num_learners
-            self._learners.phase(lambda: self._learners.call("set_observation_filter", calls))
+            self._learners.run_phase(lambda: self._learners.call("set_observation_filter", calls))
 
     def _sync_weights(self) -> None:
         """The iteration's one broadcast: the policy network, to all env runners."""
-        self._learners.again_if_lost(
+        self._learners.retry_on_learner_loss(
             lambda: self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group,
                 policies=[DEFAULT_MODULE_ID],
@@ -240,7 +242,7 @@ class PPG(Algorithm):
         if self.env_runner_group.num_remote_env_runners() == 0:
             return rollouts
         calls = [([shards[k] for _, shards in rollouts],) for k in range(self._num_learners)]
-        results = self._learners.again_if_lost(lambda: self._learners.call("fetch", calls))
+        results = self._learners.retry_on_learner_loss(lambda: self._learners.call("fetch", calls))
         lost = {i for missing, _ in results for i in missing}
         if lost:
             logger.warning(
@@ -325,7 +327,7 @@ class PPG(Algorithm):
         """
         if not ray.is_initialized():
             ray.init()  # what follows asks it what there is, which does not start it
-        self.config = placed(self.config)
+        self.config = with_node_roles(self.config)
         self._num_learners = max(self.config.num_learners, 1)
         self._replay = ReplayList(self.config.n_pi)
         self._reward_norm = RewardNormalizer()
@@ -346,7 +348,7 @@ class PPG(Algorithm):
             super().setup(config)
         except RayTaskError as e:  # raised in an env runner or a learner
             raise e.cause from e
-        self._learners = Learners(self.learner_group, self._build_learner_group)
+        self._learners = LearnerPool(self.learner_group, self._build_learner_group)
         self._rows_per_block = 0  # none are kept
         if self.config.has_aux_phase:
             observation_space, _ = self.spaces[DEFAULT_MODULE_ID]
@@ -370,7 +372,7 @@ class PPG(Algorithm):
         merged = cls.get_default_config().update_from_dict(config)
         if not ray.is_initialized():
             return super().default_resource_request(merged)
-        merged = placed(merged)
+        merged = with_node_roles(merged)
         request = super().default_resource_request(merged)
         cls._check_resources(merged, request.bundles)
         return request
@@ -399,7 +401,7 @@ class PPG(Algorithm):
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned."""
-        self._learners.forget()
+        self._learners.discard_recovery_point()
         super().set_state(state)
         if "ppg" in state:
             own = state["ppg"]
@@ -465,7 +467,7 @@ class PPG(Algorithm):
                     rollout_fragment_length=self.config.rollout_fragment_length,
                 )
 
-        self._learners.again_if_lost(write)
+        self._learners.retry_on_learner_loss(write)
         return str(path or root)
 
     @override(Algorithm)
@@ -485,14 +487,14 @@ class PPG(Algorithm):
         """
         filesystem, root = resolve(path, filesystem)
         if component is not None:
-            self._learners.forget()
+            self._learners.discard_recovery_point()
             with local_copy(filesystem, root, without=REPLAY) as local:
                 super().restore_from_path(local, component=component, **kwargs)
             self._force_weights()
             return
         wanted = self.config.checkpoint_replay and self.config.has_aux_phase
         manifest = check_contents(filesystem, root, replay=wanted)
-        shapes = self._learners.again_if_lost(self._network_shapes)
+        shapes = self._learners.retry_on_learner_loss(self._network_shapes)
         check_networks(root, manifest["networks"], shapes)
         replay = self._restored_replay(filesystem, root, manifest)
         with local_copy(filesystem, root, without=REPLAY) as local:
@@ -500,7 +502,7 @@ class PPG(Algorithm):
             self._replay = replay
             self._force_weights()
             load_exact(self, pathlib.Path(local))
-        self._learners.keep()
+        self._learners.save_recovery_point()
 
     def _network_shapes(self) -> dict[str, list[int]]:
         (shapes, _), *_ = self._learners.call("network_shapes", [()] * self._num_learners)

@@ -264,7 +264,7 @@ def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
     for a, b in zip(saved, loaded, strict=True):
         kept = ray.get(b.ref)
         assert isinstance(kept.obs, Compressed) == (then == "lz4")
-        np.testing.assert_array_equal(kept.opened().obs, ray.get(a.ref).opened().obs)
+        np.testing.assert_array_equal(kept.decompressed().obs, ray.get(a.ref).decompressed().obs)
     assert restored.train()["ppg"]["num_aux_phases_lifetime"] == 1
 
 

@@ -17,12 +17,12 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
-from rllib_ppg.data.minibatches import number_rows, shard_cuts
+from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
 from rllib_ppg.data.replay import BlockReader, ReplayBlock, ReplayEntry, ReplayList
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.driver.learner_pool import LearnerLostError, failure_of
 from rllib_ppg.learner import PPGTorchLearner
-from rllib_ppg.learning.collectives import PeerLostError
+from rllib_ppg.learning.collectives import CollectiveError
 from rllib_ppg.sampling.env_runner import RolloutSummary
 from tests.envs import AnySpaces
 from tests.test_exact_resume import check_same, timeless
@@ -73,7 +73,7 @@ def run_phases(algo, *env_runner_rows):
     for i in range(2):
         rollouts = []
         n = max(algo.config.num_learners, 1)
-        for j, numbers in enumerate(number_rows(env_runner_rows)):
+        for j, numbers in enumerate(interleave_row_ids(env_runner_rows)):
             r = make_rollout(seed=10 * i + j, rows=len(numbers))
             shards = r.split(shard_cuts(numbers, sum(env_runner_rows), n))
             summary = RolloutSummary(
@@ -392,7 +392,7 @@ def test_an_error_of_ray_that_is_raised_in_an_actor_is_no_death(cluster):
             marks=pytest.mark.faults,
         ),
         ("aux", "kill", RuntimeError, r"learner 1 of 2 died in aux_epoch\(\)"),
-        ("aux", "hang", PeerLostError, "collective_timeout_s=2"),
+        ("aux", "hang", CollectiveError, "collective_timeout_s=2"),
         pytest.param(
             *("presleep", "hang", LearnerLostError, r"learner 1 of 2 hangs in presleep\(\)"),
             marks=pytest.mark.faults,

@@ -17,6 +17,7 @@ from rllib_ppg import PPGCallback, PPGConfig
 from rllib_ppg.data.compression import Compressed
 from rllib_ppg.data.phase_specs import PolicyPhase
 from rllib_ppg.data.replay import BlockReader, ReplayBlock, rows_per_block
+from rllib_ppg.learning import batches
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
@@ -72,7 +73,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_minibatch(micro_batch_size)
 
 def test_auto_goes_by_the_size_of_the_images():
     def frames(*shape):
-        return make_learner(obs=gym.spaces.Box(0, 255, shape, np.uint8))._frames
+        return make_learner(obs=gym.spaces.Box(0, 255, shape, np.uint8))._micro_batch_size
 
     assert frames(64, 64, 3) == 64
     assert frames(84, 84, 4) == 37
@@ -126,7 +127,7 @@ def test_compressed_observations_are_exact():
     (_, (info,)), block = learner.policy_phase(phase, rollout)
     assert isinstance(block.obs, Compressed)
     assert info.nbytes < 0.7 * rollout.obs.nbytes
-    np.testing.assert_array_equal(block.opened().obs, rollout.obs)
+    np.testing.assert_array_equal(block.decompressed().obs, rollout.obs)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 5, 2), (1,)])

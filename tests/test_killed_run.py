@@ -174,7 +174,7 @@ def test_it_begins_anew_without_any(copy):
 def test_it_begins_anew_if_tune_had_written_no_state(copy):
     [trial] = copy.glob("k/PPG_*")
     shutil.rmtree(trial)
-    shutil.rmtree(copy / "k" / killed._SPARE)
+    shutil.rmtree(copy / "k" / killed._BACKUP_DIR)
     for file in copy.glob("k/*state-*.json"):
         file.unlink()
     out, numbers = resume(copy)

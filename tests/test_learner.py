@@ -20,6 +20,7 @@ from rllib_ppg import PPGConfig
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.learning import batches
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
 REAL = gym.spaces.Box(-1, 1, (2,))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 
 
 def epoch_in_rows(rows_of_learners, num_rows, T, L, num_minibatches, seed=(1, 2)):
@@ -50,7 +50,7 @@ def test_seeds_shuffle():
 def deal(counts, num_learners):
     """The numbers of each learner's rows, of groups (env runners) of so many rows."""
     learners = [[] for _ in range(num_learners)]
-    for numbers in number_rows(counts):
+    for numbers in interleave_row_ids(counts):
         cuts = shard_cuts(numbers, sum(counts), num_learners)
         assert cuts[0] == 0 and cuts[-1] == len(numbers)
         for k in range(num_learners):
@@ -78,7 +78,7 @@ def test_learners_have_equal_parts_of_the_rows_and_of_every_minibatch(counts, nu
 
 def test_an_auxiliary_minibatch_has_equal_parts_of_learners_and_mixes_iterations():
     """4 iterations of 32 rows over 2 learners, 16 minibatches of 8 rows each."""
-    numbers = number_rows([32] * 4)
+    numbers = interleave_row_ids([32] * 4)
     shares, mixed = [], 0
     for k in range(2):
         rows = [n[16 * k : 16 * (k + 1)] for n in numbers]

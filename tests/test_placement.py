@@ -29,7 +29,7 @@ def test_an_evaluation_with_resources_of_its_own_keeps_its_role(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"ppg_roles": 1})
     own = {"custom_resources_per_env_runner": {"fast_disk": 1}}
     config = PPGConfig().evaluation(evaluation_config=own)
-    evaluation = node_roles.placed(config).get_evaluation_config_object()
+    evaluation = node_roles.with_node_roles(config).get_evaluation_config_object()
     assert evaluation.custom_resources_per_env_runner == {"fast_disk": 1, "ppg_env_runner": 1}
 
 
@@ -39,7 +39,7 @@ def test_actors_ask_for_the_roles_that_the_cluster_at_hand_has(monkeypatch, offe
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, **offers})
     given = PPGConfig().update_from_dict(saved_on)
     given.freeze()
-    placed = node_roles.placed(given)
+    placed = node_roles.with_node_roles(given)
     assert asked(placed) == asks
     assert asked(given) == saved_on
 

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_ppg.data.minibatches import Segments, number_rows, shard_cuts
+from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import RETURN_GAMMA, discounted_returns
 from rllib_ppg.data.rollout import Rollout, gae, successor_values
 from rllib_ppg.data.running_moments import Moments
@@ -247,7 +247,7 @@ def test_an_epoch_has_each_state_once_over_any_number_of_learners(
         """Minibatches as sets of (row, step)."""
         minibatches = [set() for _ in range(num_minibatches)]
         learners = [[] for _ in range(num_learners)]
-        for numbers in number_rows(counts):
+        for numbers in interleave_row_ids(counts):
             cuts = shard_cuts(numbers, rows, num_learners)
             for k, (a, b) in enumerate(pairwise(cuts)):
                 learners[k].append(numbers[a:b])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_ppg.learning.batches import States, one_ahead
+from rllib_ppg.learning import batches
+from rllib_ppg.learning.batches import StateDataset, prefetch
 
 CPU = torch.device("cpu")
 SIZES = [4, 1, 6, 3]
@@ -25,7 +26,7 @@ def obs_and_states(request, monkeypatch):
     number = torch.arange(S)
     valid = np.arange(S) % 5 != 0
     starts = np.cumsum([0, *SIZES])[:-1]
-    return obs, States(blocks, {"number": number}, valid, starts, 6, CPU)
+    return obs, StateDataset(blocks, {"number": number}, valid, starts, 6, CPU)
 
 
 INDICES = [[0], [13], [1, 2, 3], [3, 4, 5], [0, 2, 5, 6, 12, 13], list(range(14)), [5, 7, 9]]
@@ -44,13 +45,13 @@ def test_a_batch_has_the_states_asked_for(obs_and_states):
 
 def test_only_transitions_are_trained_on(obs_and_states):
     _, all_states = obs_and_states
-    assert all_states.only_valid(np.array([0, 1, 5, 6, 10])).tolist() == [1, 6]
+    assert all_states.drop_masked(np.array([0, 1, 5, 6, 10])).tolist() == [1, 6]
 
 
 def test_a_run_within_a_row_is_not_copied(monkeypatch):
     monkeypatch.setattr(batches, "_CPU_RESIDENT_BYTES", 0)
     blocks = [np.zeros((8, 2), np.uint8), np.ones((8, 2), np.uint8)]
-    streamed = States(blocks, {}, np.ones(16, bool), np.array([0, 8]), 2, CPU)
+    streamed = StateDataset(blocks, {}, np.ones(16, bool), np.array([0, 8]), 2, CPU)
     (batch,) = streamed.batches([np.arange(9, 13)])
     assert np.shares_memory(batch["obs"].numpy(), blocks[1])
 
@@ -62,7 +63,7 @@ def test_one_ahead_is_one_ahead_and_in_order():
         started[i].set()
         return i * i
 
-    results = one_ahead(work, range(4))
+    results = prefetch(work, range(4))
     assert next(results) == 0
     assert started[1].wait(10)  # before anybody asks for it
     assert not started[2].is_set() and not started[3].is_set()
@@ -75,7 +76,7 @@ def test_what_is_raised_ahead_is_raised_here():
             raise OSError("the disk is gone")
         return i
 
-    results = one_ahead(work, range(3))
+    results = prefetch(work, range(3))
     assert next(results) == 0
     with pytest.raises(OSError, match="the disk is gone"):
         next(results)

@@ -139,7 +139,7 @@ def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
         return Job.submit(
             address,
             [*command, *words, *named],
-            _telling_how_it_was_given(runtime_env, options),
+            _with_original_command(runtime_env, options),
             results=f"{experiment.storage_path or _DEFAULT_STORAGE}/{name}",
         )
 
@@ -161,9 +161,7 @@ def _check(experiment: Experiment, options: dict[str, Any]) -> None:
     experiment.validate()
 
 
-def _telling_how_it_was_given(
-    runtime_env: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
+def _with_original_command(runtime_env: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Has the job say how to go on in the words of this command."""
     given = ["submit", *([options["file"]] if "file" in options else [])]
     for option in ("address", "runtime_env", "results"):

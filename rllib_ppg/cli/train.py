@@ -204,7 +204,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     redact.check([*argv, str(experiment)])
     if client.is_client(_address(options)):
         client.check_options(options)
-    if "resume" in options and not _is_begun(experiment):
+    if "resume" in options and not _has_saved_trials(experiment):
         print("nothing of the run was saved: it begins anew", flush=True)
         del options["resume"]
     if "resume" not in options:  # if it is, it goes on with the settings it was started with
@@ -261,10 +261,10 @@ def _start_ray(options: Mapping[str, Any]) -> None:
     )
 
 
-def _is_begun(experiment: Experiment) -> bool:
-    from rllib_ppg.tune_callbacks.crash_recovery import is_begun
+def _has_saved_trials(experiment: Experiment) -> bool:
+    from rllib_ppg.tune_callbacks.crash_recovery import has_saved_trials
 
-    return is_begun(experiment.resumable())
+    return has_saved_trials(experiment.resumable())
 
 
 def _save_on_interrupt(
@@ -303,10 +303,10 @@ def _run(
 def _resume(
     experiment: Experiment, options: Mapping[str, Any], saving: SaveOnInterrupt
 ) -> tuple[ResultGrid, Mapping[str, float]]:
-    from rllib_ppg.tune_callbacks.crash_recovery import GoOnFromNewest
+    from rllib_ppg.tune_callbacks.crash_recovery import ResumeFromLatestCheckpoint
     from rllib_ppg.tune_callbacks.run_files import RunFiles
 
-    callbacks = [GoOnFromNewest(), *_callbacks(experiment, options, saving)]
+    callbacks = [ResumeFromLatestCheckpoint(), *_callbacks(experiment, options, saving)]
     tuner, stop = experiment.to_resumed_tuner(callbacks, keep=RunFiles)
     return tuner.fit(), stop
 

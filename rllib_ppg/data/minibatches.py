@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 
-def number_rows(counts: Sequence[int]) -> list[np.ndarray]:
+def interleave_row_ids(counts: Sequence[int]) -> list[np.ndarray]:
     """Numbers the rows of several groups so that each stretch has its share of every group.
 
     The groups are the env runners of an iteration, or the iterations of an auxiliary phase. The
@@ -39,7 +39,7 @@ def shard_cuts(numbers: np.ndarray, num_rows: int, num_shards: int) -> list[int]
     """Where one group's rows are cut so that each learner gets its range of all numbers.
 
     Args:
-        numbers: of the group's rows, ascending (`number_rows`).
+        numbers: of the group's rows, ascending (`interleave_row_ids`).
         num_rows: of all groups.
         num_shards: number of learners.
 

@@ -30,8 +30,8 @@ from rllib_ppg.learning.batches import flat
 _BLOCK_BYTES = 2**18
 # What a learner keeps open at once of the replay list. Blocks are views of the object store:
 # those beyond this budget are let go, so that Ray may spill them, and are read again when needed.
-OPEN_BYTES = 2**26
-OPEN_BYTES_OF_PARTS = 2**30  # for minibatches that take parts of many rows
+BLOCK_CACHE_BYTES = 2**26
+SEGMENT_CACHE_BYTES = 2**30  # for minibatches that take parts of many rows
 
 
 def rows_per_block(row_bytes: int) -> int:
@@ -64,15 +64,15 @@ class ReplayBlock:
             return self
         return ReplayBlock(Compressed.of(self.obs), self.V_targ, self.valid)
 
-    def opened(self) -> ReplayBlock:
+    def decompressed(self) -> ReplayBlock:
         """This block with its observations as an array."""
         if isinstance(self.obs, np.ndarray):
             return self
         return ReplayBlock(self.obs.array(), self.V_targ, self.valid)
 
-    def some(self, rows: np.ndarray) -> ReplayBlock:
+    def select_rows(self, rows: np.ndarray) -> ReplayBlock:
         """Some of its rows, by a mask or index."""
-        block = self.opened()
+        block = self.decompressed()
         return ReplayBlock(block.obs[rows], block.V_targ[rows], block.valid[rows])
 
     def info(self, rows: np.ndarray) -> BlockInfo:
@@ -216,8 +216,8 @@ class ReplayList:
                         if not same:
                             owner = rows * num_learners // num_rows
                         for k in np.unique(owner):
-                            mine = block if same else block.some(owner == k)
-                            mine = mine.compressed() if compress else mine.opened()
+                            mine = block if same else block.select_rows(owner == k)
+                            mine = mine.compressed() if compress else mine.decompressed()
                             info = mine.info(rows[owner == k])
                             entries.append(ReplayEntry(put(mine, int(k)), info, int(k)))
                 except (ValueError, EOFError, KeyError, RuntimeError) as e:
@@ -286,7 +286,7 @@ class BlockReader:
         """
         if k not in self._open:
             try:
-                self._open[k] = ray.get(self._refs[k], timeout=self._timeout_s).opened()
+                self._open[k] = ray.get(self._refs[k], timeout=self._timeout_s).decompressed()
             except GetTimeoutError as e:
                 raise RuntimeError(
                     f"a block of the replay list did not come within {self._timeout_s:g} s "

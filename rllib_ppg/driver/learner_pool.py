@@ -10,23 +10,23 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from rllib_ppg.learning.collectives import PeerLostError
+from rllib_ppg.learning.collectives import CollectiveError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # How long learners may take to follow one that has failed, before they count as stuck.
-_LAST_WORDS_S = 5.0
+_FAILURE_REPORT_TIMEOUT_S = 5.0
 # How long what the dead ones had (CPUs, GPUs) may take to be free for new ones.
-_ROOM_S = 30.0
+_RESOURCE_RELEASE_TIMEOUT_S = 30.0
 
 
 class LearnerLostError(RuntimeError):
     """A learner has died, and the others can't go on without it."""
 
 
-class Learners:
+class LearnerPool:
     """Calls a phase on all learners, and does a phase again by new ones if some die in it.
 
     For that, this process has a reference to the state of the last phase's end, which lies in the
@@ -95,7 +95,7 @@ class Learners:
             timeout = self._group.config.collective_timeout_s  # that they may be apart
         return [(ray.get(head), blocks) for head, *blocks in refs]
 
-    def keep(self, if_none: bool = False) -> None:
+    def save_recovery_point(self, if_none: bool = False) -> None:
         """Keeps the state of now, for new learners to begin from.
 
         A learner in this process needs none: it ends with the driver.
@@ -105,37 +105,37 @@ class Learners:
         """
         if self._group.is_remote and not (if_none and self._kept):
             n = len(self)
-            kept = self.call("snapshot", [(k == 0,) for k in range(n)], [1] * n)
+            kept = self.call("get_recovery_state", [(k == 0,) for k in range(n)], [1] * n)
             self._kept = [state for _, [state] in kept]
             self._nodes = {node for node, _ in kept}
 
-    def forget(self) -> None:
+    def discard_recovery_point(self) -> None:
         """Lets the kept state go, as another one has been restored."""
         self._kept = None
 
-    def phase(self, work: Callable[[], T]) -> T:
-        """Does `work`, which changes what learners hold; as `again_if_lost`."""
+    def run_phase(self, work: Callable[[], T]) -> T:
+        """Does `work`, which changes what learners hold; as `retry_on_learner_loss`."""
 
         def and_keep() -> T:
             result = work()
-            self.keep()
+            self.save_recovery_point()
             return result
 
-        return self.again_if_lost(and_keep)
+        return self.retry_on_learner_loss(and_keep)
 
-    def again_if_lost(self, work: Callable[[], T]) -> T:
+    def retry_on_learner_loss(self, work: Callable[[], T]) -> T:
         """Does `work`, which calls learners; once more by new ones, if some die meanwhile.
 
         Raises:
             LearnerLostError: They died again, or there is no place for new ones.
-            PeerLostError: One did not answer the others within `collective_timeout_s`, twice.
+            CollectiveError: One did not answer the others within `collective_timeout_s`, twice.
         """
         if self._inside:  # of another one, whose work has to begin again as a whole
             return work()
         self._inside = True
         try:
             return work()
-        except (LearnerLostError, PeerLostError, RayActorError) as e:
+        except (LearnerLostError, CollectiveError, RayActorError) as e:
             # RLlib's own calls raise an actor's death, a learner's or another's.
             of_others = isinstance(e, RayActorError) and e.actor_id not in self._actor_ids()
             if of_others or self._kept is None or not self._replace(e):
@@ -157,7 +157,7 @@ class Learners:
         try:
             self._group = self._build()
             self._ended = False
-            self.call("go_back", [(self._kept[0], own) for own in self._kept])
+            self.call("set_recovery_state", [(self._kept[0], own) for own in self._kept])
         except RayError as e:
             self._end()
             raise LearnerLostError(f"{why}, and one of the new ones while it started") from e
@@ -173,7 +173,7 @@ class Learners:
         actor = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=needs)(_Placeholder)
         placeholders = [actor.remote() for _ in range(len(self))]
         starts = [p.ready.remote() for p in placeholders]
-        _, waiting = ray.wait(starts, num_returns=len(starts), timeout=_ROOM_S)
+        _, waiting = ray.wait(starts, num_returns=len(starts), timeout=_RESOURCE_RELEASE_TIMEOUT_S)
         for placeholder in placeholders:
             ray.kill(placeholder)
         return not waiting
@@ -183,11 +183,11 @@ class Learners:
 
         Learners that wait for the failed one in a collective would do so until it times out.
         """
-        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_LAST_WORDS_S)
+        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_FAILURE_REPORT_TIMEOUT_S)
         failures = [(k, failure_of(h)) for k, h in enumerate(heads) if h not in stuck]
         # That of a learner that only lost another one says nothing of why.
         (k, cause), *_ = sorted(
-            ((k, e) for k, e in failures if e), key=lambda f: isinstance(f[1], PeerLostError)
+            ((k, e) for k, e in failures if e), key=lambda f: isinstance(f[1], CollectiveError)
         )
         died = isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
         if stuck or died:

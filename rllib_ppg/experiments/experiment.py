@@ -300,13 +300,13 @@ class Experiment:
         """
         from ray import tune
 
-        from rllib_ppg.callbacks import at_the_top
+        from rllib_ppg.callbacks import promote_metric
 
-        _let_schedulers_wait()
+        _allow_missing_metrics()
         config = _by_attribute(self.run, self.config)
         config |= self._network_for_images(config)
         if score := self.checkpoint_config.get("checkpoint_score_attribute"):
-            rllib_callbacks = [*rllib_callbacks, at_the_top(score)]
+            rllib_callbacks = [*rllib_callbacks, promote_metric(score)]
         if rllib_callbacks:
             config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
             config.pop("callbacks", None)
@@ -367,7 +367,7 @@ class Experiment:
         """
         from ray import tune
 
-        _let_schedulers_wait()
+        _allow_missing_metrics()
         tuner = tune.Tuner.restore(self.resumable(), trainable=self.run, resume_errored=True)
         # Tune keeps the callbacks of the first run, in the state that they were pickled in.
         run_config = tuner._local_tuner.get_run_config()
@@ -519,7 +519,7 @@ def _by_attribute(run: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {_ATTRIBUTES.get(key, key): value for key, value in config.items()}
 
 
-def _let_schedulers_wait() -> None:
+def _allow_missing_metrics() -> None:
     # An iteration in which no episode ended has no mean return. Tune would end the run.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 

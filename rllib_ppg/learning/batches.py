@@ -52,7 +52,7 @@ class Streamed:
         cuts = [0, *(np.flatnonzero(np.diff(block)) + 1), len(index)]
         parts = [(a, b, block[a], index[a:b] - self._starts[block[a]]) for a, b in pairwise(cuts)]
         first = self._arrays[parts[0][2]]
-        run = _as_run(parts[0][3])
+        run = _contiguous_slice(parts[0][3])
         on_cpu = self._device.type == "cpu"
         if on_cpu and len(parts) == 1 and run is not None:
             return as_tensor(first[run])
@@ -63,7 +63,7 @@ class Streamed:
         return out.to(self._device, non_blocking=True)
 
 
-class States:
+class StateDataset:
     """Columns over the same states.
 
     Args:
@@ -88,12 +88,12 @@ class States:
         self._device = device
         self._others = others
         self._obs: Tensor | Streamed
-        if len(valid) * obs_bytes > _room(device):
+        if len(valid) * obs_bytes > _resident_bytes_limit(device):
             self._obs = Streamed(obs, starts, device)
         else:
-            self._obs = joined(obs, len(valid), device)
+            self._obs = concatenate_to_device(obs, len(valid), device)
 
-    def only_valid(self, index: np.ndarray) -> np.ndarray:
+    def drop_masked(self, index: np.ndarray) -> np.ndarray:
         """Those of the numbers that are transitions."""
         return index[self._valid[index]]
 
@@ -107,7 +107,7 @@ class States:
         return map(self._batch, indices)
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
-        where: slice | Tensor | None = _as_run(index)
+        where: slice | Tensor | None = _contiguous_slice(index)
         if where is None:
             where = torch.from_numpy(index)
             if self._device.type == "cuda":
@@ -119,7 +119,7 @@ class States:
 
     def _ahead(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         if self._device.type != "cuda":
-            yield from one_ahead(self._batch, indices)
+            yield from prefetch(self._batch, indices)
             return
         current, side = torch.cuda.current_stream(self._device), _copies(self._device)
         side.wait_stream(current)  # which has filled the resident columns
@@ -129,7 +129,7 @@ class States:
                 batch = self._batch(index)
                 return batch, side.record_event()
 
-        for batch, arrived in one_ahead(load, indices):
+        for batch, arrived in prefetch(load, indices):
             current.wait_event(arrived)
             for tensor in batch.values():
                 tensor.record_stream(current)
@@ -142,7 +142,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def one_ahead(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
+def prefetch(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
     """`map`, but a thread works out the next result while the caller uses the last one."""
     with ThreadPoolExecutor(1) as thread:
         ahead: deque[Future[Y]] = deque()
@@ -154,7 +154,7 @@ def one_ahead(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
             yield future.result()
 
 
-def joined(arrays: Arrays, num_states: int, device: torch.device) -> Tensor:
+def concatenate_to_device(arrays: Arrays, num_states: int, device: torch.device) -> Tensor:
     """A column's arrays as one tensor on the device; a single one is not copied on a CPU."""
     if len(arrays) == 1:
         return as_tensor(arrays[0]).to(device)
@@ -183,14 +183,14 @@ def _pick(column: Tensor, where: slice | Tensor) -> Tensor:
     return column[where] if isinstance(where, slice) else column.index_select(0, where)
 
 
-def _as_run(index: np.ndarray) -> slice | None:
+def _contiguous_slice(index: np.ndarray) -> slice | None:
     """The ascending numbers as a slice, if there is no gap between them."""
     if not len(index) or index[-1] - index[0] + 1 != len(index):
         return None
     return slice(int(index[0]), int(index[-1]) + 1)
 
 
-def _room(device: torch.device) -> float:
+def _resident_bytes_limit(device: torch.device) -> float:
     """Bytes of observations that one tensor may have."""
     if device.type == "cuda":
         # What torch has reserved and does not use is free, too: of the last phase's, say.

@@ -8,11 +8,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class PeerLostError(RuntimeError):
+class CollectiveError(RuntimeError):
     """A collective failed: another learner is gone, or did not come within the time-out."""
 
 
-class Peers:
+class LearnerCollective:
     """A process group of its own for a run's learners, with a time-out set on purpose.
 
     Ray sets up the default group with 1,800 s, which is how long a learner would wait for one
@@ -32,14 +32,14 @@ class Peers:
         """Sums `x` over all learners, in place.
 
         Raises:
-            PeerLostError: Another learner is gone, or did not come in time.
+            CollectiveError: Another learner is gone, or did not come in time.
         """
         if not self.distributed:
             return
         try:
             dist.all_reduce(x, group=self._group)
         except RuntimeError as e:
-            raise PeerLostError(
+            raise CollectiveError(
                 f"learner {dist.get_rank()} of {dist.get_world_size()} lost the others, or waited "
                 f"longer than collective_timeout_s={self._timeout_s:g} for them: {e}"
             ) from e

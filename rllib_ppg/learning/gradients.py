@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rllib_ppg.learning.collectives import Peers
+from rllib_ppg.learning.collectives import LearnerCollective
 
 
 def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
@@ -55,7 +55,7 @@ class GradientBuffer:
         for p in self.parameters:
             p.grad = None
 
-    def reduce(self, count: int, peers: Peers) -> bool:
+    def reduce(self, count: int, peers: LearnerCollective) -> bool:
         """Divides the summed gradients of all learners by the number of their states.
 
         Args:

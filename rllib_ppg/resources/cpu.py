@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def use_cpus_of_those_who_wait(config: AlgorithmConfig, num_processes: int) -> None:
+def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
     """Sets the threads of one of `num_processes` processes that work while all others wait.
 
     Sampling and learning take turns, and Ray gives a process as many threads as it has CPUs

@@ -27,7 +27,7 @@ ROLE_OF = {
 }
 
 
-def placed(config: AlgorithmConfig) -> AlgorithmConfig:
+def with_node_roles(config: AlgorithmConfig) -> AlgorithmConfig:
     """Returns the config as it is to run on this cluster: each actor asks for a node of its role.
 
     On a cluster without roles nothing asks for one, also if the config comes from a checkpoint of
@@ -39,19 +39,21 @@ def placed(config: AlgorithmConfig) -> AlgorithmConfig:
     has_roles = ROLES in ray.cluster_resources()
     placed = config.copy(copy_frozen=False)
     for setting, role in ROLE_OF.items():
-        setattr(placed, setting, _asking(getattr(config, setting), role, has_roles))
+        setattr(placed, setting, _with_role_resource(getattr(config, setting), role, has_roles))
     runners = "custom_resources_per_env_runner"
     overrides = placed.evaluation_config or {}
     if runners in overrides:
         placed.evaluation_config = {
             **overrides,
-            runners: _asking(overrides[runners], ENV_RUNNER, has_roles),
+            runners: _with_role_resource(overrides[runners], ENV_RUNNER, has_roles),
         }
     placed.freeze()
     return placed
 
 
-def _asking(resources: dict[str, float] | None, role: str, has_roles: bool) -> dict[str, float]:
+def _with_role_resource(
+    resources: dict[str, float] | None, role: str, has_roles: bool
+) -> dict[str, float]:
     others = {name: n for name, n in (resources or {}).items() if name != role}
     return others | ({role: 1} if has_roles else {})
 

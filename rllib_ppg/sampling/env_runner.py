@@ -28,7 +28,7 @@ from ray.rllib.utils.typing import ResultDict
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
-from rllib_ppg.data.minibatches import number_rows, shard_cuts
+from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import discounted_returns
 from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.data.running_moments import Moments
@@ -36,16 +36,16 @@ from rllib_ppg.envs.env_state import get_env_state, set_env_state
 from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.envs.vector_env import autoreset_mode, close, make_vector_env
 from rllib_ppg.inference.action_sampling import draw
-from rllib_ppg.resources.cpu import keep_freed_memory, use_cpus_of_those_who_wait
+from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
 
 # Attributes of `BatchedEnvRunner`, an array each, `[N, ...]`.
-_OF_EACH_ENV = ("_obs", "_resetting", "_first", "_returns", "_episode_return", "_episode_len")
+_PER_ENV_STATE = ("_obs", "_resetting", "_first", "_returns", "_episode_return", "_episode_len")
 # What gymnasium's calls are, and the modules that may raise when an env's are not these.
 _CALLS = {
     "reset": "reset(*, seed, options) -> (observation, info)",
     "step": "step(action) -> (observation, reward, terminated, truncated, info)",
 }
-_AROUND_ENVS = (
+_FRAMEWORK_MODULES = (
     "rllib_ppg.sampling.env_runner", "rllib_ppg.envs.vector_env", "rllib_ppg.envs.env_state",
     "rllib_ppg.envs.spaces",
     "gymnasium.vector.", "gymnasium.wrappers.", "gymnasium.core", "gymnasium.spaces.",
@@ -94,7 +94,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _buffer: np.ndarray | None = None
     # The run's env steps when this life of the env runner began, and how often its envs have failed
     # since: sets seeds apart from those used before.
-    _life: tuple[int, int] = (0, 0)
+    _restart_seed: tuple[int, int] = (0, 0)
     _begun = False
     _failed = False
 
@@ -132,7 +132,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._rng = np.random.default_rng(self._seed_sequence())
         keep_freed_memory()
         if len(self.env.single_observation_space.shape) == 3 and not self.config.in_evaluation:
-            use_cpus_of_those_who_wait(self.config, self.config.num_env_runners)
+            use_idle_cpu_threads(self.config, self.config.num_env_runners)
 
     def sample_rollout(self, num_shards: int, env_steps: int = 0) -> tuple[Any, ...]:
         """One fragment for training.
@@ -148,7 +148,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             same process, their observations are overwritten by the next call.
         """
         if env_steps and not self._begun:
-            self._begin_life(env_steps)
+            self._reseed_after_restart(env_steps)
         self._begun = True
         T = self.config.get_rollout_fragment_length(self.worker_index or 0)
         space = self.env.single_observation_space
@@ -171,7 +171,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     def _shard_cuts(self, num_shards: int) -> list[int]:
         """Where to cut the rows; without an env runner or two, learners get uneven parts."""
         runners = max(self.config.num_env_runners, 1)
-        numbers = number_rows([self.num_envs] * runners)
+        numbers = interleave_row_ids([self.num_envs] * runners)
         mine = numbers[((self.worker_index or 1) - 1) % runners]
         return shard_cuts(mine, runners * self.num_envs, num_shards)
 
@@ -225,8 +225,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._on_sample_end(rollouts)
         return rollouts
 
-    def _begin_life(self, env_steps: int) -> None:
-        self._life = (env_steps, 0)
+    def _reseed_after_restart(self, env_steps: int) -> None:
+        self._restart_seed = (env_steps, 0)
         self._rng = np.random.default_rng(self._seed_sequence())
 
     @override(SingleAgentEnvRunner)
@@ -258,7 +258,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                     return self._step_envs(T, explore, random_actions, buffer)
                 except EnvStepError:
                     self._failed = True
-                    self._life = (self._life[0], self._life[1] + 1)
+                    self._restart_seed = (self._restart_seed[0], self._restart_seed[1] + 1)
                     if not tries_left:
                         raise
             raise AssertionError("the second try returns or raises")
@@ -303,7 +303,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 obs, rewards, terminated, truncated, infos = self.env.step(to_env)
             except Exception as e:
                 raise self._env_error("step", e) from e
-            if not _is_as_usual(self._obs, obs, rewards, terminated, truncated, infos):
+            if not _conforms_to_gymnasium(self._obs, obs, rewards, terminated, truncated, infos):
                 obs = self._checked_obs(obs, infos, self._obs)
                 rewards = self._checked("rewards", rewards, (N,), "f")
                 terminated = self._checked("terminated", terminated, (N,), "b")
@@ -373,7 +373,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if self.config.seed is None:
             return np.random.SeedSequence()
         # Seeds of neighbouring workers must not give neighbouring sub-envs the same seed.
-        words = [int(self.config.seed), self.worker_index or 0, *self._life]
+        words = [int(self.config.seed), self.worker_index or 0, *self._restart_seed]
         return np.random.SeedSequence(words)
 
     # -- To go on exactly (`exact_resume.py`) --------------------------------------------------
@@ -388,13 +388,13 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             "num_envs": self.num_envs,
             "random_numbers": rng_state.get_state(),
             "rng": self._rng.bit_generator.state,
-            "life": self._life,
+            "life": self._restart_seed,
             "begun": begun,
             "envs": get_env_state(self.env) if begun else None,
         }
         if state["envs"] is not None:
             state["seconds"] = time.perf_counter() - self._episode_start
-            state |= {name: getattr(self, name) for name in _OF_EACH_ENV}
+            state |= {name: getattr(self, name) for name in _PER_ENV_STATE}
         return self.worker_index or 1, state
 
     def set_exact_state(self, states: Mapping[int, Any], env_steps: int) -> str | None:
@@ -410,7 +410,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         state = states.get(self.worker_index or 1)
         if isinstance(state, ray.ObjectRef):
             state = ray.get(state)
-        self._begin_life(env_steps)
+        self._reseed_after_restart(env_steps)
         self._begun = True
         self._needs_initial_reset = True
         anew = f"begin new episodes ({self.config.env}"
@@ -422,7 +422,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             return f"{anew}: there were {state['num_envs']} envs each, not {self.num_envs})"
         if state["begun"] and state["envs"] is None:
             return f"{anew} can't be saved exactly; all else goes on where it was)"
-        self._life = tuple(state["life"])
+        self._restart_seed = tuple(state["life"])
         if not state["begun"]:
             return None
         try:
@@ -431,7 +431,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         except ValueError as e:
             self._needs_initial_reset = True
             return f"{anew}: {e})"
-        for name in _OF_EACH_ENV:
+        for name in _PER_ENV_STATE:
             setattr(self, name, state[name])
         self._episode_start = time.perf_counter() - state["seconds"]
         rng_state.set_state(state["random_numbers"])  # a reset may have drawn some
@@ -523,7 +523,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         what = " ".join(f"{type(e).__name__}: {e}".split())
         modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(e.__traceback__)]
         at_call = f"env.{call} of {self._whose_env()}"
-        if all(module.startswith(_AROUND_ENVS) for module in modules) and _ASYNC not in modules:
+        if (
+            all(module.startswith(_FRAMEWORK_MODULES) for module in modules)
+            and _ASYNC not in modules
+        ):
             space = " ".join(f"{self.env.unwrapped.single_observation_space}".split())
             return EnvStepError(
                 f"{at_call} is not gymnasium's {_CALLS[call]}, with observations of {space}: {what}"
@@ -556,7 +559,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             close(self.env, failed=self._failed)
 
 
-def _is_as_usual(
+def _conforms_to_gymnasium(
     like: np.ndarray, obs: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
 ) -> bool:
     """Whether a step has returned what gymnasium says; at every step, and so in one go."""

@@ -29,7 +29,7 @@ from rllib_ppg.checkpoint.folder import check_checkpoint, resolve
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-_SPARE = ".spare"
+_BACKUP_DIR = ".spare"
 _STATE_FILES = "*state*"
 
 
@@ -54,7 +54,7 @@ class StoreResults(tune.Callback):
         self._saving = saving
 
 
-class GoOnFromNewest(tune.Callback):
+class ResumeFromLatestCheckpoint(tune.Callback):
     """Has each trial of a resumed run go on from the newest whole checkpoint in its folder.
 
     Results that come after it are removed from `result.json` and `progress.csv`.
@@ -74,16 +74,16 @@ class GoOnFromNewest(tune.Callback):
                 print(f"{trial}: {_go_on(trial)}", flush=True)
 
 
-def is_begun(folder: str) -> bool:
+def has_saved_trials(folder: str) -> bool:
     """Whether Tune's state in a run's folder can be read and has trials; mends what can be mended.
 
     Args:
         folder: The experiment's folder or URI.
     """
     filesystem, path = resolve(folder)
-    for name in _names(filesystem, f"{path}/{_SPARE}"):
+    for name in _names(filesystem, f"{path}/{_BACKUP_DIR}"):
         if not _is_whole(filesystem, f"{path}/{name}"):
-            with filesystem.open_input_stream(f"{path}/{_SPARE}/{name}") as file:
+            with filesystem.open_input_stream(f"{path}/{_BACKUP_DIR}/{name}") as file:
                 _write(filesystem, f"{path}/{name}", file.read())
     states = [
         name for name in _names(filesystem, path) if re.fullmatch("experiment_state-.*.json", name)
@@ -102,7 +102,7 @@ def _store(trial: Trial) -> None:
         if file.exists():
             _copy(file, storage.storage_filesystem, f"{trial.path}/{name}")
     for file in Path(storage.experiment_driver_staging_path).glob(_STATE_FILES):
-        target = f"{storage.experiment_fs_path}/{_SPARE}/{file.name}"
+        target = f"{storage.experiment_fs_path}/{_BACKUP_DIR}/{file.name}"
         _copy(file, storage.storage_filesystem, target)
 
 
