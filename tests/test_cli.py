@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from rllib_ppg.cli import main, report, train
 from rllib_ppg.cli.parser import make_parser
@@ -180,7 +181,7 @@ def test_ctrl_c_has_its_own_exit_code(monkeypatch, quiet_main, capsys):
 
 class FakeResults(list):
     experiment_path = "/results"
-    filesystem = None  # as if it were not on this machine
+    filesystem = LocalFileSystem()
 
     @property
     def num_errors(self):
@@ -225,8 +226,11 @@ def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
     result = fake_result(checkpoint="bucket/runs/x/checkpoint_000000")
     assert report.report(FakeResults([result]), experiment, COMMAND) == 0
     out = capsys.readouterr().out
-    assert "checkpoint: s3://bucket/runs/x/checkpoint_000000\n" in out
-    assert "to go on: copy the checkpoint to a folder" in out  # Tune restores from those alone
+    checkpoint = "s3://bucket/runs/x/checkpoint_000000"
+    assert f"checkpoint: {checkpoint}\n" in out
+    [command] = re.findall("to go on: (.*)", out)
+    words = shlex.split(command)
+    assert words[words.index("--restore") + 1] == checkpoint
 
 
 def test_a_run_that_saved_nothing_says_so(capsys):

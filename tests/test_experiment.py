@@ -135,7 +135,8 @@ def test_a_grid_is_checked_value_by_value():
         ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
-        ({"restore": "s3://bucket/checkpoint"}, "copy s3://bucket/checkpoint to"),
+        ({"restore": "file:///nowhere"}, "file:///nowhere is not a checkpoint"),
+        ({"restore": "nosuch://bucket/checkpoint"}, "nosuch://bucket/checkpoint"),
     ],
 )
 def test_bad_input_is_refused_before_ray_starts(change, complaint):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pyarrow import fs
 
 from rllib_ppg.plots.results import read_trials
 from tests.runs import write_trial
@@ -92,6 +93,33 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     assert [trial.run for trial in read_trials(runs)] == [str(run) for run in runs]
     assert [trial.run for trial in read_trials([*runs[0].iterdir()])] == ["run"]
+
+
+@pytest.mark.parametrize("place", ["file://{}", "fsspec+file://{}/", "local"])
+def test_a_run_at_a_uri(tmp_path, place):
+    """fsspec's filesystem is none of pyarrow's local ones: it stands for a bucket."""
+    write_trial(tmp_path / "run", [1.0, 2.0], n_pi=4)
+    write_trial(tmp_path / "other", [1.0], name="1")
+    run = place.format(tmp_path / "run")
+    filesystem = None
+    if place == "local":
+        run, filesystem = "run", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    [trial] = read_trials([run], filesystem=filesystem)
+    assert (trial.run, trial.algo, trial.given["n_pi"]) == ("run", "PPG", 4)
+    assert trial.returns.tolist() == [1, 2]
+    run = run.rstrip("/").removesuffix("run")
+    with pytest.raises(ValueError, match=r"there is no folder .*; did you mean 'other'"):
+        read_trials([f"{run}othr"], filesystem=filesystem)
+    with pytest.raises(ValueError, match="there are no results in"):
+        read_trials([run], filesystem=filesystem)
+
+
+def test_a_run_by_a_path_from_here_or_from_home(tmp_path, monkeypatch):
+    folder = write_trial(tmp_path / "run", [1.0])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [trial.run for trial in read_trials(["~/run"])] == ["run"]
+    monkeypatch.chdir(folder)
+    assert [trial.run for trial in read_trials([".", "..", "../../run"])] == ["run"]
 
 
 def test_no_results(tmp_path):

@@ -252,13 +252,16 @@ def test_tracking_options_that_make_no_sense(options, complaint):
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_sweep_ends_with_a_table_and_pictures(tmp_path):
+def test_a_sweep_ends_with_a_table_and_pictures_also_at_a_uri(tmp_path):
+    """fsspec's filesystem is none of pyarrow's local ones: it stands for a bucket."""
+    storage = f"fsspec+file://{tmp_path}"
     config = CONFIG | {"n_pi": {"grid_search": [1, 2]}, "seed": {"grid_search": [0, 1]}}
     ended = run(
         *("train", "-a", "PPG", "-c", json.dumps(config), "-n", "sweep"),
-        *("--stop", '{"training_iteration": 2}', "--storage-path", tmp_path),
+        *("--stop", '{"training_iteration": 2}', "--storage-path", storage, "--checkpoint-at-end"),
     )
     assert ended.returncode == 0, ended.stderr
+    assert f"results: {storage}/sweep\n" in ended.stdout
     head, *lines = ended.stdout[ended.stdout.index("environment ") :].splitlines()
     assert head.split("  ")[0] == "environment"
     results = [
@@ -277,8 +280,20 @@ def test_a_sweep_ends_with_a_table_and_pictures(tmp_path):
         mean, spread = statistics.fmean(returns), statistics.stdev(returns)
         assert line.split()[1:6] == [f"n_pi={n_pi}", f"{mean:.1f}", "+-", f"{spread:.1f}", "2"]
     for picture in ("sweep", "curves"):
-        assert f"plot: {tmp_path}/sweep/{picture}.png" in ended.stdout
+        assert f"plot: {storage}/sweep/{picture}.png" in ended.stdout
         assert (tmp_path / "sweep" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
+
+    [trial] = (tmp_path / "sweep").glob("PPG_*n_pi=2*seed=1*")
+    restored = run(
+        *("train", "-a", "PPG", "-c", json.dumps(CONFIG), "-n", "restored", "--checkpoint-at-end"),
+        *("--stop", '{"training_iteration": 3}', "--storage-path", storage),
+        *("--restore", f"{storage}/sweep/{trial.name}/checkpoint_000000"),
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert re.findall(r"^iteration (\d+)/3", restored.stdout, re.MULTILINE) == ["3"]
+    [checkpoint] = re.findall("^checkpoint: (.*)", restored.stdout, re.MULTILINE)
+    assert checkpoint.startswith(f"{storage}/restored/PPG_")
+    assert f"--restore {checkpoint} --stop" in restored.stdout
 
 
 @pytest.mark.parametrize("call", ["init", "log"])

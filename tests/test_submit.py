@@ -69,7 +69,6 @@ def test_the_address_that_is_given_is_the_one_that_counts(monkeypatch):
             ("cartpole", "--as-test", "--stop", "{training_iteration: 1}"),
             "--as-test needs a return",
         ),
-        (("cartpole", "--restore", "s3://bucket/x"), "Tune restores from local folders"),
         (("cartpole", "--attach", "raysubmit_x"), "file is for a new one"),
         (("cartpole", "--set", "n_pii=2"), "n_pi"),
         (("cartpol",), "did you mean 'cartpole'"),

@@ -44,8 +44,9 @@ def report(
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
     if not alone:
-        _show_sweep(results)
-    print(f"results: {results[0].path if alone else results.experiment_path}")
+        _show_sweep(results, experiment)
+    results_path = results[0].path if alone else results.experiment_path
+    print(f"results: {_place(results_path, experiment)}")
     if alone and results[0].checkpoint:
         print(f"checkpoint: {_place(results[0].checkpoint.path, experiment)}")
     if not finished or results.num_errors:
@@ -71,20 +72,18 @@ def report(
     return exit_code.INTERRUPTED
 
 
-def _show_sweep(results: ResultGrid) -> None:
+def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
     """Prints the table of several trials' final returns, best first, and draws them."""
-    from pyarrow.fs import LocalFileSystem
-
     from rllib_ppg.plots import panels, pictures
     from rllib_ppg.plots.final_table import sweep_table
     from rllib_ppg.plots.results import read_trials
 
     folders = [result.path for result in results if result.metrics]
-    if not folders or not isinstance(results.filesystem, LocalFileSystem):
-        return  # nothing to show yet, or nothing that is on this machine
+    if not folders:
+        return
     try:
-        trials = read_trials(folders)
-    except ValueError as error:  # say, no episode has ended
+        trials = read_trials(folders, filesystem=results.filesystem)
+    except ValueError as error:  # for example, no episode has ended
         print(error)
         return
     print(sweep_table(trials))
@@ -96,11 +95,11 @@ def _show_sweep(results: ResultGrid) -> None:
     for name, figure in figures.items():
         file = f"{results.experiment_path}/{name}.png"
         try:
-            pictures.save(figure, file)
-        except OSError as error:  # a full disk is no reason to call the run a failure
+            pictures.save(figure, file, results.filesystem)
+        except OSError as error:  # a full disk does not make the run a failure
             print(f"no plot: {error}")
         else:
-            print(f"plot: {file}")
+            print(f"plot: {_place(file, experiment)}")
 
 
 def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
@@ -174,10 +173,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
     if result.checkpoint is None:
         return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
     argv = without(argv, ("--restore",), ("--resume",))
-    place = _place(result.checkpoint.path, experiment)
-    if "://" in place:
-        return "to go on: copy the checkpoint to a folder, and --restore that"
-    command = [_program(), *argv, "--restore", place]
+    command = [_program(), *argv, "--restore", _place(result.checkpoint.path, experiment)]
     if experiment.stop:
         # A budget grows by as much again; a return that was reached would end the run at once.
         flat = flatten_dict(result.metrics or {}, delimiter="/")

@@ -156,9 +156,7 @@ def _check(experiment: Experiment, options: dict[str, Any]) -> None:
         if experiment.name is None:
             raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
         return
-    if "://" not in (experiment.restore or ""):  # it is on the cluster
-        experiment = replace(experiment, restore=None)
-    experiment.validate()
+    replace(experiment, restore=None).validate()  # the cluster reads its checkpoint
 
 
 def _with_original_command(runtime_env: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

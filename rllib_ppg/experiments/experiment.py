@@ -89,7 +89,7 @@ class Experiment:
         scheduler_config: Arguments of the scheduler of that name. Its `metric` and `mode` are the
             mean return and "max" unless they are given.
         storage_path: Where the results go, a folder or a URI; None means `~/ray_results`.
-        restore: A checkpoint to start from.
+        restore: Checkpoint to start from, a folder or a URI; None starts from nothing.
     """
 
     run: str
@@ -223,8 +223,6 @@ class Experiment:
         if self.restore:
             from rllib_ppg.checkpoint.folder import check_checkpoint
 
-            if "://" in self.restore:
-                raise ValueError(f"Tune restores from local folders: copy {self.restore} to one")
             check_checkpoint(self.restore)
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
@@ -303,6 +301,11 @@ class Experiment:
         from rllib_ppg.callbacks import promote_metric
 
         _allow_missing_metrics()
+        callbacks = list(callbacks)
+        if self.restore:
+            from rllib_ppg.experiments.start_checkpoint import StartFromCheckpoint
+
+            callbacks.append(StartFromCheckpoint(_absolute(self.restore)))
         config = _by_attribute(self.run, self.config)
         config |= self._network_for_images(config)
         if score := self.checkpoint_config.get("checkpoint_score_attribute"):
@@ -320,12 +323,9 @@ class Experiment:
                 stop=dict(self.stop),
                 checkpoint_config=self._checkpoint_config(),
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
-                callbacks=list(callbacks),
+                callbacks=callbacks,
                 verbose=0,
             ),
-            # `tune.run(restore=)` has no public counterpart here, and a restoring callback in the
-            # config would be saved with, and run again from, every later checkpoint.
-            _tuner_kwargs={"restore": _absolute(self.restore)} if self.restore else None,
         )
 
     def _network_for_images(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,11 +367,15 @@ class Experiment:
         """
         from ray import tune
 
+        from rllib_ppg.experiments.start_checkpoint import StartFromCheckpoint
+
         _allow_missing_metrics()
         tuner = tune.Tuner.restore(self.resumable(), trainable=self.run, resume_errored=True)
         # Tune keeps the callbacks of the first run, in the state that they were pickled in.
         run_config = tuner._local_tuner.get_run_config()
-        kept = [callback for callback in run_config.callbacks or () if isinstance(callback, keep)]
+        keep_classes = (keep, StartFromCheckpoint)
+        first = run_config.callbacks or ()
+        kept = [callback for callback in first if isinstance(callback, keep_classes)]
         run_config.callbacks = [*callbacks, *kept]
         return tuner, run_config.stop or {}
 

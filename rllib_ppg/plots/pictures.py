@@ -6,10 +6,11 @@ from picture to picture; OpenAI's curves are dashed and muted.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
+from pyarrow import fs
 
+from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.plots.curves import Curve, Value
 from rllib_ppg.plots.panels import Panel
 
@@ -113,9 +116,19 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes a picture in the format that the path's suffix says."""
-    figure.savefig(path, dpi=150)
+def save(figure: Figure, path: str | Path, filesystem: fs.FileSystem | None = None) -> None:
+    """Writes a picture in the format of the path's suffix.
+
+    Args:
+        figure: Picture to write.
+        path: Path or URI of the file.
+        filesystem: Filesystem of the path; None finds it from the path or URI.
+    """
+    filesystem, path = resolve(path, filesystem)
+    data = io.BytesIO()
+    figure.savefig(data, format=PurePosixPath(path).suffix[1:], dpi=150)
+    with filesystem.open_output_stream(path) as file:
+        file.write(data.getbuffer())
 
 
 def _grid(panels: Sequence[Panel], y_label: str, x_label: str) -> tuple[Figure, list[Axes]]:

@@ -1,9 +1,11 @@
-"""Reads back what Tune wrote of a run: each trial's settings and its learning curve."""
+"""Reads what Tune wrote of a run: each trial's settings and its learning curve."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,26 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import fs
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
+from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training.
+    """One training run of one setting and seed.
 
     Attributes:
-        run: The folder of its experiment, as short as still tells it from the others.
-        algo: The algorithm's name, as in "PPG".
-        env: The environment's id, or its class's name.
-        given: The settings that its user gave; nested ones by their paths, "env_config/num_levels".
-        config: All settings, nested ones by their paths.
-        iterations: [n], the numbers of those that have a return, at least one.
-        env_steps: [n], increasing.
-        returns: [n], the metric that was asked for.
-        started: When, in seconds since 1970.
+        run: Name of its experiment's folder; the whole path if two have the same name.
+        algo: Algorithm's name, such as "PPG".
+        env: Environment's id, or the name of its class.
+        given: Settings that the user gave; nested ones by path, "env_config/num_levels".
+        config: All settings, nested ones by path.
+        iterations: Numbers of the iterations that have a return, [n], n >= 1.
+        env_steps: Env steps after each, [n], increasing.
+        returns: The requested metric, [n].
+        started: Start time in seconds since 1970.
     """
 
     run: str
@@ -49,35 +53,78 @@ class Trial:
         return self.setting("seed")
 
     def setting(self, path: str) -> Any:
-        """Returns a setting's value, None where there is no such setting."""
+        """Returns a setting's value; None if there is no such setting."""
         return self.config.get(path, self.given.get(path))
 
 
-def read_trials(runs: Sequence[str | Path], metric: str = EPISODE_RETURN_MEAN) -> list[Trial]:
-    """Reads runs, in the order in which their trials started; those without returns are left out.
+@dataclass(frozen=True)
+class _Folder:
+    """A folder on any filesystem."""
 
-    Where a run went on from an older checkpoint, what it had done after that is left out. A trial
-    that was started from another's checkpoint, with the same settings, is one with it.
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def at(cls, place: str | Path, filesystem: fs.FileSystem | None) -> _Folder:
+        filesystem, path = resolve(place, filesystem)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            path = os.path.realpath(path)
+        return cls(filesystem, path.rstrip("/"))
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> _Folder:
+        return replace(self, path=self.path.rpartition("/")[0])
+
+    def subfolders(self) -> list[_Folder]:
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        paths = sorted(info.path for info in found if info.type == fs.FileType.Directory)
+        return [replace(self, path=path.rstrip("/")) for path in paths]
+
+    def exists(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
+
+    def lines(self, file: str) -> Iterator[str]:
+        """Yields the lines of a file in the folder; none if there is no such file."""
+        path = f"{self.path}/{file}"
+        if self.filesystem.get_file_info(path).type == fs.FileType.File:
+            with self.filesystem.open_input_stream(path) as stream:
+                yield from io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
+
+
+def read_trials(
+    runs: Sequence[str | Path],
+    metric: str = EPISODE_RETURN_MEAN,
+    filesystem: fs.FileSystem | None = None,
+) -> list[Trial]:
+    """Reads the trials of runs, in the order in which they started.
+
+    Trials without a return are left out. Where a run resumed from an older checkpoint, the results
+    after that checkpoint are left out. A trial that started from another trial's checkpoint, with
+    the same settings, is joined with it.
 
     Args:
-        runs: Folders of experiments, with trials' folders in them, or of single trials.
-        metric: What to read as returns, by its path in a result.
+        runs: Paths or URIs of experiments' folders, which hold trials' folders, or of single
+            trials'.
+        metric: Path of the metric to read as returns, within a result.
+        filesystem: Filesystem of the paths; None finds it from each path or URI.
 
     Raises:
-        ValueError: If a folder has no results, or none of them has the metric.
+        ValueError: If a folder has no results, or no result has the metric.
     """
-    folders: dict[Path, Path] = {}  # of trials, to those of their experiments
-    for run in runs:
-        folders.update(_trial_folders(Path(run).expanduser().resolve()))
-    names = [experiment.name for experiment in set(folders.values())]
-    trials = [
-        _read_trial(
-            folder,
-            experiment.name if names.count(experiment.name) == 1 else str(experiment),
-            metric,
-        )
-        for folder, experiment in folders.items()
-    ]
+    found = [folder for run in runs for folder in _trial_folders(_Folder.at(run, filesystem))]
+    folders = {(folder.filesystem.type_name, folder.path): folder for folder in found}.values()
+    experiments = {folder.parent.path: folder.parent.name for folder in folders}
+    names = list(experiments.values())
+    trials = []
+    for folder in folders:
+        experiment = folder.parent
+        run = experiment.name if names.count(experiment.name) == 1 else experiment.path
+        trials.append(_read_trial(folder, run, metric))
     joined = _joined(sorted(trials, key=lambda trial: trial.started))
     with_returns = [_finite(trial) for trial in joined if np.isfinite(trial.returns).any()]
     if not with_returns:
@@ -88,35 +135,33 @@ def read_trials(runs: Sequence[str | Path], metric: str = EPISODE_RETURN_MEAN) -
     return with_returns
 
 
-def _trial_folders(run: Path) -> dict[Path, Path]:
-    """Returns the folders of trials with results, and those of their experiments."""
-    if not run.is_dir():
-        siblings = [path.name for path in run.parent.glob("*") if path.is_dir()]
-        raise ValueError(f"there is no folder {run}{did_you_mean(run.name, siblings)}")
-    folders = [run, *sorted(run.glob("*"))]
-    found = {f: f.parent for f in folders if any(True for _ in _results(f / "result.json"))}
+def _trial_folders(run: _Folder) -> list[_Folder]:
+    """The folders with results: that of the run itself, if it is a trial's, and those in it."""
+    if not run.exists():
+        siblings = [folder.name for folder in run.parent.subfolders()]
+        raise ValueError(f"there is no folder {run.path}{did_you_mean(run.name, siblings)}")
+    folders = [run, *run.subfolders()]
+    found = [folder for folder in folders if any(True for _ in _results(folder))]
     if not found:
         raise ValueError(
-            f"there are no results in {run}, neither in a result.json there nor in one of a folder "
-            "below"
+            f"there are no results in {run.path}: neither it nor a folder in it has a result.json"
         )
     return found
 
 
-def _read_trial(folder: Path, run: str, metric: str) -> Trial:
+def _read_trial(folder: _Folder, run: str, metric: str) -> Trial:
     rows: list[tuple[float, float, float]] = []
     result: dict[str, Any] = {}
     started = math.inf
-    for result in _results(folder / "result.json"):
+    for result in _results(folder):
         steps = result["num_env_steps_sampled_lifetime"]
         started = min(started, result.get("timestamp", math.inf))
-        while rows and rows[-1][1] >= steps:  # it went on from a checkpoint before these
+        while rows and rows[-1][1] >= steps:  # the run resumed from a checkpoint before these
             rows.pop()
         value = unflattened_lookup(metric, result, default=None)
         is_number = isinstance(value, int | float)
         rows.append((result.get("training_iteration", 0), steps, value if is_number else math.nan))
-    params = folder / "params.json"
-    given = _settings(json.loads(params.read_text())) if params.is_file() else {}
+    given = _settings(json.loads("".join(folder.lines("params.json")) or "{}"))
     config = _settings(result.get("config", {}))
     iterations, env_steps, returns = np.array(rows, float).T
     env = str(given.get("env", config.get("env")))
@@ -133,18 +178,15 @@ def _read_trial(folder: Path, run: str, metric: str) -> Trial:
     )
 
 
-def _results(file: Path) -> Iterator[dict[str, Any]]:
-    """Yields a trial's results; a line that a killed run left unfinished is no result."""
-    if not file.is_file():
-        return
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                result = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if "num_env_steps_sampled_lifetime" in result:
-                yield result
+def _results(folder: _Folder) -> Iterator[dict[str, Any]]:
+    """Yields a trial's results; skips a line that a killed run left unfinished."""
+    for line in folder.lines("result.json"):
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "num_env_steps_sampled_lifetime" in result:
+            yield result
 
 
 def _joined(trials: Sequence[Trial]) -> list[Trial]:
@@ -154,14 +196,14 @@ def _joined(trials: Sequence[Trial]) -> list[Trial]:
             same = (earlier.algo, earlier.given) == (trial.algo, trial.given)
             before = earlier.iterations < trial.iterations[0]
             if same and before.any() and earlier.iterations[before][-1] == trial.iterations[0] - 1:
-                joined[i] = _goes_on(earlier, before, trial)
+                joined[i] = _continued(earlier, before, trial)
                 break
         else:
             joined.append(trial)
     return joined
 
 
-def _goes_on(earlier: Trial, before: np.ndarray, later: Trial) -> Trial:
+def _continued(earlier: Trial, before: np.ndarray, later: Trial) -> Trial:
     return replace(
         earlier,
         iterations=np.concatenate([earlier.iterations[before], later.iterations]),
@@ -181,19 +223,19 @@ def _finite(trial: Trial) -> Trial:
 
 
 def _algorithm(folder: str, env: str) -> str:
-    """Returns the algorithm's name, which Tune writes into the folder's name alone."""
+    """The algorithm's name, which Tune writes only into the name of the trial's folder."""
     name, _, rest = folder.partition(f"_{_class_name(env).replace('/', '_')}_")
     return name if rest else folder.split("_")[0]
 
 
 def _class_name(env: str) -> str:
-    """Returns "MyEnv" for "<class 'my_envs.MyEnv'>", and other names as they are."""
+    """The name itself, or "MyEnv" for "<class 'my_envs.MyEnv'>"."""
     match = re.fullmatch(r"<(?:class|function) '?(?:[^' ]*\.)?([^' .]+)'?.*>", env)
     return match[1] if match else env
 
 
-def _metrics(folder: Path) -> set[str]:
-    *_, last = _results(folder / "result.json")
+def _metrics(folder: _Folder) -> set[str]:
+    *_, last = _results(folder)
     last.pop("config", None)
     return {path for path, value in _flat(last).items() if isinstance(value, int | float)}
 
@@ -204,10 +246,10 @@ def _flat(nested: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's, by their paths: by the names that users give, and functions without addresses.
+    """A config's settings by their paths, under the names that users give.
 
-    RLlib stores some in attributes that begin with an underscore; a function's address differs from
-    process to process.
+    RLlib stores some in attributes that begin with an underscore. A function's address differs
+    between processes and is left out.
     """
     return {
         path.removeprefix("_"): re.sub(r" at 0x[0-9a-f]+", "", x) if isinstance(x, str) else x
