@@ -28,10 +28,12 @@ from typing import Any
 
 import ray
 
+from benchmarks import only_module
 from benchmarks.envs import FRAMES, Cheap
 from benchmarks.scaling import Run, table
 from benchmarks.throughput import machine
 from rllib_ppg import PPGConfig
+from rllib_ppg.driver import checkpointing
 from rllib_ppg.ppg import PPG
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 
@@ -229,12 +231,11 @@ class Metered(PPG):
         """See the class."""
         super().setup(config)
         self.meter = Meter()
-        self.meter.around(self, "_sample", "rollouts")
-        self.meter.around(self, "_fetch", "rollouts")
+        self.meter.around(self._env_runners, "sample", "rollouts")
         self.meter.around(self, "_policy_phase", "policy")
         self.meter.around(self, "_auxiliary_phase", "auxiliary")
         self.meter.around(self, "_sync_weights", "weights")
-        self.meter.around(self._replay, "load", "list")
+        self.meter.around(checkpointing, "load_replay", "list")
 
     def _on_aux_epoch_end(self, epoch: int) -> None:
         super()._on_aux_epoch_end(epoch)
@@ -245,7 +246,7 @@ class Metered(PPG):
         """Number of replay blocks whose only copy is on their learner's node."""
         time.sleep(1)  # copies are reported now and then
         nodes = [r.get() for r in self.learner_group.foreach_learner(node_of)]
-        entries = [e for iteration in self._replay.iterations for e in iteration]
+        entries = [e for iteration in only_module(self).replay.iterations for e in iteration]
         found = ray.experimental.get_object_locations([e.ref for e in entries])
         return sum(found[e.ref]["node_ids"] == [nodes[e.learner]] for e in entries)
 

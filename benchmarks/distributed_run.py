@@ -24,6 +24,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks import only_module
 from rllib_ppg import PPGCallback, PPGConfig
 
 SEED = 0
@@ -94,12 +95,13 @@ def main() -> None:
     )
     print("iteration  phase  env steps  replay list: blocks on each node, MB      driver's MB")
     recorded: list[Any] = []
-    clear = algo._replay.clear
-    algo._replay.clear = lambda: (recorded.extend(algo._replay.iterations), clear())
+    replay = only_module(algo).replay
+    clear = replay.clear
+    replay.clear = lambda: (recorded.extend(replay.iterations), clear())
     for iteration in range(1, 7):
         recorded.clear()
         result = algo.train()
-        iterations = recorded or algo._replay.iterations
+        iterations = recorded or replay.iterations
         entries = [entry for entries in iterations for entry in entries]
         where = ray.experimental.get_object_locations([entry.ref for entry in entries])
         nodes = Counter(

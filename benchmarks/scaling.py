@@ -342,14 +342,14 @@ class CountingLearner(PPGTorchLearner):
         """See the class."""
         super().build()
         self.sums: list[tuple[int, float]] = []
-        reduce = self._peers.sum
+        reduce = self.collective.sum
 
         def counted(x: Any) -> None:
             # A gradient buffer's last number is the count of states.
             self.sums.append((x.numel() * x.element_size(), float(x[-1])))
             reduce(x)
 
-        self._peers.sum = counted
+        self.collective.sum = counted
 
 
 class Watched(PPG):
@@ -357,12 +357,12 @@ class Watched(PPG):
 
     seen: dict[str, float]
 
-    def _policy_phase(self, rollouts: list) -> None:
-        refs = [ref for _, shards in rollouts for ref in shards]
+    def _policy_phase(self, module: Any, rollouts: list) -> None:
+        refs = [ref for rollout in rollouts for ref in rollout.shards]
         seen = Watched.seen = {"rollouts": in_store(refs)}
         del refs
-        super()._policy_phase(rollouts)
-        entries = [e for iteration in self._replay.iterations for e in iteration]
+        super()._policy_phase(module, rollouts)
+        entries = [e for iteration in module.replay.iterations for e in iteration]
         seen["references"] = len(entries)
         seen["blocks"] = in_store([e.ref for e in entries])
         seen["store"] = store_usage()
@@ -380,10 +380,11 @@ class Watched(PPG):
 
 def own_bytes(learner: Any) -> int:
     """Bytes of a learner's columns in an auxiliary phase, but for the observations; or 0."""
-    states = getattr(learner, "_aux_states", None)
-    if states is None:
+    (module,) = learner.trained.values()
+    if module.aux is None:
         return 0
-    tensors = states._others.values()
+    states = module.aux.states
+    tensors = states._columns.values()
     return states._valid.nbytes + sum(t.numel() * t.element_size() for t in tensors)
 
 

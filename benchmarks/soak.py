@@ -58,9 +58,9 @@ class Soaked(PPG):
         super()._policy_phase(*args)
         self.phase = "between phases"
 
-    def _auxiliary_phase(self) -> None:
+    def _auxiliary_phase(self, *args: Any) -> None:
         self.phase = "auxiliary phase"
-        super()._auxiliary_phase()
+        super()._auxiliary_phase(*args)
         self.phase = "between phases"
 
     def _sample(self) -> Any:

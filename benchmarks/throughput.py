@@ -32,7 +32,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-import rllib_ppg.learner
+import rllib_ppg.learning.base_learner
+from benchmarks import only_module
 from benchmarks.bare import ACTIONS, Bare
 from benchmarks.envs import FRAMES, MUJOCO_SIZED, Cheap
 from rllib_ppg import PPGCallback, PPGConfig
@@ -271,13 +272,15 @@ def phases(sizes: Sizes) -> Iterator[Row]:
     out: list[Any] = []
 
     def policy() -> None:
-        phase = PolicyPhase(SEED, [np.arange(sizes.rows)], sizes.rows, 0, 1.0, rows_per_block=1)
+        phase = PolicyPhase(
+            DEFAULT_MODULE_ID, SEED, [np.arange(sizes.rows)], sizes.rows, 0, 1.0, rows_per_block=1
+        )
         out[:] = learner.policy_phase(phase, rollout)
 
     def aux() -> None:
-        learner.presleep(AuxPhase(SEED, list(stored), [sizes.rows]))
+        learner.presleep(AuxPhase(DEFAULT_MODULE_ID, SEED, list(stored), [sizes.rows]))
         for epoch in range(sizes.e_aux):
-            learner.aux_epoch(epoch)
+            learner.aux_epoch(DEFAULT_MODULE_ID, epoch)
 
     def bare_policy() -> None:
         bare.policy_phase(obs, sizes.num_mb, sizes.T)
@@ -312,7 +315,7 @@ class WholeMinibatches(PPGTorchLearner):
 
     def build(self) -> None:
         """See the class."""
-        rllib_ppg.learner.keep_freed_memory = lambda: None
+        rllib_ppg.learning.base_learner.keep_freed_memory = lambda: None
         super().build()
 
 
@@ -489,8 +492,8 @@ class Memory(PPGCallback):
 
     def on_aux_epoch_end(self, *, algorithm: Any, epoch: int, **kwargs: Any) -> None:
         """Runs in the driver, while learners wait."""
-        entries = [e for it in algorithm._replay.iterations for e in it]
-        Memory.stored = algorithm._replay.nbytes
+        entries = [e for it in only_module(algorithm).replay.iterations for e in it]
+        Memory.stored = only_module(algorithm).replay.nbytes
         Memory.in_store = in_store([e.ref for e in entries])
         Memory.restored.append(restored_bytes())
         Memory.driver.append(own_bytes())

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-    from rllib_ppg.ppg import PPG
 
 NORMALIZED_RETURN_MEAN = "normalized_return_mean"
 GENERALIZATION_GAP = "generalization_gap"
@@ -43,7 +42,7 @@ class PPGCallback(RLlibCallback):
     """An `RLlibCallback` that hears of auxiliary epochs, too. Use it with `.callbacks(...)`."""
 
     def on_aux_epoch_end(
-        self, *, algorithm: PPG, metrics_logger: Any, epoch: int, num_epochs: int
+        self, *, algorithm: Algorithm, metrics_logger: Any, epoch: int, num_epochs: int
     ) -> None:
         """Called after each auxiliary epoch.
 

@@ -28,7 +28,8 @@ from rllib_ppg.envs.vector_env import (
     probe_spaces,
     vectorize_mode,
 )
-from rllib_ppg.learner import PRECISIONS, PPGTorchLearner
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.learning.trained_module import PRECISIONS
 from rllib_ppg.networks.observation_filter import FILTERS
 from rllib_ppg.networks.rl_module import (
     ARCHITECTURES,

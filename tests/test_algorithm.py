@@ -12,6 +12,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.data.compression import Compressed
+from tests.driver import only_module
 from tests.envs import Counting, NextStepCounting
 
 
@@ -123,7 +124,7 @@ def test_states_are_in_the_object_store_and_the_driver_has_references(build):
     algo = build(small(runners=2, n_pi=4))
     for _ in range(3):
         algo.train()
-    entries = [e for iteration in algo._replay.iterations for e in iteration]
+    entries = [e for iteration in only_module(algo).replay.iterations for e in iteration]
     assert len(entries) == 3 * 2
     assert all(isinstance(e.ref, ray.ObjectRef) for e in entries)
     blocks = [ray.get(e.ref) for e in entries]
@@ -136,7 +137,7 @@ def test_states_are_in_the_object_store_and_the_driver_has_references(build):
 def test_without_auxiliary_phases_it_is_ppo(build, off):
     algo = build(small(**off))
     results = [algo.train() for _ in range(3)]
-    assert len(algo._replay) == 0
+    assert len(only_module(algo).replay) == 0
     assert not any("aux" in learner_metrics(r) for r in results)
     before = build(small(**off))
     assert_equal(weights(algo, ["vf_aux"]), weights(before, ["vf_aux"]))  # same seed, never trained
@@ -146,10 +147,10 @@ def test_reward_normalisation_sees_all_env_runners(build):
     algo = build(small(Counting, runners=2))
     algo.train()
     # Two runners x 4 envs x 16 steps, and the prior's 1e-4.
-    assert algo._reward_norm.moments.count == pytest.approx(2 * 4 * 16, abs=1e-3)
+    assert only_module(algo).reward_norm.moments.count == pytest.approx(2 * 4 * 16, abs=1e-3)
     off = build(small(Counting, normalize_rewards=False))
     off.train()
-    assert off._reward_norm.scale == pytest.approx(1.0)
+    assert only_module(off).reward_norm.scale == pytest.approx(1.0)
 
 
 def test_episode_metrics_are_over_the_last_hundred_episodes(build):
@@ -186,9 +187,12 @@ def test_checkpoint_in_the_middle_of_a_phase(build, tmp_path):
     restored = PPG.from_checkpoint(path)
     try:
         assert_equal(weights(restored), weights(algo))
-        assert restored._reward_norm.moments == algo._reward_norm.moments
+        assert only_module(restored).reward_norm.moments == only_module(algo).reward_norm.moments
         assert list(restored._episodes.episodes) == list(algo._episodes.episodes)
-        (saved,), (loaded,) = algo._replay.iterations, restored._replay.iterations
+        (saved,), (loaded,) = (
+            only_module(algo).replay.iterations,
+            only_module(restored).replay.iterations,
+        )
         for a, b in zip(saved, loaded, strict=True):
             np.testing.assert_array_equal(ray.get(a.ref).obs, ray.get(b.ref).obs)
             np.testing.assert_array_equal(ray.get(a.ref).V_targ, ray.get(b.ref).V_targ)
@@ -220,7 +224,7 @@ def test_an_older_checkpoint_moves_a_live_algorithm_back(build, tmp_path):
         algo.train()
     algo.restore_from_path(path)
     assert_equal(weights(algo), old)
-    assert len(algo._replay) == 1
+    assert len(only_module(algo).replay) == 1
     for held in runner_weights(algo):
         assert_equal(held, weights(algo, ("pi_encoder", "pi")))
     algo.train()
@@ -260,7 +264,10 @@ def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
     path = algo.save_to_path(tmp_path / "checkpoint")
     restored = build(small(runners=0, replay_compression=then))
     restored.restore_from_path(path)
-    (saved,), (loaded,) = algo._replay.iterations, restored._replay.iterations
+    (saved,), (loaded,) = (
+        only_module(algo).replay.iterations,
+        only_module(restored).replay.iterations,
+    )
     for a, b in zip(saved, loaded, strict=True):
         kept = ray.get(b.ref)
         assert isinstance(kept.obs, Compressed) == (then == "lz4")
@@ -295,7 +302,7 @@ def test_stored_states_outlive_the_next_rollout(build):
     for _ in range(2):
         algo.train()
     assert not np.array_equal(*sampled)
-    for obs, (entry,) in zip(sampled, algo._replay.iterations, strict=True):
+    for obs, (entry,) in zip(sampled, only_module(algo).replay.iterations, strict=True):
         np.testing.assert_array_equal(ray.get(entry.ref).obs, obs)
 
 

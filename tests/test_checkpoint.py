@@ -16,6 +16,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from rllib_ppg.checkpoint import folder, plain_data
 from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint
 from rllib_ppg.learner import PPGTorchLearner
+from tests.driver import only_module
 from tests.test_algorithm import assert_equal, small, weights
 
 
@@ -44,7 +45,7 @@ def test_an_iteration_is_written_once(saved, tmp_path):
             path.unlink()
     check_checkpoint(second)
     algo.restore_from_path(second)
-    assert algo._replay.rows_per_iteration() == [4, 4]
+    assert only_module(algo).replay.rows_per_iteration() == [4, 4]
     third = Path(algo.save_to_path(tmp_path / "third"))  # of a list that was restored
     assert (third / "replay/0000.npy").stat().st_ino == (second / "replay/0000.npy").stat().st_ino
     (second / "replay/0000.npy").unlink()
@@ -74,7 +75,7 @@ def test_a_file_in_an_earlier_one_s_place_is_not_taken_for_it(saved, build, tmp_
     other.train()
     other.save_to_path(tmp_path / "other")
     algo.restore_from_path(algo.save_to_path(tmp_path / "last"))
-    assert len(algo._replay) == 2
+    assert len(only_module(algo).replay) == 2
 
 
 def test_other_files_in_the_folder_stay(saved, tmp_path):
@@ -130,13 +131,13 @@ def test_in_a_bucket_the_manifest_comes_last_and_files_are_copied_there(
     def written_again(*args, **kwargs):
         raise AssertionError("an iteration was written again")
 
-    monkeypatch.setattr("rllib_ppg.data.replay._write", written_again)
+    monkeypatch.setattr("rllib_ppg.checkpoint.replay_files._write", written_again)
     algo.save_to_path("two", filesystem=bucket)
     for i in range(2):
         one, two = (tmp_path / f"bucket/{name}/replay/000{i}.npy" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
     algo.restore_from_path("two", filesystem=bucket)
-    assert algo._replay.rows_per_iteration() == [4, 4]
+    assert only_module(algo).replay.rows_per_iteration() == [4, 4]
     # A save that is cut off leaves no checkpoint.
     monkeypatch.setattr(folder.Draft, "finish", written_again)
     with pytest.raises(AssertionError):
@@ -187,13 +188,13 @@ def _newer(path):
 def test_what_is_damaged_is_refused_and_changes_nothing(saved, name, damage, message):
     algo, path = saved
     algo.train()
-    before, stored = weights(algo), algo._replay.rows_per_iteration()
+    before, stored = weights(algo), only_module(algo).replay.rows_per_iteration()
     damage(path / name)
     with pytest.raises(ValueError, match=message) as error:
         algo.restore_from_path(path)
     assert "\n" not in str(error.value)
     assert_equal(weights(algo), before)
-    assert algo._replay.rows_per_iteration() == stored
+    assert only_module(algo).replay.rows_per_iteration() == stored
     algo.train()
 
 
@@ -275,9 +276,9 @@ def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, se
     other = build(small(**{"n_pi": 2, **settings}))
     other.restore_from_path(path)
     assert "these settings have no auxiliary phases" in caplog.text
-    assert len(other._replay) == 0
+    assert len(only_module(other).replay) == 0
     assert other.train()["training_iteration"] == 3
-    assert len(other._replay) == 0
+    assert len(only_module(other).replay) == 0
 
 
 def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
@@ -291,19 +292,19 @@ def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
     algo.stop()
     other = build(small(n_pi=3, checkpoint_replay=False))
     other.restore_from_path(path)
-    assert len(other._replay) == 0 and other.training_iteration == 2
+    assert len(only_module(other).replay) == 0 and other.training_iteration == 2
 
 
 def test_driver_memory_holds_one_block_at_a_time(saved, tmp_path, monkeypatch):
     algo, _ = saved
-    algo._replay._written = [None] * len(algo._replay)
+    only_module(algo).replay.written = [None] * len(only_module(algo).replay)
     asked, get = [], ray.get
 
     def counting(refs, **kwargs):
         asked.append(refs)
         return get(refs, **kwargs)
 
-    monkeypatch.setattr("rllib_ppg.data.replay.ray.get", counting)
+    monkeypatch.setattr("ray.get", counting)
     algo.save_to_path(tmp_path / "streamed")
-    blocks = [entry.ref for it in algo._replay.iterations for entry in it]
+    blocks = [entry.ref for it in only_module(algo).replay.iterations for entry in it]
     assert [ref for ref in asked if ref in blocks] == blocks

@@ -13,6 +13,7 @@ from ray.job_submission import JobSubmissionClient
 
 from rllib_ppg import PPGCallback, PPGConfig
 from tests.command import run
+from tests.driver import only_module
 from tests.envs import AnySpaces
 from tests.nodes import RAY, Live, Nodes, growing_cluster, locations, path_with_python, started
 
@@ -191,7 +192,7 @@ def places(algo):
             lambda learner: ray.get_runtime_context().get_node_id()
         )
         on = [result.get() for result in found]
-    entries = [entry for entries in algo._replay.iterations for entry in entries]
+    entries = [entry for entries in only_module(algo).replay.iterations for entry in entries]
     assert entries
     return [
         (nodes, on[entry.learner])

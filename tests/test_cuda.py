@@ -43,7 +43,7 @@ def test_both_phases_do_on_a_gpu_what_they_do_on_a_cpu(obs, arch, resident, monk
 
 def test_the_observation_filter_on_a_gpu():
     learner = make_learner(gpus=1, env_runners={"observation_filter": "MeanStdFilter"})
-    learner.set_observation_filter(np.full(3, 2.0), np.full(3, 4.0))
+    learner.set_observation_filter(DEFAULT_MODULE_ID, np.full(3, 2.0), np.full(3, 4.0))
     filter_ = learner.module[DEFAULT_MODULE_ID].observation_filter
     out = filter_(torch.full((1, 3), 6.0, device=filter_.mean.device))
     assert out.tolist() == [[1.0, 1.0, 1.0]]

@@ -17,13 +17,16 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
+from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
 from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
-from rllib_ppg.data.replay import BlockReader, ReplayBlock, ReplayEntry, ReplayList
+from rllib_ppg.data.replay import ReplayBlock, ReplayEntry, ReplayList
+from rllib_ppg.data.rollout import RolloutSummary, SampledRollout
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.driver.learner_pool import LearnerLostError, failure_of
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.learning.collectives import CollectiveError
-from rllib_ppg.sampling.env_runner import RolloutSummary
+from rllib_ppg.learning.replay_reader import BlockReader
+from tests.driver import only_module
 from tests.envs import AnySpaces
 from tests.test_exact_resume import check_same, timeless
 from tests.test_learner import T, make_rollout
@@ -79,11 +82,13 @@ def run_phases(algo, *env_runner_rows):
             summary = RolloutSummary(
                 {}, [len(s) for s in shards], [], Moments.of(r.rewards[r.valid])
             )
-            rollouts.append((summary, shards))
-        algo._policy_phase(rollouts)
+            rollouts.append(SampledRollout(summary, shards))
+        algo._policy_phase(only_module(algo), rollouts)
         states.append(learner_states(algo))
-    iterations = [[(e.learner, list(e.info.rows)) for e in it] for it in algo._replay.iterations]
-    algo._auxiliary_phase()
+    iterations = [
+        [(e.learner, list(e.info.rows)) for e in it] for it in only_module(algo).replay.iterations
+    ]
+    algo._auxiliary_phase(only_module(algo))
     for name in ("policy_loss", "vf_loss", "entropy", "vf_explained_var", "approx_kl"):
         metrics[name] = algo.metrics.peek(("learners", DEFAULT_MODULE_ID, name))
     metrics |= algo.metrics.peek(("learners", DEFAULT_MODULE_ID, "aux"))
@@ -148,7 +153,8 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build):
     algo = build(config)
     for _ in range(5):
         algo.train()
-    assert len(algo._replay) == 0  # that was a phase; left are 2 MB of the learners' own state
+    # The phase is over; what is left is 2 MB of the learners' own state.
+    assert len(only_module(algo).replay) == 0
     assert_eventually(lambda: object_store_bytes() < 3e6)
     before = object_store_bytes()
     algo.train()
@@ -159,7 +165,8 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build):
         assert_eventually(lambda n=states: 1.0 <= (object_store_bytes() - before) / n <= 1.02)
         algo.train()
     assert driver.memory_full_info().uss - private < 0.1 * states
-    assert len(algo._replay) == 0
+    # The phase is over; what is left is 2 MB of the learners' own state.
+    assert len(only_module(algo).replay) == 0
     assert_eventually(lambda: object_store_bytes() - before < 2**20)
 
 
@@ -170,7 +177,7 @@ def replay_rows(algo):
     """{(iteration, row): (V_targ, learner)} of the replay list."""
     return {
         (i, int(row)): (ray.get(e.ref).V_targ[k].tolist(), e.learner)
-        for i, entries in enumerate(algo._replay.iterations)
+        for i, entries in enumerate(only_module(algo).replay.iterations)
         for e in entries
         for k, row in enumerate(e.info.rows)
     }
@@ -216,7 +223,7 @@ class Silent:
 def test_a_block_that_never_comes_is_an_error(cluster):
     """Ray waits without end for a spilled block whose file is gone."""
     actor = Silent.remote()
-    with pytest.raises(RuntimeError, match=r"did not come within 0.5 s \(collective_timeout_s\)"):
+    with pytest.raises(RuntimeError, match=r"did not arrive within 0.5 s \(collective_timeout_s\)"):
         BlockReader([actor.block.remote()], 2**20, timeout_s=0.5)[0]
     ray.kill(actor)
 
@@ -224,15 +231,27 @@ def test_a_block_that_never_comes_is_an_error(cluster):
 def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
     """Six blocks of one row each, saved by three learners and loaded for two."""
     saved = ReplayList(n_pi=1)
-    blocks = [ReplayBlock(np.full((1, 4), i), np.zeros((1, 4)), np.ones((1, 4))) for i in range(6)]
+    blocks = [
+        ReplayBlock(np.full((1, 4), i), np.ones((1, 4)), {"V_targ": np.zeros((1, 4))})
+        for i in range(6)
+    ]
     saved.append(
         [ReplayEntry(ray.put(b), b.info(np.array([i])), i % 3) for i, b in enumerate(blocks)]
     )
     path, disk = str(tmp_path / "saved"), LocalFileSystem()
     with draft(disk, path) as new:
-        new.finish(replay=saved.save(new), networks={})
+        new.finish(replay=save_replay(saved, new, "module"), networks={})
     loaded = ReplayList(n_pi=1)
-    loaded.load(disk, path, read_manifest(disk, path), 2, put=lambda block, _: ray.put(block))
+    manifest = read_manifest(disk, path)
+    load_replay(
+        loaded,
+        manifest["replay"],
+        disk,
+        path,
+        manifest["files"],
+        num_learners=2,
+        put=lambda block, _: ray.put(block),
+    )
     assert [sum(len(info.rows) for *_, info in loaded.of_learner(k)) for k in range(2)] == [3, 3]
     rows = {
         int(info.rows[0]): ref
@@ -249,15 +268,15 @@ def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
 class Failing(PPGTorchLearner):
     """The second learner fails, at the place and in the way that the env_config says."""
 
-    def policy_and_value_loss(self, batch):
-        return self._fail("policy", super().policy_and_value_loss(batch))
+    def policy_and_value_loss(self, module, batch):
+        return self._fail("policy", super().policy_and_value_loss(module, batch))
 
     def presleep(self, phase):
         self._fail("presleep", {})
         super().presleep(phase)
 
-    def aux_loss(self, batch):
-        return self._fail("aux", super().aux_loss(batch))
+    def aux_loss(self, module, batch):
+        return self._fail("aux", super().aux_loss(module, batch))
 
     def _fail(self, phase, terms):
         how = self.config.env_config.get(phase)
@@ -431,6 +450,6 @@ def test_a_checkpoint_in_a_bucket_is_restored_from_a_folder_here(build, tmp_path
     (tmp_path / "0000.npy").rename(tmp_path / "bucket/saved/replay/0000.npy")
     restored = build(several(2))
     restored.restore_from_path("saved", filesystem=bucket)
-    assert restored._replay.states == saved._replay.states > 0
+    assert only_module(restored).replay.states == only_module(saved).replay.states > 0
     for a, b in zip(*(learner_states(algo)[0].values() for algo in (saved, restored)), strict=True):
         np.testing.assert_array_equal(a, b)

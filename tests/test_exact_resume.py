@@ -10,6 +10,7 @@ from torch import nn
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from tests.driver import only_module
 from tests.envs import AnySpaces, Counting
 
 ITERATIONS = 5  # with N_pi = 2: auxiliary phases end iterations 2 and 4
@@ -181,4 +182,5 @@ def test_more_env_runners_than_before(build, tmp_path, caplog):
     other.restore_from_path(tmp_path / "1")
     assert "1 of 2 env runners begin new episodes" in caplog.text
     crcs = other.train()["env_runners"]["rollout_crc"]
-    assert crcs and other._replay.rows_per_iteration() == []  # that was the second of N_pi = 2
+    # That was the second iteration of N_pi = 2.
+    assert crcs and only_module(other).replay.rows_per_iteration() == []

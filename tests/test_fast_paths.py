@@ -16,11 +16,13 @@ from benchmarks.throughput import TinyModule
 from rllib_ppg import PPGCallback, PPGConfig
 from rllib_ppg.data.compression import Compressed
 from rllib_ppg.data.phase_specs import PolicyPhase
-from rllib_ppg.data.replay import BlockReader, ReplayBlock, rows_per_block
+from rllib_ppg.data.replay import ReplayBlock, rows_per_block
 from rllib_ppg.learning import batches
+from rllib_ppg.learning.replay_reader import BlockReader
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+from tests.driver import only_module
 from tests.test_learner import N, T, aux_phase, make_learner, make_rollout, parameters, phases
 
 IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
@@ -73,7 +75,11 @@ def test_micro_batches_add_up_to_the_gradient_of_the_minibatch(micro_batch_size)
 
 def test_auto_goes_by_the_size_of_the_images():
     def frames(*shape):
-        return make_learner(obs=gym.spaces.Box(0, 255, shape, np.uint8))._micro_batch_size
+        return (
+            make_learner(obs=gym.spaces.Box(0, 255, shape, np.uint8))
+            .trained[DEFAULT_MODULE_ID]
+            ._micro_batch_size
+        )
 
     assert frames(64, 64, 3) == 64
     assert frames(84, 84, 4) == 37
@@ -123,7 +129,7 @@ def test_compressed_observations_are_exact():
     plain = phases(make_learner(**kwargs), rollout)
     learner = make_learner(replay_compression="lz4", **kwargs)
     assert_same(phases(learner, rollout), plain)
-    phase = PolicyPhase(0, [np.arange(N)], N, 0, None, rows_per_block=N)
+    phase = PolicyPhase(DEFAULT_MODULE_ID, 0, [np.arange(N)], N, 0, None, rows_per_block=N)
     (_, (info,)), block = learner.policy_phase(phase, rollout)
     assert isinstance(block.obs, Compressed)
     assert info.nbytes < 0.7 * rollout.obs.nbytes
@@ -143,7 +149,7 @@ def test_compression_gives_back_any_array(shape, dtype):
 def test_blocks_of_single_rows_train_as_one_block_does():
     def both(rows_per_block):
         learner, rollout = make_learner(e_aux=2, num_aux_minibatches=3), make_rollout()
-        phase = PolicyPhase(1, [np.arange(N)], N, 0, None, rows_per_block)
+        phase = PolicyPhase(DEFAULT_MODULE_ID, 1, [np.arange(N)], N, 0, None, rows_per_block)
         (_, infos), *blocks = learner.policy_phase(phase, rollout)
         assert [list(i.rows) for i in infos] == [
             list(range(a, min(a + rows_per_block, N))) for a in range(0, N, rows_per_block)
@@ -176,7 +182,9 @@ class Spilled(PPGCallback):
 
     def on_aux_epoch_end(self, *, algorithm, epoch, **kwargs):
         if epoch == 0:
-            refs = [e.ref for iteration in algorithm._replay.iterations for e in iteration]
+            refs = [
+                e.ref for iteration in only_module(algorithm).replay.iterations for e in iteration
+            ]
             where = ray.experimental.get_object_locations(refs)
             algorithm.spilled = sum(w["did_spill"] for w in where.values())
 
@@ -250,13 +258,13 @@ def test_freed_memory_is_kept():
 
 def test_learners_and_env_runners_keep_it(monkeypatch):
     told = []
-    for where in ("learner", "sampling.env_runner"):
+    for where in ("learning.base_learner", "sampling.env_runner"):
         name = f"rllib_ppg.{where}.keep_freed_memory"
         monkeypatch.setattr(name, lambda where=where: told.append(where))
     make_learner()
     config = PPGConfig().environment("CartPole-v1").env_runners(num_envs_per_env_runner=1)
     BatchedEnvRunner(config=config, worker_index=1).stop()
-    assert told == ["learner", "sampling.env_runner"]
+    assert told == ["learning.base_learner", "sampling.env_runner"]
 
 
 @pytest.mark.skipif(available_cpus() == 1, reason="there is nobody to take CPUs from")
@@ -285,9 +293,9 @@ def test_who_works_takes_the_cpus_of_those_who_wait(build, images):
 
 
 def test_blocks_beyond_the_budget_are_closed(cluster):
-    blocks = [ReplayBlock(np.full((1, 100), i), np.zeros(1), np.ones(1)) for i in range(4)]
+    blocks = [ReplayBlock(np.full((1, 100), i), np.ones(1), {}) for i in range(4)]
     reader = BlockReader(
-        [ray.put(b) for b in blocks], open_bytes=2 * blocks[0].nbytes, timeout_s=60
+        [ray.put(b) for b in blocks], cache_bytes=2 * blocks[0].nbytes, timeout_s=60
     )
     for k in (0, 1, 2, 3, 0, 1):
         assert reader[k].obs[0, 0] == k

@@ -40,9 +40,9 @@ class Kills(PPG):
         self._kill("policy")
         super()._policy_phase(*args)
 
-    def _auxiliary_phase(self):
+    def _auxiliary_phase(self, *args):
         self._kill("aux")
-        super()._auxiliary_phase()
+        super()._auxiliary_phase(*args)
 
     def _kill(self, phase):
         if self.to_kill == phase:
@@ -134,13 +134,13 @@ def test_a_spilled_file_that_is_lost_is_an_error(tmp_path):
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
     from rllib_ppg import PPG, PPGConfig
     class Loses(PPG):
-        def _auxiliary_phase(self):
+        def _auxiliary_phase(self, module):
             folder = pathlib.Path(ray._private.worker._global_node.get_session_dir_path())
             spilled = [p for p in folder.glob("ray_spilled_objects_*/*") if p.is_file()]
             for path in spilled:
                 path.unlink()
             print("lost", len(spilled) > 0)
-            super()._auxiliary_phase()
+            super()._auxiliary_phase(module)
     ray.init(
         num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20
     )

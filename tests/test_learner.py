@@ -115,7 +115,9 @@ def make_rollout(seed=0, rows=N, obs=OBS, act=ACT):
 def policy_phase(learner, *rollouts, reward_scale=None, env_steps=0, seed=1):
     first = np.cumsum([0, *map(len, rollouts)])
     rows = [np.arange(a, b) for a, b in pairwise(first)]
-    phase = PolicyPhase(seed, rows, int(first[-1]), env_steps, reward_scale, rows_per_block=N)
+    phase = PolicyPhase(
+        DEFAULT_MODULE_ID, seed, rows, int(first[-1]), env_steps, reward_scale, rows_per_block=N
+    )
     (metrics, infos), *blocks = learner.policy_phase(phase, *rollouts)
     return peek(metrics), infos, blocks
 
@@ -134,8 +136,11 @@ def aux_phase(learner, infos_and_blocks, epochs=None, rows=None):
         lambda block, timeout=None: block,
     )  # no cluster: blocks by value
     try:
-        learner.presleep(AuxPhase(seed=2, blocks=blocks, rows_per_iteration=rows))
-        return [peek(learner.aux_epoch(e)) for e in range(epochs or learner.config.e_aux)]
+        learner.presleep(AuxPhase(DEFAULT_MODULE_ID, 2, blocks, rows_per_iteration=rows))
+        return [
+            peek(learner.aux_epoch(DEFAULT_MODULE_ID, e))
+            for e in range(epochs or learner.config.e_aux)
+        ]
     finally:
         replay.ray.get = get
 
@@ -234,7 +239,7 @@ def test_policy_phase_gradient(arch, kl_penalty, act):
 
     metrics, _, (block,) = policy_phase(learner, r, reward_scale=scale)
     assert_moved_by(before, parameters(learner), gradients)
-    np.testing.assert_allclose(block.V_targ, V_targ, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(block.columns["V_targ"], V_targ, rtol=1e-4, atol=1e-5)
     expected = {
         "policy_loss": -surrogate.mean(),
         "vf_loss": 0.5 * mse.mean(),
@@ -258,7 +263,7 @@ def test_auxiliary_phase_gradient(arch, beta_clone, vf_true_weight, act):
     )  # fmt: skip
     _, (info,), (block,) = policy_phase(learner, make_rollout(act=act))
     ok, obs = block.valid, torch.tensor(block.obs[block.valid]).double()
-    V_targ = torch.tensor(block.V_targ[ok]).double()
+    V_targ = torch.tensor(block.columns["V_targ"][ok]).double()
     old = reference_module(learner)
     with torch.no_grad():
         pi_old = distribution(
@@ -354,7 +359,9 @@ def test_an_env_runner_that_returns_too_little_is_named_and_changes_nothing():
     before = parameters(learner)
     columns = ("obs", "actions", "logp", "rewards", "terminated", "truncated", "valid")
     short = replace(r, **{name: getattr(r, name)[:, :-1] for name in columns})
-    with pytest.raises(ValueError, match=rf"a rollout of \({N}, {T - 1}\) .* where \({N}, {T}\)"):
+    with pytest.raises(
+        ValueError, match=rf"a rollout of \({N}, {T - 1}\) .* instead of \({N}, {T}\)"
+    ):
         policy_phase(learner, short)
     for name, x in parameters(learner).items():
         assert torch.equal(x, before[name])
@@ -424,7 +431,7 @@ def test_aux_explained_variance_is_that_of_the_predictions():
     with torch.no_grad():
         batch = {Columns.OBS: torch.tensor(block.obs[block.valid])}
         V_aux = learner.module[DEFAULT_MODULE_ID].forward_train(batch)["vf_aux_preds"].numpy()
-    V_targ = block.V_targ[block.valid]
+    V_targ = block.columns["V_targ"][block.valid]
     expected = 1 - (V_targ - V_aux).var() / V_targ.var()
     assert metrics["aux/vf_aux_explained_var"] == pytest.approx(expected, rel=1e-4)
 
@@ -461,7 +468,7 @@ def test_learners_start_from_equal_weights_and_buffers():
     learner, copied = make_learner(), []
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     module.register_buffer("noise", torch.rand(3))
-    learner._peers.copy_from_first = lambda x: copied.append(x.data_ptr())
+    learner.collective.copy_from_first = lambda x: copied.append(x.data_ptr())
     learner._make_modules_ddp_if_necessary()
     assert {x.data_ptr() for x in module.state_dict().values()} == set(copied)
 
@@ -547,8 +554,8 @@ def test_a_phase_after_one_that_failed_on_streamed_states(monkeypatch):
     rollout = make_rollout()
     learner, other = (make_learner(num_minibatches=3, micro_batch_size=5) for _ in range(2))
     loss = learner.policy_and_value_loss
-    learner.policy_and_value_loss = lambda batch: {
-        n: x * float("nan") for n, x in loss(batch).items()
+    learner.policy_and_value_loss = lambda module, batch: {
+        n: x * float("nan") for n, x in loss(module, batch).items()
     }
     learner.policy_and_value_loss.__name__ = "policy_and_value_loss"
     with pytest.raises(FloatingPointError):

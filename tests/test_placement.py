@@ -6,7 +6,9 @@ import pytest
 import ray
 
 from rllib_ppg import PPG, PPGConfig
+from rllib_ppg.data.rollout import SampledRollout
 from rllib_ppg.resources import capacity, node_roles, shared_storage
+from tests.driver import only_module
 from tests.test_distributed import several
 
 ON_ROLES = {
@@ -154,15 +156,15 @@ def lost(cluster):
 @pytest.mark.parametrize("num_learners", [0, 2])
 def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learners):
     algo = build(several(num_learners, runners=2))
-    sample = algo._sample
+    sample = algo._env_runners._sample
 
-    def lose_one():
-        rollouts = sample()
-        if len(algo._replay) == 0:
-            rollouts[1][1][0] = lost
+    def lose_one(env_steps):
+        rollouts = sample(env_steps)
+        if len(only_module(algo).replay) == 0:
+            rollouts[1].shards[0] = lost
         return rollouts
 
-    monkeypatch.setattr(algo, "_sample", lose_one)
+    monkeypatch.setattr(algo._env_runners, "_sample", lose_one)
     first = algo.train()
     steps = first["num_env_steps_sampled_lifetime"]
     assert first["ppg"]["num_rollouts"] == 1
@@ -174,21 +176,21 @@ def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learn
 
 def test_an_iteration_without_any_rollout_is_none(build, monkeypatch, lost):
     algo = build(several(1, runners=1))
-    sample = algo._sample
+    sample = algo._env_runners._sample
 
     samples = []
 
-    def lose_the_first():
-        samples.append(sample())
+    def lose_the_first(env_steps):
+        samples.append(sample(env_steps))
         if len(samples) > 1:
             return samples[-1]
-        return [(summary, [lost]) for summary, _ in samples[0]]
+        return [SampledRollout(rollout.summary, [lost]) for rollout in samples[0]]
 
-    monkeypatch.setattr(algo, "_sample", lose_the_first)
+    monkeypatch.setattr(algo._env_runners, "_sample", lose_the_first)
     result = algo.train()
     assert len(samples) == 2
     assert result["ppg"]["num_rollouts"] == 1
-    assert algo._replay.states == result["num_env_steps_sampled_lifetime"]
+    assert only_module(algo).replay.states == result["num_env_steps_sampled_lifetime"]
 
 
 def test_a_run_waits_for_env_runners_that_have_all_died(build):

@@ -14,9 +14,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rllib_ppg.data.advantages import gae, successor_values
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import RETURN_GAMMA, discounted_returns
-from rllib_ppg.data.rollout import Rollout, gae, successor_values
+from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
 from tests import test_learner

@@ -28,6 +28,7 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule
+from tests.driver import only_module
 from tests.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
 from tests.test_algorithm import assert_equal, learner_metrics, small, weights
 from tests.test_learner import SGDLearner, make_learner, make_rollout, parameters, policy_phase
@@ -330,10 +331,10 @@ def test_observation_filter_has_the_moments_of_all_observations(build):
         ):
             mean, std = statistics(module)
             assert (mean[0], std[0]) == pytest.approx((2.0, np.sqrt(2.0)))
-    (block,) = (ray.get(e.ref) for e in algo._replay.iterations[0])
+    (block,) = (ray.get(e.ref) for e in only_module(algo).replay.iterations[0])
     assert sorted(np.unique(block.obs[..., 0])) == [0, 1, 2, 3, 4]  # raw ones are kept
     episodes = np.concatenate(
-        [ray.get(e.ref).obs[..., 1].ravel() for [e] in algo._replay.iterations]
+        [ray.get(e.ref).obs[..., 1].ravel() for [e] in only_module(algo).replay.iterations]
     )
     warm_up = np.repeat([1, 2, 3, 4], 5 * 4)  # and the four episodes before these
     seen = np.concatenate([warm_up, episodes])
@@ -367,10 +368,10 @@ def test_observation_filter_is_part_of_the_module(build, tmp_path):
         torch.testing.assert_close(out[Columns.ACTION_DIST_INPUTS], module.pi(features))
     restored = PPG.from_checkpoint(algo.save_to_path(tmp_path / "checkpoint"))
     np.testing.assert_array_equal(statistics(restored.get_module()), [mean, std])
-    count = algo._obs_moments.count
-    assert restored._obs_moments.count == count
+    count = only_module(algo).observations.moments.count
+    assert only_module(restored).observations.moments.count == count
     restored.train()
-    assert restored._obs_moments.count == count + 4 * 20  # no warm-up again
+    assert only_module(restored).observations.moments.count == count + 4 * 20  # no warm-up again
     restored.stop()
 
 
@@ -779,7 +780,10 @@ class Notes(RLlibCallback):
             "lr": algorithm.config.lr,
             "crc": crc,
         }
-        note |= {"iteration": algorithm.training_iteration, "rows": len(algorithm._replay)}
+        note |= {
+            "iteration": algorithm.training_iteration,
+            "rows": len(only_module(algorithm).replay),
+        }
         with open(algorithm.config.learner_config_dict["notes"], "a") as f:
             f.write(json.dumps(note | more) + "\n")
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rllib_ppg.data.rollout import Rollout, gae, successor_values
+from rllib_ppg.data.advantages import gae, successor_values
+from rllib_ppg.data.rollout import Rollout
 
 GAMMA, LAMBDA = 0.9, 0.8
 

@@ -1,7 +1,7 @@
-"""What an env runner hands over: T steps of N envs, and the advantages computed from them.
+"""What an env runner returns: T steps of N envs, and a summary for the driver.
 
-Arrays are `[N, T, ...]`: one contiguous row an env. Minibatches are made of rows, and the states
-of a learner are a range of rows, so that both are cut out without a copy.
+Arrays are `[N, T, ...]`, one contiguous row for each env. Minibatches are made of rows and each
+learner gets a range of rows, so both are slices and need no copy.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from ray.rllib.utils.typing import ResultDict
+
+from rllib_ppg.data.episodes import Episode
+from rllib_ppg.data.running_moments import Moments
 
 
 @dataclass
 class Rollout:
     """T consecutive steps of N envs.
 
+    Every field but the `final_` ones is a column with one row for each env: `split` moves whatever
+    columns there are.
+
     Attributes:
-        obs: `[N, T, ...]`, in the env's dtype: the observation that was acted on.
-        actions: `[N, T, ...]`, as the policy drew them (neither clipped nor unsquashed).
-        logp: `[N, T]` float32, their log-probability under the policy that drew them.
-        rewards: `[N, T]` float32, raw.
-        terminated: `[N, T]` bool, the step ended the episode; nothing is bootstrapped.
-        truncated: `[N, T]` bool, the step was the episode's last by a limit from outside.
-        valid: `[N, T]` bool, False where a NEXT_STEP env spent the step on its reset: no
-            transition, so no loss, no advantage and no env step.
-        last_obs: `[N, ...]`, the observation after the last step.
-        final_obs: `[K, ...]`, the observations that truncated episodes ended on, if the env's
-            next observation is already the next episode's (SAME_STEP).
-        final_index: `[K, 2]` int, the (row, step) each of them belongs to.
+        obs: Observation that was acted on, `[N, T, ...]`, in the env's dtype.
+        actions: Actions as the policy drew them, neither clipped nor unsquashed, `[N, T, ...]`.
+        logp: Log-probability of the actions under the policy that drew them, `[N, T]` float32.
+        rewards: Raw rewards, `[N, T]` float32.
+        terminated: Whether the step ended the episode, `[N, T]` bool. Nothing is bootstrapped.
+        truncated: Whether an outside limit ended the episode with this step, `[N, T]` bool.
+        valid: False where a NEXT_STEP env used the step to reset, `[N, T]` bool. Such a step is
+            no transition: it has no loss and no advantage, and does not count as an env step.
+        last_obs: Observation after the last step, `[N, ...]`.
+        final_obs: Observations that truncated episodes ended on, `[K, ...]`, if the env's next
+            observation already belongs to the next episode (SAME_STEP).
+        final_index: (row, step) of each of them, `[K, 2]` int.
     """
 
     obs: np.ndarray
@@ -50,15 +57,15 @@ class Rollout:
         return len(self.obs)
 
     def env_steps(self) -> int:
-        """Number of transitions (RLlib's name for it)."""
+        """Number of transitions, by the name that RLlib calls it."""
         return int(self.valid.sum())
 
     def agent_steps(self) -> int:
-        """Number of transitions: there is one agent (RLlib's name for it)."""
+        """Number of transitions of the one agent, by the name that RLlib calls it."""
         return self.env_steps()
 
     def split(self, cuts: Sequence[int]) -> list[Rollout]:
-        """The rows from each of the `cuts` to the next; views only."""
+        """The rows between each two neighbouring `cuts`, as views."""
         return [self._rows(*range_) for range_ in pairwise(cuts)]
 
     def _rows(self, start: int, stop: int) -> Rollout:
@@ -76,53 +83,39 @@ class Rollout:
         )
 
 
-def successor_values(
-    rollout: Rollout, values: np.ndarray, last_values: np.ndarray, final_values: np.ndarray
-) -> np.ndarray:
-    """V of the state that each step really led to, `[N, T]`.
+@dataclass
+class RolloutSummary:
+    """What the driver reads of a rollout. The states never enter its memory.
 
-    Args:
-        rollout: the steps.
-        values: V(obs), `[N, T]`.
-        last_values: V(last_obs), `[N]`.
-        final_values: V(final_obs), `[K]`.
-
-    Returns:
-        V of the next observation; of the episode's own last observation where it was truncated;
-        0 where it terminated.
+    Attributes:
+        metrics: Reduced metrics of the env runner.
+        rows: Number of rows (envs) for each learner.
+        episodes: Episodes that ended during the rollout.
+        returns: Moments of the discounted returns, for the reward normaliser.
+        obs: Moments of the observations, for the observation filter; None without a filter.
     """
-    nxt = np.concatenate([values[:, 1:], last_values[:, None]], axis=1)
-    nxt[rollout.final_index[:, 0], rollout.final_index[:, 1]] = final_values
-    nxt[rollout.terminated] = 0.0
-    return nxt
+
+    metrics: ResultDict
+    rows: list[int]
+    episodes: list[Episode]
+    returns: Moments
+    obs: Moments | None = None
 
 
-def gae(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    next_values: np.ndarray,
-    done: np.ndarray,
-    gamma: float,
-    lambda_: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Generalized Advantage Estimation (Schulman et al. 2016, eq. 16).
+@dataclass
+class SampledRollout:
+    """One env runner's rollout as the driver holds it.
 
-    Args:
-        rewards: `[N, T]`.
-        values: V(s_t), `[N, T]`.
-        next_values: V(s_{t+1}), 0 after termination (`successor_values`), `[N, T]`.
-        done: `[N, T]` bool, the episode ended with this step, terminated or truncated.
-        gamma: discount.
-        lambda_: GAE's exponential weight.
-
-    Returns:
-        Advantages and value targets (advantage + value), each `[N, T]` float32.
+    Attributes:
+        summary: What the driver reads.
+        shards: The rows of each learner: references to `Rollout`s, or the `Rollout`s themselves if
+            the env runner is in this process.
     """
-    delta = rewards + gamma * next_values - values
-    keep = gamma * lambda_ * ~done
-    advantages = np.empty_like(delta)
-    running = np.zeros(len(delta), delta.dtype)
-    for t in reversed(range(delta.shape[1])):
-        running = delta[:, t] + keep[:, t] * running
-        advantages[:, t] = running
-    return advantages.astype(np.float32), (advantages + values).astype(np.float32)
+
+    summary: RolloutSummary
+    shards: list[Any]
+
+
+def as_states(rows: np.ndarray) -> np.ndarray:
+    """Rows `[n, T, ...]` as states `[n * T, ...]`; a view."""
+    return rows.reshape(-1, *rows.shape[2:])

@@ -1,68 +1,164 @@
-"""What makes a restored run go on as if it had not been stopped, beside weights and counters.
-
-Of each env runner: its envs, what they show, and the sums of their unfinished episodes. Of every
-process: its random numbers. Each has a file of its own in the checkpoint, without pickle.
-"""
+"""Saves and restores a run: what RLlib saves, the processes' states, and the replay lists."""
 
 from __future__ import annotations
 
 import logging
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import ray
+from pyarrow import fs
+from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from rllib_ppg.checkpoint import plain_data, rng_state
-from rllib_ppg.checkpoint.folder import EXACT
-
-if TYPE_CHECKING:
-    from rllib_ppg.ppg import PPG
+from rllib_ppg.checkpoint.folder import (
+    EXACT,
+    REPLAY,
+    check_contents,
+    check_networks,
+    draft,
+    local_copy,
+)
+from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
+from rllib_ppg.config import PPGConfig
+from rllib_ppg.data.replay import ReplayBlock, ReplayList
+from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
+from rllib_ppg.driver.learner_pool import LearnerPool
+from rllib_ppg.driver.module_state import ModuleState
+from rllib_ppg.driver.process_states import restore_process_states, save_process_states
 
 logger = logging.getLogger(__name__)
 
-_DRIVER = "driver.npz"
 
+def save_checkpoint(
+    filesystem: fs.FileSystem,
+    root: str,
+    save_rllib_state: Callable[[pathlib.Path], Any],
+    *,
+    config: PPGConfig,
+    env_runners: EnvRunnerPool,
+    learners: LearnerPool,
+    modules: Iterable[ModuleState],
+) -> None:
+    """Writes a checkpoint, which appears at `root` when it is complete.
 
-def save_exact(algorithm: PPG, checkpoint: pathlib.Path) -> None:
-    """Writes the state of each process into the checkpoint's folder, one at a time."""
-    folder = checkpoint / EXACT
-    folder.mkdir()
-    plain_data.save(folder / _DRIVER, rng_state.get_state())
-    learners = algorithm._learners.call("get_exact_state", [()] * algorithm._num_learners)
-    for k, (state, _) in enumerate(learners):
-        plain_data.save(folder / _learner(k), state)
-    for index, [state] in algorithm._call_env_runners("get_exact_state", num_objects=1):
-        state = ray.get(state) if isinstance(state, ray.ObjectRef) else state
-        plain_data.save(folder / _env_runner(index), state)
-
-
-def load_exact(algorithm: PPG, checkpoint: pathlib.Path) -> None:
-    """Restores what `save_exact` wrote, of as many processes as there are now.
-
-    Env runners that it has nothing for, or whose envs can't be restored, begin new episodes.
+    Args:
+        filesystem: File system of `root`.
+        root: Folder of the checkpoint.
+        save_rllib_state: Writes RLlib's files into a local folder.
+        config: Settings of the run.
+        env_runners: Env runners of the run.
+        learners: Learners of the run.
+        modules: Modules of the run.
     """
-    folder = checkpoint / EXACT
-    # One at a time through this process's memory.
-    states = {
-        index: ray.put(plain_data.load(folder / _env_runner(index)))
-        for index in range(1, max(algorithm.config.num_env_runners, 1) + 1)
-        if (folder / _env_runner(index)).exists()
-    }
-    anew = algorithm._call_env_runners("set_exact_state", states, algorithm._env_steps())
-    reasons = [reason for reason, _ in anew if reason]
-    if reasons:
-        logger.warning("%d of %d env runners %s", len(reasons), len(anew), reasons[0])
-    learners = range(algorithm._num_learners)
-    files = [folder / _learner(k) for k in learners]
-    random_states = [plain_data.load(file) if file.exists() else None for file in files]
-    algorithm._learners.call("set_exact_state", [(state,) for state in random_states])
-    rng_state.set_state(plain_data.load(folder / _DRIVER))
+    modules = list(modules)
+    with draft(filesystem, root) as new:
+        save_rllib_state(new.folder)
+        learners.call_all("check_saved")
+        save_process_states(new.folder / EXACT, env_runners, learners)
+        replay = None
+        if config.checkpoint_replay:
+            replay = {module.id: save_replay(module.replay, new, module.id) for module in modules}
+        new.finish(
+            replay=replay,
+            networks=learners.call_all("network_shapes")[0],
+            policy_iteration=max(len(module.replay) for module in modules),
+            rollout_fragment_length=config.rollout_fragment_length,
+        )
 
 
-def _learner(k: int) -> str:
-    return f"learner_{k:04d}.npz"
+def restore_checkpoint(
+    filesystem: fs.FileSystem,
+    root: str,
+    restore_rllib_state: Callable[[str], Any],
+    *,
+    config: PPGConfig,
+    env_runners: EnvRunnerPool,
+    learners: LearnerPool,
+    learner_group: LearnerGroup,
+    modules: Iterable[ModuleState],
+    env_steps: Callable[[], int],
+) -> None:
+    """Restores what `save_checkpoint` wrote.
+
+    Args:
+        filesystem: File system of `root`.
+        root: Folder of the checkpoint.
+        restore_rllib_state: Restores RLlib's files from a local folder, weights included.
+        config: Settings of the run.
+        env_runners: Env runners of the run.
+        learners: Learners of the run.
+        learner_group: RLlib's group of these learners.
+        modules: Modules of the run.
+        env_steps: Returns the env steps of the run, once RLlib's state is restored.
+
+    Raises:
+        ValueError: There is no checkpoint at `root`, it is damaged, or it does not fit the run's
+            settings. Nothing has changed then.
+    """
+    modules = list(modules)
+    wanted = config.checkpoint_replay and config.has_aux_phase
+    manifest = check_contents(filesystem, root, replay=wanted)
+    shapes = learners.retry_on_learner_loss(learners.call_all, "network_shapes")[0]
+    for module in modules:
+        check_networks(root, manifest["networks"].get(module.id, {}), shapes[module.id])
+    replays = {module.id: ReplayList(config.n_pi) for module in modules}
+    if _has_usable_replay(manifest, config):
+        for module_id, replay in replays.items():
+            load_replay(
+                replay,
+                manifest["replay"].get(module_id, []),
+                filesystem,
+                root,
+                manifest["files"],
+                len(learners),
+                put=lambda block, learner: _put_block(learner_group, block, learner),
+                compress=config.replay_compression is not None,
+            )
+    with local_copy(filesystem, root, without=REPLAY) as local:
+        restore_rllib_state(local)
+        for module in modules:
+            module.replay = replays[module.id]
+        restore_process_states(
+            pathlib.Path(local, EXACT),
+            env_runners,
+            learners,
+            num_env_runners=config.num_env_runners,
+            env_steps=env_steps(),
+        )
 
 
-def _env_runner(index: int) -> str:
-    """`index` counts from 1; one in the driver's own process is the first."""
-    return f"env_runner_{index:04d}.npz"
+def _has_usable_replay(manifest: dict[str, Any], config: PPGConfig) -> bool:
+    """Whether to restore the replay lists; warns if the states of an open phase are left out."""
+    stored = manifest["policy_iteration"]
+    if not config.has_aux_phase:
+        if stored:
+            logger.warning(
+                "resuming without the stored states of the checkpoint's phase: these settings have "
+                "no auxiliary phases"
+            )
+        return False
+    if manifest["replay"] is None or not config.checkpoint_replay:
+        if stored:
+            logger.warning(
+                "resuming without the stored states of this phase (checkpoint_replay=False): its "
+                "%d of n_pi=%d iterations start over",
+                stored,
+                config.n_pi,
+            )
+        return False
+    T = manifest["rollout_fragment_length"]
+    if stored and config.rollout_fragment_length != T:
+        raise ValueError(
+            f"the checkpoint's replay list has rows of {T} steps: resume with "
+            f"rollout_fragment_length={T}, not {config.rollout_fragment_length}"
+        )
+    return True
+
+
+def _put_block(group: LearnerGroup, block: ReplayBlock, learner: int) -> ray.ObjectRef:
+    """Puts a block into the object store of its learner's node."""
+    if group.is_local:
+        return ray.put(block)
+    # What an actor returns lies on its node, and belongs to this process.
+    return group._workers[learner].store_block.remote(block)

@@ -1,4 +1,4 @@
-"""The run's learners as the driver calls them: all at once, and built anew if some die."""
+"""The run's learners as the driver calls them: all at once, and rebuilt if some die."""
 
 from __future__ import annotations
 
@@ -16,56 +16,60 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long learners may take to follow one that has failed, before they count as stuck.
+# How long the other learners may take to report, after one has failed, before they count as stuck.
 _FAILURE_REPORT_TIMEOUT_S = 5.0
-# How long what the dead ones had (CPUs, GPUs) may take to be free for new ones.
+# How long it may take until the resources of dead learners (CPUs, GPUs) are free for new ones.
 _RESOURCE_RELEASE_TIMEOUT_S = 30.0
 
 
 class LearnerLostError(RuntimeError):
-    """A learner has died, and the others can't go on without it."""
+    """A learner has died, and the others can't continue without it."""
 
 
 class LearnerPool:
-    """Calls a phase on all learners, and does a phase again by new ones if some die in it.
+    """Runs phases on all learners, and runs a phase again on new learners if some die in it.
 
-    For that, this process has a reference to the state of the last phase's end, which lies in the
-    object store. A phase begins from it again, with the same rollouts and seeds: the result is
-    that of a run in which nobody had died.
+    The recovery point makes that possible: a reference to the learners' state at the end of the
+    last phase, which lies in the object store. A repeated phase starts from it with the same
+    rollouts and seeds, so its result is that of a run in which no learner died.
 
     Args:
         group: RLlib's group of learners.
-        build: builds another such group, and returns it.
+        build: Builds another such group and returns it.
     """
 
     def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup]):
         self._group = group
         self._build = build
-        # The whole state of the first, and of each what is its own.
-        self._kept: list[ray.ObjectRef] | None = None
+        # The whole state of the first learner, and what each of the others has of its own.
+        self._recovery_point: list[ray.ObjectRef] | None = None
         self._nodes: set[str] = set()
         self._ended = False
-        self._inside = False
+        self._is_retrying = False
 
     def __len__(self) -> int:
         return 1 if self._group.is_local else len(self._group._workers)
 
+    def call_all(self, method: str, *args: Any) -> list[Any]:
+        """Calls a method of all learners with the same arguments; returns their results."""
+        return [result for result, _ in self.call(method, [args] * len(self))]
+
     def call(
         self, method: str, calls: list[tuple], num_objects: Sequence[int] | None = None
     ) -> list[tuple[Any, list[ray.ObjectRef]]]:
-        """Calls a method of all learners at once, and waits for it.
+        """Calls a method of all learners at once and waits for it.
 
         Args:
-            method: the learner's method.
-            calls: its arguments, one tuple a learner.
-            num_objects: number of objects that each learner returns beside its result.
+            method: Method of the learner.
+            calls: Its arguments, one tuple for each learner.
+            num_objects: Number of objects that each learner returns in addition to its result.
 
         Returns:
             (result, references to the objects) of each learner.
 
         Raises:
-            Exception: What a learner has raised. The others are ended, if they wait for it.
-            LearnerLostError: A learner has died, or is `collective_timeout_s` behind another one.
+            Exception: What a learner raised. Learners that wait for it are killed.
+            LearnerLostError: A learner died, or is `collective_timeout_s` behind another one.
         """
         if self._ended:
             raise LearnerLostError("learners of this algorithm have died")
@@ -74,7 +78,7 @@ class LearnerPool:
             args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
             out = getattr(self._group._learner, method)(*args)
             head, *blocks = out if counts[0] else (out,)
-            # In the object store, as a remote learner's are: there Ray may spill them to disk.
+            # In the object store, like a remote learner's, where Ray may spill them to disk.
             return [(head, [ray.put(block) for block in blocks])]
         refs: list[list[ray.ObjectRef]] = []
         for learner, call, count in zip(self._group._workers, calls, counts, strict=True):
@@ -82,7 +86,7 @@ class LearnerPool:
             refs.append(returned if count else [returned])
         heads = [head for head, *_ in refs]
         pending, timeout = heads, None
-        while pending:  # one at a time, so that the first failure is seen at once
+        while pending:  # one at a time, to see the first failure at once
             done, pending = ray.wait(pending, timeout=timeout)
             if not done:
                 self._end()
@@ -92,72 +96,72 @@ class LearnerPool:
                 )
             if failure_of(done[0]) is not None:
                 self._fail(method, heads)
-            timeout = self._group.config.collective_timeout_s  # that they may be apart
+            timeout = self._group.config.collective_timeout_s  # between the first and the last
         return [(ray.get(head), blocks) for head, *blocks in refs]
 
-    def save_recovery_point(self, if_none: bool = False) -> None:
-        """Keeps the state of now, for new learners to begin from.
+    # -- Recovery ------------------------------------------------------------------------------
 
-        A learner in this process needs none: it ends with the driver.
+    def save_recovery_point(self) -> None:
+        """Saves the current state for new learners to start from.
 
-        Args:
-            if_none: Only if there is none, as at the start and after a restore.
+        A learner in this process needs none: it dies with the driver.
         """
-        if self._group.is_remote and not (if_none and self._kept):
+        if self._group.is_remote:
             n = len(self)
-            kept = self.call("get_recovery_state", [(k == 0,) for k in range(n)], [1] * n)
-            self._kept = [state for _, [state] in kept]
-            self._nodes = {node for node, _ in kept}
+            saved = self.call("get_recovery_state", [(k == 0,) for k in range(n)], [1] * n)
+            self._recovery_point = [state for _, [state] in saved]
+            self._nodes = {node for node, _ in saved}
 
     def discard_recovery_point(self) -> None:
-        """Lets the kept state go, as another one has been restored."""
-        self._kept = None
+        """Drops the recovery point, because another state is being restored."""
+        self._recovery_point = None
 
-    def run_phase(self, work: Callable[[], T]) -> T:
-        """Does `work`, which changes what learners hold; as `retry_on_learner_loss`."""
+    def run_phase(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs `work(*args)`, which changes the learners' state; retries it if some die."""
 
-        def and_keep() -> T:
-            result = work()
+        def and_save() -> T:
+            result = work(*args)
             self.save_recovery_point()
             return result
 
-        return self.retry_on_learner_loss(and_keep)
+        return self.retry_on_learner_loss(and_save)
 
-    def retry_on_learner_loss(self, work: Callable[[], T]) -> T:
-        """Does `work`, which calls learners; once more by new ones, if some die meanwhile.
+    def retry_on_learner_loss(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs `work(*args)`, which calls learners, and once more on new ones if some die in it.
 
         Raises:
-            LearnerLostError: They died again, or there is no place for new ones.
+            LearnerLostError: They died again, or there is no room for new ones.
             CollectiveError: One did not answer the others within `collective_timeout_s`, twice.
         """
-        if self._inside:  # of another one, whose work has to begin again as a whole
-            return work()
-        self._inside = True
+        if self._is_retrying:  # an outer call repeats all of its work
+            return work(*args)
+        self._is_retrying = True
         try:
-            return work()
+            return work(*args)
         except (LearnerLostError, CollectiveError, RayActorError) as e:
-            # RLlib's own calls raise an actor's death, a learner's or another's.
+            # RLlib's own calls raise the death of an actor, which need not be a learner.
             of_others = isinstance(e, RayActorError) and e.actor_id not in self._actor_ids()
-            if of_others or self._kept is None or not self._replace(e):
+            if of_others or self._recovery_point is None or not self._rebuild(e):
                 raise
-            return work()
+            return work(*args)
         finally:
-            self._inside = False
+            self._is_retrying = False
 
-    def _replace(self, why: Exception) -> bool:
-        """Builds new learners from the kept state; False if there is no place for them."""
-        assert self._kept
+    def _rebuild(self, why: Exception) -> bool:
+        """Builds new learners from the recovery point; False if there is no room for them."""
+        assert self._recovery_point
         self._end()
         if not self._has_room():
             return False
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        if not self._nodes <= alive:  # with a node went its part of the replay list
+        if not self._nodes <= alive:  # a node took its part of the replay list with it
             return False
-        logger.warning("%s; new learners go on from the end of the last phase", why)
+        logger.warning("%s; new learners resume from the end of the last phase", why)
         try:
             self._group = self._build()
             self._ended = False
-            self.call("set_recovery_state", [(self._kept[0], own) for own in self._kept])
+            first = self._recovery_point[0]
+            self.call("set_recovery_state", [(first, own) for own in self._recovery_point])
         except RayError as e:
             self._end()
             raise LearnerLostError(f"{why}, and one of the new ones while it started") from e
@@ -167,25 +171,27 @@ class LearnerPool:
         return {learner._actor_id.hex() for learner in self._group._workers or ()}
 
     def _has_room(self) -> bool:
-        """Whether as many actors of a learner's needs can start, which Ray would wait for."""
+        """Whether that many actors with a learner's resources can start; Ray would wait for it."""
         needs = dict(self._group._backend_executor._resources_per_worker)
         cpus, gpus = needs.pop("CPU"), needs.pop("GPU")
         actor = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=needs)(_Placeholder)
         placeholders = [actor.remote() for _ in range(len(self))]
         starts = [p.ready.remote() for p in placeholders]
-        _, waiting = ray.wait(starts, num_returns=len(starts), timeout=_RESOURCE_RELEASE_TIMEOUT_S)
+        timeout = _RESOURCE_RELEASE_TIMEOUT_S
+        _, waiting = ray.wait(starts, num_returns=len(starts), timeout=timeout)
         for placeholder in placeholders:
             ray.kill(placeholder)
         return not waiting
 
     def _fail(self, method: str, heads: list[ray.ObjectRef]) -> NoReturn:
-        """Raises why a call has failed on one learner.
+        """Raises the reason why a call failed on one learner.
 
-        Learners that wait for the failed one in a collective would do so until it times out.
+        Learners that wait for it in a collective would do so until the collective times out.
         """
-        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=_FAILURE_REPORT_TIMEOUT_S)
+        timeout = _FAILURE_REPORT_TIMEOUT_S
+        _, stuck = ray.wait(heads, num_returns=len(heads), timeout=timeout)
         failures = [(k, failure_of(h)) for k, h in enumerate(heads) if h not in stuck]
-        # That of a learner that only lost another one says nothing of why.
+        # The error of a learner that merely lost another one does not say why.
         (k, cause), *_ = sorted(
             ((k, e) for k, e in failures if e), key=lambda f: isinstance(f[1], CollectiveError)
         )
@@ -197,11 +203,11 @@ class LearnerPool:
         raise cause
 
     def _end(self) -> None:
-        """Ends all learners, also one that is only out of reach, and lives on."""
+        """Kills all learners, including one that is alive but out of reach."""
         self._ended = True
         for learner in self._group._workers:
             ray.kill(learner)
-        self._group._is_shut_down = True  # nothing is left for it to end
+        self._group._is_shut_down = True  # it has nothing left to shut down
 
 
 class _Placeholder:
@@ -210,15 +216,15 @@ class _Placeholder:
 
 
 def failure_of(ref: ray.ObjectRef) -> Exception | None:
-    """What the call that returns `ref` has raised, or None; `ref` is there already.
+    """What the call that returns `ref` raised, or None; `ref` must be available.
 
-    An error of Ray's own that is no RayTaskError says that the actor died: of itself, its node,
-    lack of memory.
+    An error of Ray's that is not a RayTaskError means that the actor died: by itself, with its
+    node, or for lack of memory.
     """
     try:
         ray.get(ref)
     except RayTaskError as e:
-        # Ray's own errors may be raised in an actor that lives, for an object that is lost, say.
+        # A live actor can raise Ray's own errors, too: for a lost object, for example.
         return e if isinstance(e.cause, RayError) else e.cause
     except RayError as e:
         return e

@@ -1,10 +1,10 @@
-"""A learner's states, gathered by number into batches of tensors.
+"""A learner's states, gathered by index into batches of tensors.
 
-The states are numbered 0.. over the learner's blocks of rows, one after the other. A column is
-one tensor on the device; but observations may lie in blocks that are opened when states of them
-are asked for (`Streamed`): more than 64 MB of them on a CPU, or than a GPU has room for.
+The states are numbered from 0 over the learner's blocks of rows, one after the other. A column is
+one tensor on the device. Observations are streamed from their blocks instead (`Streamed`) if they
+take more than 64 MB on a CPU, or more than a GPU has room for.
 
-Batches may share their memory with what is stored, and are not to be written to.
+Batches may share memory with what is stored: never write to them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Observations of this many bytes are copied into one tensor on a CPU; larger ones stay where they
-# are. On a GPU they may take this part of the memory that is free.
+# Up to this many bytes of observations are copied into one tensor on a CPU. On a GPU they may take
+# this fraction of the free memory.
 _CPU_RESIDENT_BYTES = 2**26
 _GPU_RESIDENT_PART = 0.5
 
@@ -31,7 +31,7 @@ Y = TypeVar("Y")
 
 
 class Arrays(Protocol):
-    """A column's arrays, one a block of rows, `[S_k, ...]`; they may be opened on demand."""
+    """A column as one array per block of rows, `[S_k, ...]`, perhaps opened on demand."""
 
     def __getitem__(self, k: int) -> np.ndarray: ...
 
@@ -39,7 +39,7 @@ class Arrays(Protocol):
 
 
 class Streamed:
-    """Observations in blocks, of which each batch is gathered: one copy, or none within a row."""
+    """Observations in blocks, gathered batch by batch: one copy, or none within a row."""
 
     def __init__(self, arrays: Arrays, starts: np.ndarray, device: torch.device):
         self._arrays = arrays
@@ -47,7 +47,7 @@ class Streamed:
         self._device = device
 
     def take(self, index: np.ndarray) -> Tensor:
-        """The states with these numbers, ascending, as `[len(index), ...]` on the device."""
+        """The states at these indices, ascending, as `[len(index), ...]` on the device."""
         block = np.searchsorted(self._starts, index, side="right") - 1
         cuts = [0, *(np.flatnonzero(np.diff(block)) + 1), len(index)]
         parts = [(a, b, block[a], index[a:b] - self._starts[block[a]]) for a, b in pairwise(cuts)]
@@ -64,21 +64,21 @@ class Streamed:
 
 
 class StateDataset:
-    """Columns over the same states.
+    """Columns over the same S states.
 
     Args:
-        obs: observations, one array a block.
-        others: name -> the other columns, which are small: `[S, ...]`, on the device.
-        valid: `[S]` bool, which states are transitions.
-        starts: number of the first state of each block.
-        obs_bytes: of one observation.
-        device: of the tensors handed out.
+        obs: Observations, one array per block.
+        columns: The other columns by name, which are small: `[S, ...]`, on the device.
+        valid: Which states are transitions, `[S]` bool.
+        starts: Index of the first state of each block.
+        obs_bytes: Bytes of one observation.
+        device: Device of the batches.
     """
 
     def __init__(
         self,
         obs: Arrays,
-        others: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
         valid: np.ndarray,
         starts: np.ndarray,
         obs_bytes: int,
@@ -86,7 +86,7 @@ class StateDataset:
     ):
         self._valid = valid
         self._device = device
-        self._others = others
+        self._columns = columns
         self._obs: Tensor | Streamed
         if len(valid) * obs_bytes > _resident_bytes_limit(device):
             self._obs = Streamed(obs, starts, device)
@@ -94,13 +94,13 @@ class StateDataset:
             self._obs = concatenate_to_device(obs, len(valid), device)
 
     def drop_masked(self, index: np.ndarray) -> np.ndarray:
-        """Those of the numbers that are transitions."""
+        """The indices of states that are transitions."""
         return index[self._valid[index]]
 
     def batches(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
-        """A batch for each array of numbers, ascending; `[len(index), ...]` a column.
+        """A batch for each array of ascending indices: columns `[len(index), ...]` by name.
 
-        What is streamed is gathered, and brought to a GPU, while the batch before it is worked on.
+        Streamed observations are gathered, and copied to a GPU, while the previous batch is used.
         """
         if isinstance(self._obs, Streamed):
             return self._ahead(indices)
@@ -112,7 +112,7 @@ class StateDataset:
             where = torch.from_numpy(index)
             if self._device.type == "cuda":
                 where = where.pin_memory().to(self._device, non_blocking=True)
-        batch = {name: _pick(column, where) for name, column in self._others.items()}
+        batch = {name: _pick(column, where) for name, column in self._columns.items()}
         obs = self._obs
         batch["obs"] = obs.take(index) if isinstance(obs, Streamed) else _pick(obs, where)
         return batch
@@ -122,7 +122,7 @@ class StateDataset:
             yield from prefetch(self._batch, indices)
             return
         current, side = torch.cuda.current_stream(self._device), _copies(self._device)
-        side.wait_stream(current)  # which has filled the resident columns
+        side.wait_stream(current)  # it filled the resident columns
 
         def load(index: np.ndarray) -> tuple[dict[str, Tensor], torch.cuda.Event]:
             with torch.cuda.stream(side):
@@ -138,12 +138,12 @@ class StateDataset:
 
 @cache
 def _copies(device: torch.device) -> torch.cuda.Stream:
-    """The stream of copies to a GPU, one for all: torch keeps freed memory for its own stream."""
+    """The one stream for copies to a GPU: torch keeps freed memory for the stream that used it."""
     return torch.cuda.Stream(device)
 
 
 def prefetch(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
-    """`map`, but a thread works out the next result while the caller uses the last one."""
+    """`map`, but a thread computes the next result while the caller uses the last one."""
     with ThreadPoolExecutor(1) as thread:
         ahead: deque[Future[Y]] = deque()
         for item in items:
@@ -155,7 +155,7 @@ def prefetch(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
 
 
 def concatenate_to_device(arrays: Arrays, num_states: int, device: torch.device) -> Tensor:
-    """A column's arrays as one tensor on the device; a single one is not copied on a CPU."""
+    """A column's arrays as one tensor on the device; on a CPU a single array is not copied."""
     if len(arrays) == 1:
         return as_tensor(arrays[0]).to(device)
     if len(arrays) == 0:
@@ -169,13 +169,8 @@ def concatenate_to_device(arrays: Arrays, num_states: int, device: torch.device)
     return out
 
 
-def flat(array: np.ndarray) -> np.ndarray:
-    """`[n, T, ...]` rows as `[n * T, ...]` states; a view."""
-    return array.reshape(-1, *array.shape[2:])
-
-
 def as_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor over the same memory, which nobody may write to."""
+    """The array as a tensor over the same memory; never write to it."""
     return torch.from_numpy(array)
 
 
@@ -184,22 +179,22 @@ def _pick(column: Tensor, where: slice | Tensor) -> Tensor:
 
 
 def _contiguous_slice(index: np.ndarray) -> slice | None:
-    """The ascending numbers as a slice, if there is no gap between them."""
+    """The ascending indices as a slice, or None if there is a gap between them."""
     if not len(index) or index[-1] - index[0] + 1 != len(index):
         return None
     return slice(int(index[0]), int(index[-1]) + 1)
 
 
 def _resident_bytes_limit(device: torch.device) -> float:
-    """Bytes of observations that one tensor may have."""
+    """The most bytes of observations that are kept in one tensor."""
     if device.type == "cuda":
-        # What torch has reserved and does not use is free, too: of the last phase's, say.
+        # Memory that torch has reserved and does not use, such as the last phase's, is free, too.
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _GPU_RESIDENT_PART * (torch.cuda.mem_get_info(device)[0] + idle)
     return _CPU_RESIDENT_BYTES
 
 
-# torch warns, once a process, of tensors over read-only memory such as the object store's.
+# torch warns once per process about tensors over read-only memory such as the object store's.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     as_tensor(np.frombuffer(b"0", np.uint8))

@@ -1,26 +1,27 @@
-"""The learners of one run, and the one collective that they have in common."""
+"""The learners' process group, and the two collectives that they use."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
 class CollectiveError(RuntimeError):
-    """A collective failed: another learner is gone, or did not come within the time-out."""
+    """A collective failed: another learner is gone, or did not answer within the time-out."""
 
 
 class LearnerCollective:
-    """A process group of its own for a run's learners, with a time-out set on purpose.
+    """The learners of a run, in a process group with a time-out of our choice.
 
-    Ray sets up the default group with 1,800 s, which is how long a learner would wait for one
-    that never comes.
+    Ray gives the default group 1,800 s: a learner would wait that long for one that never answers.
 
     Args:
-        distributed: whether there are other learners.
-        timeout_s: seconds that a learner waits for the others in one collective.
+        distributed: Whether there are other learners.
+        timeout_s: Seconds that a learner waits for the others in one collective.
     """
 
     def __init__(self, distributed: bool, timeout_s: float):
@@ -32,7 +33,7 @@ class LearnerCollective:
         """Sums `x` over all learners, in place.
 
         Raises:
-            CollectiveError: Another learner is gone, or did not come in time.
+            CollectiveError: Another learner is gone, or did not answer in time.
         """
         if not self.distributed:
             return
@@ -44,7 +45,18 @@ class LearnerCollective:
                 f"longer than collective_timeout_s={self._timeout_s:g} for them: {e}"
             ) from e
 
+    def sums(self, values: Sequence[float] | Tensor, device: torch.device) -> list[float]:
+        """The values summed over all learners, in float64.
+
+        Args:
+            values: This learner's values.
+            device: Device of the collective.
+        """
+        total = torch.as_tensor(values, dtype=torch.float64, device=device)
+        self.sum(total)
+        return total.tolist()
+
     def copy_from_first(self, x: Tensor) -> None:
-        """Overwrites `x` by the first learner's."""
+        """Overwrites `x` with the first learner's."""
         if self.distributed:
             dist.broadcast(x, src=0, group=self._group)

@@ -1,17 +1,18 @@
-"""One flat gradient buffer for the parameters that a loss trains, reduced in one collective."""
+"""A flat gradient buffer for the parameters that a loss trains, reduced in one collective."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor, nn
 
 from rllib_ppg.learning.collectives import LearnerCollective
 
 
-def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of `parameters` that `loss` has a gradient for, in their order; none if frozen."""
+def parameters_reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """The parameters that `loss` has a gradient for, in their order; none if all are frozen."""
     trainable = [p for p in parameters if p.requires_grad]
     if not loss.requires_grad:
         return []
@@ -20,10 +21,10 @@ def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Paramet
 
 
 class GradientBuffer:
-    """The gradients of some parameters as views of one flat tensor, and the count of their states.
+    """Gradients of some parameters as views of one flat tensor, with the count of their states.
 
-    `backward()` of a summed loss adds to the views; `reduce` makes them the gradient of the mean
-    over all learners. All other parameters keep `grad=None`, so that no optimiser touches them.
+    `backward()` of a summed loss adds to the views, and `reduce` turns the sum into the gradient of
+    the mean over all learners. All other parameters keep `grad=None`, so no optimiser moves them.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], device: torch.device):
@@ -34,14 +35,14 @@ class GradientBuffer:
         self.views: list[Tensor] = []
         start = 0
         for p in self.parameters:
-            # In the parameter's own layout (channels-last weights): nothing is reordered.
+            # In the parameter's own layout (channels-last weights), so that nothing is reordered.
             view = self._flat[start : start + p.numel()].as_strided(p.shape, p.stride(), start)
             self.views.append(view)
             start += p.numel()
 
     @property
     def gradient(self) -> Tensor:
-        """The gradients of all parameters one after the other, `[numel]`; not a copy."""
+        """The gradients of all parameters, one after the other, `[numel]`; not a copy."""
         return self._flat[:-1]
 
     def attach(self) -> None:
@@ -51,32 +52,49 @@ class GradientBuffer:
             p.grad = view
 
     def detach(self) -> None:
-        """Takes the gradients off the parameters again."""
+        """Sets the parameters' `grad` to None again."""
         for p in self.parameters:
             p.grad = None
 
-    def reduce(self, count: int, peers: LearnerCollective) -> bool:
-        """Divides the summed gradients of all learners by the number of their states.
+    def reduce(self, count: int, collective: LearnerCollective) -> bool:
+        """Sums the gradients of all learners and divides them by the number of their states.
 
         Args:
-            count: number of states that this learner has summed over; may be 0.
-            peers: all learners.
+            count: Number of states that this learner has summed over; may be 0.
+            collective: All learners.
 
         Returns:
-            Whether there is anything to step with: False, on all learners alike, for a minibatch
-            without states (few rows because an env runner died, or all masked).
+            Whether there is a gradient to step with. For a minibatch without states it is False on
+            all learners: an env runner died and there are few rows, or all states are masked.
         """
         self._flat[-1] = count
-        peers.sum(self._flat)
+        collective.sum(self._flat)
         self.gradient.div_(self._flat[-1].clamp(min=1))
         return bool(self._flat[-1] > 0)
 
     def not_finite(self) -> int | None:
-        """The index of the first parameter with a NaN or infinite gradient, if there is one.
+        """Index of the first parameter with a NaN or infinite gradient; None if there is none.
 
-        After `reduce`, all learners get the same answer.
+        After `reduce` all learners get the same answer.
         """
-        # A NaN or an infinity is in the sum, too, which is the cheaper question.
+        # The sum is cheaper to check, and a NaN or an infinity is in it, too.
         if torch.isfinite(self._flat.sum()) or torch.isfinite(self._flat).all():
             return None
         return next(i for i, view in enumerate(self.views) if not torch.isfinite(view).all())
+
+    def clip(self, grad_clip: float | None, by: str) -> None:
+        """Clips the gradients as RLlib does.
+
+        Args:
+            grad_clip: The bound; None and 0 both mean no bound in RLlib.
+            by: "value", "norm" or "global_norm".
+        """
+        if not grad_clip:
+            return
+        # All in one tensor unless each has its own norm: in a small network calls cost the most.
+        grads = self.views if by == "norm" else [self.gradient]
+        clipped = dict(enumerate(grads))
+        clip_gradients(clipped, grad_clip=grad_clip, grad_clip_by=by)
+        for i, grad in enumerate(grads):
+            if clipped[i] is not grad:
+                grad.copy_(clipped[i])

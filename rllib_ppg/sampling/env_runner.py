@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import discounted_returns
-from rllib_ppg.data.rollout import Rollout
+from rllib_ppg.data.rollout import Rollout, RolloutSummary
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.env_state import get_env_state, set_env_state
 from rllib_ppg.envs.spaces import Actions
@@ -55,25 +54,6 @@ _ASYNC = "gymnasium.vector.async_vector_env"  # raises anew what an env in its p
 # The kinds of numbers that an array of a kind takes with their meaning.
 _TAKES = {"f": "fiub", "i": "iub", "u": "ub", "b": "biu"}
 _KINDS = {"f": "numbers", "i": "whole numbers", "u": "unsigned whole numbers", "b": "booleans"}
-
-
-@dataclass
-class RolloutSummary:
-    """What the driver itself reads of a rollout; the states stay out of its memory.
-
-    Attributes:
-        metrics: the env runner's reduced metrics.
-        rows: number of rows (envs) for each learner.
-        episodes: the episodes that ended in it.
-        returns: moments of the discounted returns, for the reward normaliser.
-        obs: moments of the observations, for the observation filter; None without one.
-    """
-
-    metrics: ResultDict
-    rows: list[int]
-    episodes: list[Episode]
-    returns: Moments
-    obs: Moments | None = None
 
 
 class BatchedEnvRunner(SingleAgentEnvRunner):

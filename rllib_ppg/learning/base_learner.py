@@ -1,0 +1,238 @@
+"""The part of PPG's learner that is plumbing: RLlib's hooks, recovery, checkpoints, objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import ObjectLostError
+from ray.rllib.core import ALL_MODULES
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+from ray.rllib.utils.typing import ModuleID, ResultDict
+from torch import Tensor
+
+from rllib_ppg.checkpoint import rng_state
+from rllib_ppg.data.replay import ReplayBlock
+from rllib_ppg.learning.collectives import LearnerCollective
+from rllib_ppg.learning.trained_module import TrainedModule
+from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
+
+VALUE_OPTIMIZER = "value"
+AUX_OPTIMIZER = "aux"
+
+
+class BaseLearner(TorchLearner):
+    """A learner whose phases the driver calls one by one.
+
+    Attributes:
+        collective: The learners of the run.
+        trained: The modules in training, by id.
+    """
+
+    collective: LearnerCollective
+    trained: dict[ModuleID, TrainedModule]
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        config = self.config
+        self.collective = LearnerCollective(self.distributed, config.collective_timeout_s)
+        self._save_error: OSError | None = None
+        super().build()
+        self.trained = {
+            module_id: TrainedModule(
+                module_id,
+                self.module[module_id].unwrapped(),
+                config.get_config_for_module(module_id),
+                self._device,
+            )
+            for module_id in self.module.keys()  # noqa: SIM118 (iterating gives no ids)
+        }
+        keep_freed_memory()
+        if any(module.takes_images for module in self.trained.values()):
+            use_idle_cpu_threads(config, config.num_learners)  # small vectors gain nothing
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: ModuleID, config: Any = None) -> None:
+        """Makes the Adams: policy phase, value epochs if E_V differs from E_pi, auxiliary phase.
+
+        Each holds all parameters. A step leaves alone what its loss does not reach, since those
+        gradients are None. The moments of the auxiliary Adam are kept from phase to phase.
+        """
+        lrs = {DEFAULT_OPTIMIZER: config.lr}
+        if config.e_v != config.e_pi:
+            lrs[VALUE_OPTIMIZER] = config.lr
+        if config.has_aux_phase:
+            lrs[AUX_OPTIMIZER] = config.aux_lr
+        params = self.get_parameters(self.module[module_id])
+        for name, lr in lrs.items():
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=torch.optim.Adam(params, fused=True),
+                params=params,
+                lr_or_lr_schedule=lr,
+            )
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        # No DDP: the losses of each phase reach different parameters, which DDP rejects or waits
+        # for. What remains of its work is to start from equal weights.
+        for module_id in self.module.keys():  # noqa: SIM118
+            module = self.module[module_id]
+            for tensor in (*module.parameters(), *module.buffers()):
+                self.collective.copy_from_first(tensor.data)
+
+    @override(Learner)
+    def update(self, *args: Any, **kwargs: Any) -> ResultDict:
+        raise TypeError("PPGTorchLearner has no update(): call policy_phase() and aux_epoch()")
+
+    @override(Learner)
+    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
+        raise TypeError("PPGTorchLearner computes its losses within its phases")
+
+    def set_observation_filter(
+        self, module_id: ModuleID, mean: np.ndarray, std: np.ndarray
+    ) -> None:
+        """Sets the statistics of a module's observation filter, each of an observation's shape."""
+        observation_filter = self.trained[module_id].module.observation_filter
+        observation_filter.mean.copy_(torch.from_numpy(mean))
+        observation_filter.std.copy_(torch.from_numpy(std))
+        self._weights_seq_no += 1
+
+    def set_lr(self, env_steps: int) -> None:
+        """Sets the learning rates that the config gives for `env_steps`, at least 1.
+
+        At 0 the optimisers keep their initial rates: schedules round to float32, these do not.
+        """
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=env_steps))
+
+    def _reduced_metrics(self, module_id: ModuleID, metrics: dict[str, float]) -> ResultDict:
+        for name, value in metrics.items():
+            self.metrics.log_value((module_id, *name.split("/")), value, window=1)
+        return self.metrics.reduce()
+
+    def _log_steps(self, module_id: ModuleID, steps: int) -> None:
+        for key in (
+            (module_id, NUM_MODULE_STEPS_TRAINED),
+            (ALL_MODULES, NUM_MODULE_STEPS_TRAINED),
+            (ALL_MODULES, NUM_ENV_STEPS_TRAINED),
+        ):
+            self.metrics.log_value(key, steps, reduce="sum")
+        for key in (
+            (module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+            (ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME),
+        ):
+            self.metrics.log_value(key, steps, reduce="lifetime_sum", with_throughput=True)
+
+    # -- State ---------------------------------------------------------------------------------
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        if WEIGHTS_SEQ_NO in state:
+            self._weights_seq_no = 0  # so that RLlib also takes an older state
+        super().set_state(state)
+        # A checkpoint has moments in C order. Channels-last weights are not, and the fused Adam
+        # goes through weights and moments in the order of memory.
+        for optimizer in self._named_optimizers.values():
+            for p, moments in optimizer.state.items():
+                for key, x in moments.items():
+                    if isinstance(x, Tensor) and x.shape == p.shape:
+                        moments[key] = torch.empty_like(p).copy_(x)
+
+    @override(TorchLearner)
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        # For an optimiser that only the other settings have (the value Adam, the auxiliary one),
+        # RLlib would configure all optimisers again, and lose those already loaded.
+        ours = {name: x for name, x in state.items() if name in self._named_optimizers}
+        super()._set_optimizer_state(ours)
+
+    @override(TorchLearner)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes the learner's part of a checkpoint; `check_saved` raises what went wrong.
+
+        RLlib calls this in a way that kills a learner which raises, and does not tell the driver.
+        """
+        self._save_error = None
+        try:
+            return str(super().save_to_path(path, **kwargs))
+        except OSError as e:
+            self._save_error = e
+            return str(path)
+
+    def check_saved(self) -> None:
+        """Raises the error of the last `save_to_path`, such as a full disk."""
+        error, self._save_error = self._save_error, None
+        if error:
+            raise error
+
+    def network_shapes(self) -> dict[ModuleID, dict[str, list[int]]]:
+        """Shape of each parameter and buffer, by module and name."""
+        return {
+            module_id: {name: list(x.shape) for name, x in trained.module.state_dict().items()}
+            for module_id, trained in self.trained.items()
+        }
+
+    def get_exact_state(self) -> dict[str, Any]:
+        """State of this learner alone: random numbers. All else is the same in all learners."""
+        return rng_state.get_state()
+
+    def set_exact_state(self, state: dict[str, Any] | None) -> None:
+        """Restores what `get_exact_state` returned; None if there was no such learner."""
+        if state is not None:
+            rng_state.set_state(state)
+
+    def get_recovery_state(self, whole: bool) -> tuple[str, dict[str, Any]]:
+        """This learner's node id and, as an object of its own, a state for `set_recovery_state`.
+
+        Args:
+            whole: Whether to include weights and optimisers, which all learners share.
+        """
+        state = {"exact": self.get_exact_state()}
+        if whole:
+            state["learner"] = self.get_state()
+        return ray.get_runtime_context().get_node_id(), state
+
+    def set_recovery_state(self, first: dict[str, Any], own: dict[str, Any]) -> None:
+        """Restores the recovery state of the first learner and of this one."""
+        self.set_state(first["learner"])
+        self.set_exact_state(own["exact"])
+
+    # -- Objects on this node ------------------------------------------------------------------
+
+    def fetch(self, rollouts: Sequence[ray.ObjectRef]) -> list[int]:
+        """Copies rollouts to this node; returns the indices of those that are lost.
+
+        A rollout that does not arrive within `collective_timeout_s` counts as lost: Ray waits
+        forever for a spilled object whose file is gone.
+        """
+        refs = list(rollouts)
+        timeout = self.config.collective_timeout_s
+        _, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)  # all at once
+        lost = []
+        for i, rollout in enumerate(refs):
+            try:
+                if rollout in late:
+                    lost.append(i)
+                else:
+                    ray.get(rollout)
+            except ObjectLostError:
+                lost.append(i)
+        return lost
+
+    def store_block(self, block: ReplayBlock) -> ReplayBlock:
+        """Returns a restored replay block, so that its object lies on this node."""
+        return block

@@ -1,0 +1,111 @@
+"""One epoch of gradient steps on one module.
+
+A step sums the losses of its micro-batches, adds up gradients and state counts of all learners in
+one collective, and divides. The result is the gradient of the mean over the whole minibatch, in
+whatever way it was cut into micro-batches and spread over learners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import tee
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllib_ppg.learning.batches import StateDataset
+from rllib_ppg.learning.collectives import LearnerCollective
+from rllib_ppg.learning.gradients import GradientBuffer, parameters_reached
+from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
+
+
+def train_epoch(
+    module: TrainedModule,
+    states: StateDataset,
+    minibatches: Iterable[np.ndarray],
+    loss_fn: Callable[[TrainedModule, Batch], Terms],
+    weights: Mapping[str, float],
+    optimizer: torch.optim.Optimizer,
+    collective: LearnerCollective,
+    place: str,
+) -> dict[str, float]:
+    """Takes one gradient step for each minibatch.
+
+    Args:
+        module: The module to train.
+        states: This learner's states.
+        minibatches: Indices of this learner's states in each minibatch.
+        loss_fn: Computes the terms of a micro-batch.
+        weights: Weights of the terms that are trained; all other terms are metrics.
+        optimizer: The Adam that steps.
+        collective: The learners of the run.
+        place: Name of the epoch in error messages.
+
+    Returns:
+        Mean of each term over the epoch's states, of all learners.
+
+    Raises:
+        FloatingPointError: A gradient is NaN or infinite.
+    """
+    names, buffer = _terms_and_gradients(module, loss_fn, weights)
+    totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=module.device)
+    optimizer.zero_grad(set_to_none=True)
+    # The same minibatches twice, since batches are prepared ahead of the steps that use them.
+    ahead, indices = tee(states.drop_masked(minibatch) for minibatch in minibatches)
+    batches = states.batches(part for index in ahead for part in module.micro_batches(index))
+    for m, index in enumerate(indices):
+        buffer.attach()
+        for _ in module.micro_batches(index):
+            terms = loss_fn(module, next(batches))
+            loss = _weighted_sum(terms, weights)
+            if loss.requires_grad:  # not if everything that it reaches is frozen
+                loss.backward()
+            stacked = torch.stack([terms[name].detach() for name in names])
+            totals[:-1] += stacked.sum(1, dtype=torch.float64)
+        totals[-1] += len(index)
+        if not buffer.reduce(len(index), collective):
+            continue
+        _check_finite(module, buffer, f"{place}, minibatch {m + 1}")
+        buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
+        optimizer.step()
+    buffer.detach()
+    *sums, count = collective.sums(totals, module.device)
+    return {name: value / max(count, 1) for name, value in zip(names, sums, strict=True)}
+
+
+def _weighted_sum(terms: Terms, weights: Mapping[str, float]) -> Tensor:
+    # A term of weight 0 is left out: a zero gradient would still move parameters by momentum.
+    used = [w * terms[name] for name, w in weights.items() if w and name in terms]
+    return torch.stack(used).sum()
+
+
+def _terms_and_gradients(
+    module: TrainedModule,
+    loss_fn: Callable[[TrainedModule, Batch], Terms],
+    weights: Mapping[str, float],
+) -> tuple[list[str], GradientBuffer]:
+    """Names of the loss's terms, and a buffer for the parameters that it trains."""
+    kind = loss_fn.__name__
+    if kind not in module.losses:
+        # Random numbers (dropout's, for example) continue as if this pass had not happened: a
+        # learner that resumes from a checkpoint makes it again.
+        gpus = [module.device] if module.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            terms = loss_fn(module, module.placeholder)
+        parameters = parameters_reached(
+            _weighted_sum(terms, weights), [*module.module.parameters()]
+        )
+        module.losses[kind] = (list(terms), GradientBuffer(parameters, module.device))
+    return module.losses[kind]
+
+
+def _check_finite(module: TrainedModule, buffer: GradientBuffer, place: str) -> None:
+    bad = buffer.not_finite()
+    if bad is None:
+        return
+    names = {p: name for name, p in module.module.named_parameters()}
+    raise FloatingPointError(
+        f"NaN or infinite gradient of {names[buffer.parameters[bad]]} in the {place}; "
+        "the weights are as they were before this step"
+    )

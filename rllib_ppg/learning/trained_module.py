@@ -1,0 +1,179 @@
+"""One module in training, as a learner holds it: forward passes, and a check that PPG can train it.
+
+Shapes: S states of a phase, B states of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.rllib.utils.typing import ModuleID
+from torch import Tensor
+
+from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
+from rllib_ppg.learning.gradients import GradientBuffer
+from rllib_ppg.losses import clone_KL
+from rllib_ppg.networks.rl_module import TRAIN_OUTPUTS
+
+Batch = dict[str, Tensor]
+# Terms of a loss by name, one number for each state, `[B]`.
+Terms = dict[str, Tensor]
+
+PRECISIONS = ("float32", "bfloat16")
+
+# Pixels that go through the CNN at once. On a CPU, 64 frames of 64 x 64: for more, the arrays
+# between layers are too large to be kept (`resources/cpu.py`). On a GPU, 1,024 frames: the paper's
+# two networks keep 2.5 GB of them for the backward pass. Observations may take half of the free
+# memory, and cards have at least 8 GB.
+_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**22
+
+
+class TrainedModule:
+    """One module in training.
+
+    Args:
+        module_id: Its id.
+        module: The RLModule, without a wrapper.
+        config: The `PPGConfig` of this module.
+        device: Where it is.
+
+    Attributes:
+        dist_cls: RLlib's class of its action distribution.
+        actions: Its actions as arrays.
+        placeholder: One state with every column. A learner without states computes its losses on
+            it, to know their terms and the parameters that they reach.
+        entropy_schedule: The entropy coefficient by env steps.
+        losses: For each loss, by name, its terms and the gradients of the parameters it trains.
+        aux: The open auxiliary phase: its spec, states and segments; None outside of one.
+
+    Raises:
+        ValueError: PPG can't train the module.
+    """
+
+    def __init__(self, module_id: ModuleID, module: Any, config: Any, device: torch.device):
+        self.id = module_id
+        self.module = module
+        self.config = config
+        self.device = device
+        self.dist_cls = module.get_train_action_dist_cls()
+        self.actions = Actions(module.action_space)
+        self._precision = "float32"
+        self.placeholder = self._checked_placeholder()
+        self.entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
+        self.losses: dict[str, tuple[list[str], GradientBuffer]] = {}
+        self.aux: Any = None
+        self._micro_batch_size = config.micro_batch_size
+        if self._micro_batch_size == "auto":
+            self._micro_batch_size = self._auto_micro_batch_size()
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether observations are images rather than vectors."""
+        return len(self.module.observation_space.shape) == 3
+
+    def _auto_micro_batch_size(self) -> int:
+        if not self.takes_images:
+            return 2**62
+        pixels = _CPU_PIXELS if self.device.type == "cpu" else _GPU_PIXELS
+        return max(1, pixels // math.prod(self.module.observation_space.shape[:2]))
+
+    def _checked_placeholder(self) -> Batch:
+        """The placeholder; raises ValueError for a user's module that PPG can't train."""
+        module, name = self.module, type(self.module).__name__
+        if module.is_stateful():
+            raise ValueError(f"PPG does not train recurrent modules, and {name} has a state")
+        outputs = TRAIN_OUTPUTS if self.config.has_aux_phase else TRAIN_OUTPUTS[:2]
+        space = module.observation_space
+        obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self.device)
+        try:
+            with torch.no_grad():
+                out = self.forward({"obs": obs}, *outputs)
+        except RuntimeError as e:  # torch's, about shapes and dtypes
+            what = f"{obs.dtype} observations of shape {space.shape}"
+            raise ValueError(f"{name} fails with a batch of {what}: {e}") from e
+        for column in outputs:
+            if column not in out:
+                raise ValueError(f"{name}.forward_train() returns no {column!r}, which PPG trains")
+        pi = self.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
+        for term in (lambda: clone_KL(pi, pi), pi.entropy):
+            try:
+                term()
+            except Exception as e:
+                raise ValueError(
+                    "PPG needs an action distribution with a KL and an entropy, and "
+                    f"{type(pi).__name__} of {name} lacks one of them: {e}"
+                ) from e
+        actions = np.zeros((1, *self.actions.shape), self.actions.dtype)
+        zero = torch.zeros(1, device=self.device)
+        return {
+            "obs": obs,
+            "actions": torch.from_numpy(actions).to(self.device),
+            "pi_old": torch.zeros_like(out[Columns.ACTION_DIST_INPUTS]),
+            **dict.fromkeys(("logp_old", "A", "V_targ"), zero),
+        }
+
+    # -- Forward passes ------------------------------------------------------------------------
+
+    def begin_phase(self, precision: str) -> None:
+        """Sets the precision of the phase's forward passes, and training mode."""
+        self._precision = precision
+        self.module.train()
+
+    def forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
+        """Computes some of `TRAIN_OUTPUTS` in the phase's precision; returns them in float32.
+
+        Args:
+            batch: {"obs": `[B, ...]`}; other columns are ignored.
+            *outputs: Names of the outputs to compute.
+            aux_phase: Whether this is the auxiliary phase (`PPGTorchRLModule`).
+        """
+        bfloat16 = self._precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            # Not `forward_train()`, which walks over all submodules to set training mode.
+            out: Batch = self.module._forward_train(
+                {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
+            )
+        return {name: x.float() for name, x in out.items()} if bfloat16 else out
+
+    @torch.no_grad()
+    def in_micro_batches(self, obs: np.ndarray, fn: Callable[[Batch], Tensor]) -> list[Tensor]:
+        """`fn` of observations `[S, ...]`, a micro-batch at a time and without gradients."""
+        starts = range(0, max(len(obs), 1), self._micro_batch_size)
+        parts = (obs[i : i + self._micro_batch_size] for i in starts)
+        return [fn({"obs": as_tensor(part).to(self.device)}) for part in parts]
+
+    def micro_batches(self, index: np.ndarray) -> Iterator[np.ndarray]:
+        """A minibatch's state indices, a micro-batch at a time."""
+        starts = range(0, len(index), self._micro_batch_size)
+        return (index[i : i + self._micro_batch_size] for i in starts)
+
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """V of observations `[S, ...]`, `[S]`."""
+        V = Columns.VF_PREDS
+        chunks = self.in_micro_batches(obs, lambda batch: self.forward(batch, V)[V])
+        return torch.cat(chunks).cpu().numpy()
+
+    def action_dist_inputs(self, obs: np.ndarray) -> list[Tensor]:
+        """Inputs of the action distribution for observations `[S, ...]`, a tensor per chunk."""
+        inputs = Columns.ACTION_DIST_INPUTS
+        return self.in_micro_batches(obs, lambda batch: self.forward(batch, inputs)[inputs])
+
+    def dataset(
+        self,
+        obs: Arrays,
+        columns: Mapping[str, Tensor],
+        valid: np.ndarray,
+        row_ids: Sequence[np.ndarray],
+    ) -> StateDataset:
+        """A dataset of states, in blocks of rows with these ids."""
+        space, T = self.module.observation_space, self.config.rollout_fragment_length
+        starts = np.cumsum([0, *(T * len(ids) for ids in row_ids)])[:-1]
+        obs_bytes = math.prod(space.shape) * space.dtype.itemsize
+        return StateDataset(obs, columns, valid, starts, obs_bytes, self.device)
