@@ -300,4 +300,4 @@ def test_blocks_beyond_the_budget_are_closed(cluster):
     for k in (0, 1, 2, 3, 0, 1):
         assert reader[k].obs[0, 0] == k
         assert reader[k] is reader[k]
-        assert len(reader._open) <= 2
+        assert len(reader._cache) <= 2
