@@ -10,7 +10,7 @@ define run_suite
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lint format test test-learning test-faults test-cluster test-all benchmark clean
+.PHONY: help setup run lint format docs test test-learning test-faults test-cluster test-all benchmark clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,10 @@ format: setup ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-test: lint ## Check style and types, then run the fast tests
+docs: setup ## Build the documentation's site in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs ## Check style and types, build the documentation, then run the fast tests
 	@$(BIN)/pytest
 
 test-learning: setup ## Tests that train to a return (minutes each)
@@ -55,5 +58,5 @@ benchmark: setup ## Measure speed and memory against their targets (20 minutes)
 	@$(BIN)/python -m benchmarks.throughput
 
 clean: ## Remove .venv, caches and build products
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""Tables and pictures of docs/results.md, from the rows in docs/results.
+"""Writes the tables and pictures of the results' pages from the rows in docs/results.
 
-Text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's table; a suite's
-curves go to docs/results/SUITE.png. The runs of `phases.py` go to `phases` and phases.png in the
-same way. How a result is read is said in `learning_tasks.py`.
+In docs/results/*.md, text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's
+table. The suite's curves go to docs/results/SUITE.png. The runs of `phases.py` go to `phases` and
+phases.png in the same way. `learning_tasks.py` says how a result is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.learning_tasks import SUITES
 from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves
 
-PAGE = Path("docs/results.md")
+PAGES = Path("docs/results")
 LAST = 0.1  # of a run's env steps, which its result is taken from
 BASELINE = "ppo"
 MIN_SEEDS = 3  # of an interval: a bootstrap over two makes it far too small
@@ -219,25 +219,26 @@ def _at_budgets(experiment: str) -> np.ndarray:
 
 def report(suites: list[str]) -> None:
     """Writes tables and pictures."""
-    page = PAGE.read_text()
+    tables = {"budgets": budgets_table(), "openai": openai_table()}
     for suite in suites:
         curves = read(suite)
         if not curves:
             continue
         draw(suite, curves)
-        page = filled_in(page, suite, table(suite, curves))
+        tables[suite] = table(suite, curves)
     if played := phases_report.read():
         phases_report.draw(played)
-        page = filled_in(page, "phases", phases_report.table(played))
-    page = filled_in(page, "budgets", budgets_table())
-    page = filled_in(page, "openai", openai_table())
-    PAGE.write_text(page)
-    print(f"wrote {PAGE}")
+        tables["phases"] = phases_report.table(played)
+    pages = {path: path.read_text() for path in PAGES.glob("*.md")}
+    for name, new in tables.items():
+        path = next(path for path, page in pages.items() if f"<!-- {name} -->" in page)
+        pages[path] = filled_in(pages[path], name, new)
+    for path, page in pages.items():
+        path.write_text(page)
+        print(f"wrote {path}")
 
 
 def filled_in(page: str, name: str, new: str) -> str:
-    """The page with new text between the comments of this name."""
+    """Returns the page with new text between the comments of this name."""
     place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-    page, found = place.subn(lambda match: f"{match[1]}{new}\n{match[2]}", page)
-    assert found, f"{PAGE} has no place for {name}"
-    return page
+    return place.sub(lambda match: f"{match[1]}{new}\n{match[2]}", page)
