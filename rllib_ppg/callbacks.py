@@ -1,4 +1,4 @@
-"""Callbacks: progress within an auxiliary phase, and Procgen's metrics among the results."""
+"""RLlib callbacks: progress within an auxiliary phase, Procgen's metrics, nested results."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ GENERALIZATION_GAP = "generalization_gap"
 
 
 def promote_metric(name: str) -> type[RLlibCallback]:
-    """A callback that repeats a nested result, "env_runners/x" say, under its whole name.
+    """A callback that copies a nested result, such as "env_runners/x", to the top level.
 
-    Tune orders checkpoints by results of the top level alone, and goes by their age, without a
-    word, if the name is none of these. Where there is no such result, it is NaN, the lowest score.
+    Tune only ranks checkpoints by top-level results; for any other name it silently ranks them by
+    age. A missing result becomes NaN, which is the lowest score.
     """
 
     class PromoteMetric(RLlibCallback):
@@ -39,7 +39,7 @@ def promote_metric(name: str) -> type[RLlibCallback]:
 
 
 class PPGCallback(RLlibCallback):
-    """An `RLlibCallback` that hears of auxiliary epochs, too. Use it with `.callbacks(...)`."""
+    """An `RLlibCallback` with a hook for auxiliary epochs. Use it with `.callbacks(...)`."""
 
     def on_aux_epoch_end(
         self, *, algorithm: Algorithm, metrics_logger: Any, epoch: int, num_epochs: int
@@ -47,22 +47,24 @@ class PPGCallback(RLlibCallback):
         """Called after each auxiliary epoch.
 
         Args:
-            algorithm: the PPG that trains.
-            metrics_logger: its metrics; what is logged here is in the iteration's results.
-            epoch: epochs done of this auxiliary phase; 0 when it begins, after pi_old is computed.
-            num_epochs: E_aux.
+            algorithm: The PPG algorithm.
+            metrics_logger: Its metrics logger; what you log here is in the iteration's results.
+            epoch: Number of epochs done in this auxiliary phase. 0 is the start of the phase, after
+                pi_old has been computed.
+            num_epochs: E_aux, the number of epochs of the phase.
         """
 
 
 class ProcgenMetrics(RLlibCallback):
-    """Adds to the results of any algorithm what is compared on Procgen; leaves other envs alone.
+    """Adds Procgen's metrics to the results of any algorithm; other envs are left alone.
 
-    - `env_runners/normalized_return_mean`: the mean return, scaled so that 0 is a trivial policy's
-      and 1 about the best possible, for modes with published ranges (easy and hard).
-    - `evaluation/env_runners/normalized_return_mean`: the same of an evaluation.
-    - `evaluation/generalization_gap`: training's minus evaluation's, if it is of the same game and
-      mode on other levels, as with `.evaluation(evaluation_config={"env_config": {"num_levels":
-      0, ...}})`. It is of normalized returns, or of returns in a mode without ranges.
+    - `env_runners/normalized_return_mean`: Mean return, scaled so that 0 is the return of a trivial
+      policy and 1 about the best possible. Only for modes with published ranges (easy and hard).
+    - `evaluation/env_runners/normalized_return_mean`: The same for the evaluation.
+    - `evaluation/generalization_gap`: Training's mean minus the evaluation's, if the evaluation is
+      in the same game and mode on other levels, as with `.evaluation(evaluation_config={
+      "env_config": {"num_levels": 0, ...}})`. It compares normalized returns, or plain returns in
+      a mode without ranges.
 
     Use it with `.callbacks(ProcgenMetrics)`.
     """
@@ -70,7 +72,7 @@ class ProcgenMetrics(RLlibCallback):
     def on_train_result(
         self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any
     ) -> None:
-        """Called with each iteration's result, before it is logged."""
+        """Adds the metrics to an iteration's result."""
         trained = _add_normalized(result, algorithm.config)
         evaluation, config = result.get(EVALUATION_RESULTS), algorithm.evaluation_config
         if not evaluation or config is None:
@@ -86,10 +88,10 @@ class ProcgenMetrics(RLlibCallback):
 
 
 def _add_normalized(result: dict[str, Any], config: AlgorithmConfig) -> float | None:
-    """Adds the normalised mean return to the env runners' results, and returns it.
+    """Adds the normalised mean return to the env runners' results and returns it.
 
-    In a mode without ranges nothing is added, and the mean return is returned; None if there is
-    none, or the env is not Procgen.
+    In a mode without ranges it adds nothing and returns the plain mean. It returns None without a
+    mean, and for envs other than Procgen.
     """
     of_env_runners = result.get(ENV_RUNNER_RESULTS, {})
     mean = of_env_runners.get(EPISODE_RETURN_MEAN, math.nan)

@@ -1,4 +1,4 @@
-"""Observations under lz4, for a replay list that would not fit otherwise."""
+"""lz4-compressed observations, for a replay list that would not fit otherwise."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 
 @dataclass
 class Compressed:
-    """An array under lz4; exact.
+    """An array compressed with lz4, without loss.
 
     Attributes:
-        data: uint8 `[bytes]`; an array, so that the object store hands it out without a copy.
-        shape: of the array.
-        dtype: of the array.
+        data: Compressed bytes, uint8 `[bytes]`; an array, so that the object store returns it
+            without a copy.
+        shape: Shape of the original array.
+        dtype: Dtype of the original array.
     """
 
     data: np.ndarray
@@ -31,11 +32,11 @@ class Compressed:
 
     @property
     def nbytes(self) -> int:
-        """Compressed bytes."""
+        """Number of compressed bytes."""
         return self.data.nbytes
 
     def array(self) -> np.ndarray:
-        """The array again; writable."""
+        """The original array; writable."""
         size = math.prod(self.shape) * self.dtype.itemsize
         data = lz4.block.decompress(self.data, uncompressed_size=size, return_bytearray=True)
         return np.frombuffer(data, self.dtype).reshape(self.shape)

@@ -1,7 +1,8 @@
-"""Episode metrics over the last episodes of all env runners, whichever iteration they ended in.
+"""Episode metrics over the last episodes of all env runners, across iterations.
 
-RLlib's metrics forget their window with every iteration, and average over env runners rather than
-episodes: with long episodes, a mean of a few, or none. The driver keeps the window instead.
+RLlib's metrics lose their window after every iteration, and average over env runners rather than
+episodes. With long episodes that leaves a mean of a few episodes, or none. The driver keeps the
+window instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-# What the driver logs of episodes; an env runner's own are of its last calls alone.
+# What the driver logs about episodes. An env runner's own metrics only cover its last calls.
 EPISODE_METRICS = (
     EPISODE_RETURN_MEAN,
     EPISODE_RETURN_MIN,
@@ -36,7 +37,7 @@ EPISODE_METRICS = (
 
 
 class Episode(NamedTuple):
-    """A finished episode: its length in env steps, undiscounted raw return, and wall time."""
+    """A finished episode: length in env steps, undiscounted raw return, wall time."""
 
     length: int
     ret: float
@@ -50,11 +51,11 @@ class EpisodeWindow:
         self.episodes: deque[Episode] = deque(maxlen=size)
 
     def add(self, episodes: Iterable[Episode]) -> None:
-        """Takes in episodes that have ended."""
+        """Adds episodes that have ended."""
         self.episodes.extend(episodes)
 
     def log(self, metrics: MetricsLogger) -> None:
-        """Logs mean, minimum and maximum under RLlib's names; nothing before the first episode."""
+        """Logs mean, minimum and maximum under RLlib's names; nothing before an episode has ended."""
         if not self.episodes:
             return
         length, ret, seconds = np.array(self.episodes, np.float64).T

@@ -1,8 +1,8 @@
 """Reward normalisation: one running variance for the whole cluster, kept by the driver.
 
-Rewards are divided by the running standard deviation of the discounted return (discount .99,
-over all env steps so far, the new rollout included) and clipped to +-10; the mean is not
-subtracted. Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729), appendix.
+Rewards are divided by the running standard deviation of the discounted return, and clipped to
++-10. The discount is .99, and the deviation is over all env steps so far, including the new
+rollout. The mean is not subtracted. Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729), appendix.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class RewardNormalizer:
         self.moments = Moments(count=1e-4, mean=0.0, M2=1e-4)
 
     def update(self, new: Iterable[Moments]) -> None:
-        """Takes in the discounted returns of a whole rollout, one `Moments` an env runner."""
+        """Adds the discounted returns of a whole rollout, one `Moments` per env runner."""
         for moments in new:
             self.moments = self.moments + moments
 
     @property
     def scale(self) -> float:
-        """What rewards are divided by: the standard deviation of the discounted return."""
+        """Standard deviation of the discounted return, which rewards are divided by."""
         return float(self.moments.std)
 
 
 def normalize(rewards: np.ndarray, scale: float) -> np.ndarray:
-    """Rewards over `scale`, clipped to +-10; any shape, float32."""
+    """Rewards divided by `scale` and clipped to +-10; any shape, float32."""
     return np.clip(rewards / np.float32(scale), -REWARD_CLIP, REWARD_CLIP)
 
 
@@ -46,10 +46,10 @@ def discounted_returns(
     """The discounted sum of past rewards after each step, `[N, T]` float32.
 
     Args:
-        rewards: rewards of the steps, 0 where they are not valid, `[N, T]`.
-        first: the step was its episode's first: the sum starts anew, `[N, T]` bool.
-        valid: False where the step was no transition: the sum stays as it is, `[N, T]` bool.
-        start: the sum before the first step, `[N]`.
+        rewards: Rewards, 0 where a step is not valid, `[N, T]`.
+        first: Whether the step is the first of its episode, where the sum restarts, `[N, T]` bool.
+        valid: False where the step is no transition and leaves the sum as it is, `[N, T]` bool.
+        start: The sum before the first step, `[N]`.
     """
     decay = np.where(first, 0.0, np.where(valid, RETURN_GAMMA, 1.0)).astype(np.float32)
     returns = np.empty(rewards.shape, np.float32)

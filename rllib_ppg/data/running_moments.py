@@ -1,4 +1,4 @@
-"""Running moments of numbers that many processes see parts of."""
+"""Running moments of samples that are spread over many processes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass
 class Moments:
-    """Count, mean and summed squared deviation of samples: what env runners send, not the samples.
+    """Count, mean and squared deviation of samples. Env runners send these, not the samples.
 
     Attributes:
-        count: number of samples.
-        mean: their mean, a number or `[...]`.
-        M2: their summed squared deviation from it, alike.
+        count: Number of samples.
+        mean: Mean of the samples, a number or `[...]`.
+        M2: Summed squared deviation from the mean, of the same shape.
     """
 
     count: float
@@ -23,7 +23,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: np.ndarray) -> Moments:
-        """The moments of the samples `[S, ...]`, in float64."""
+        """Moments of the samples `[S, ...]`, in float64."""
         if len(x) == 0:
             return cls(0.0, np.zeros(x.shape[1:]), np.zeros(x.shape[1:]))
         x = x.astype(np.float64)
@@ -31,7 +31,7 @@ class Moments:
         return cls(float(len(x)), mean, np.square(x - mean).sum(0))
 
     def __add__(self, other: Moments) -> Moments:
-        """The moments of both sets together (Chan et al. 1979)."""
+        """Moments of both sets of samples together (Chan et al. 1979)."""
         count = self.count + other.count
         if count == 0:
             return self
@@ -44,5 +44,5 @@ class Moments:
 
     @property
     def std(self) -> np.ndarray | float:
-        """Standard deviation, a little above 0 for constants; of at least one sample."""
+        """Standard deviation of at least one sample; slightly above 0 for constants."""
         return np.sqrt(self.M2 / self.count + 1e-8)
