@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-
 NORMALIZED_RETURN_MEAN = "normalized_return_mean"
 GENERALIZATION_GAP = "generalization_gap"
 

@@ -55,7 +55,7 @@ class EpisodeWindow:
         self.episodes.extend(episodes)
 
     def log(self, metrics: MetricsLogger) -> None:
-        """Logs mean, minimum and maximum under RLlib's names; nothing before an episode has ended."""
+        """Logs mean, minimum and maximum under RLlib's names, once an episode has ended."""
         if not self.episodes:
             return
         length, ret, seconds = np.array(self.episodes, np.float64).T

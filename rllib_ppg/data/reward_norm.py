@@ -2,7 +2,9 @@
 
 Rewards are divided by the running standard deviation of the discounted return, and clipped to
 +-10. The discount is .99, and the deviation is over all env steps so far, including the new
-rollout. The mean is not subtracted. Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729), appendix.
+rollout. The mean is not subtracted.
+
+Source: OpenAI's code, after Engstrom et al. 2020 (arXiv 2005.12729), appendix.
 """
 
 from __future__ import annotations
