@@ -19,6 +19,8 @@ from rllib_ppg.learner import PPGTorchLearner
 from tests.driver import only_module
 from tests.test_algorithm import assert_equal, small, weights
 
+REPLAY = Path("replay/default_policy")  # the one module's replay list
+
 
 def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -35,10 +37,10 @@ def saved(build, tmp_path):
 
 def test_an_iteration_is_written_once(saved, tmp_path):
     algo, first = saved
-    one, two = sorted((first / "replay").iterdir())
+    one, two = sorted((first / REPLAY).iterdir())
     second = Path(algo.save_to_path(tmp_path / "second"))
-    assert (second / "replay/0000.npy").stat().st_ino == one.stat().st_ino
-    assert (second / "replay/0001.npy").stat().st_ino == two.stat().st_ino
+    assert (second / REPLAY / "0000.npy").stat().st_ino == one.stat().st_ino
+    assert (second / REPLAY / "0001.npy").stat().st_ino == two.stat().st_ino
     # Each is whole by itself, and the file stays until the last checkpoint with it has gone.
     for path in first.rglob("*"):
         if path.is_file():
@@ -47,9 +49,11 @@ def test_an_iteration_is_written_once(saved, tmp_path):
     algo.restore_from_path(second)
     assert only_module(algo).replay.rows_per_iteration() == [4, 4]
     third = Path(algo.save_to_path(tmp_path / "third"))  # of a list that was restored
-    assert (third / "replay/0000.npy").stat().st_ino == (second / "replay/0000.npy").stat().st_ino
-    (second / "replay/0000.npy").unlink()
-    (third / "replay/0000.npy").unlink()
+    assert (third / REPLAY / "0000.npy").stat().st_ino == (
+        second / REPLAY / "0000.npy"
+    ).stat().st_ino
+    (second / REPLAY / "0000.npy").unlink()
+    (third / REPLAY / "0000.npy").unlink()
     fourth = Path(algo.save_to_path(tmp_path / "fourth"))  # none is left to take over
     algo.restore_from_path(fourth)
     algo.train()
@@ -134,7 +138,9 @@ def test_in_a_bucket_the_manifest_comes_last_and_files_are_copied_there(
     monkeypatch.setattr("rllib_ppg.checkpoint.replay_files._write", written_again)
     algo.save_to_path("two", filesystem=bucket)
     for i in range(2):
-        one, two = (tmp_path / f"bucket/{name}/replay/000{i}.npy" for name in ("one", "two"))
+        one, two = (
+            tmp_path / f"bucket/{name}/replay/default_policy/000{i}.npy" for name in ("one", "two")
+        )
         assert one.read_bytes() == two.read_bytes()
     algo.restore_from_path("two", filesystem=bucket)
     assert only_module(algo).replay.rows_per_iteration() == [4, 4]
@@ -174,9 +180,17 @@ def _newer(path):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("replay/0001.npy", _truncated, r"is damaged: replay/0001.npy has [\d,]+ bytes of"),
-        ("replay/0001.npy", _changed, r"is damaged: replay/0001.npy"),
-        ("replay/0000.npy", Path.unlink, r"is damaged: it has no replay/0000.npy"),
+        (
+            "replay/default_policy/0001.npy",
+            _truncated,
+            r"is damaged: replay/default_policy/0001.npy has [\d,]+ bytes of",
+        ),
+        ("replay/default_policy/0001.npy", _changed, r"is damaged: replay/default_policy/0001.npy"),
+        (
+            "replay/default_policy/0000.npy",
+            Path.unlink,
+            r"is damaged: it has no replay/default_policy/0000.npy",
+        ),
         ("algorithm_state.pkl", _changed, "is damaged: algorithm_state.pkl is not what was"),
         ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
         ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
@@ -230,9 +244,9 @@ def test_a_foreign_checkpoint_is_refused(saved, tmp_path):
 def test_what_can_be_is_no_pickle(saved):
     """Pickles are what RLlib writes; the replay list and env states load without any."""
     _, path = saved
-    with (path / "replay/0000.npy").open("rb") as f:
-        header, obs, V_targ, valid = (np.load(f, allow_pickle=False) for _ in range(4))
-    assert json.loads(header.item()) == {}
+    with (path / REPLAY / "0000.npy").open("rb") as f:
+        header, obs, valid, V_targ = (np.load(f, allow_pickle=False) for _ in range(4))
+    assert json.loads(header.item()) == {"columns": ["V_targ"]}
     assert obs.shape == (4, 16, 4) and V_targ.shape == valid.shape == (4, 16)
     plain_data.load(path / "exact/env_runner_0001.npz")
 
@@ -262,7 +276,7 @@ def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
     algo.stop()
     other = build(small(n_pi=3, checkpoint_replay=False))
     other.restore_from_path(path)
-    assert "n_pi=3 iterations, 2 of which were done, begins anew" in caplog.text
+    assert "its 2 of n_pi=3 iterations start over" in caplog.text
     phases = [other.train()["ppg"]["num_aux_phases_lifetime"] for _ in range(3)]
     assert phases == [0, 0, 1]
 
@@ -271,7 +285,7 @@ def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
 def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, settings, caplog):
     algo, path = saved
     algo.stop()
-    for file in (path / "replay").iterdir():
+    for file in (path / REPLAY).iterdir():
         file.unlink()
     other = build(small(**{"n_pi": 2, **settings}))
     other.restore_from_path(path)
@@ -284,10 +298,10 @@ def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, se
 def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
     """Checkpoints that come home from a job are without it."""
     algo, path = saved
-    for file in (path / "replay").iterdir():
+    for file in (path / REPLAY).iterdir():
         file.unlink()
     check_checkpoint(path, replay=False)
-    with pytest.raises(ValueError, match=r"has no replay/0000.npy"):
+    with pytest.raises(ValueError, match=r"has no replay/default_policy/0000.npy"):
         algo.restore_from_path(path)
     algo.stop()
     other = build(small(n_pi=3, checkpoint_replay=False))

@@ -438,7 +438,7 @@ def test_a_checkpoint_in_a_bucket_is_restored_from_a_folder_here(build, tmp_path
     saved = build(several(2))
     saved.train()
     saved.save_to_path(tmp_path / "bucket" / "saved")
-    (tmp_path / "bucket/saved/replay/0000.npy").rename(tmp_path / "0000.npy")
+    (tmp_path / "bucket/saved/replay/default_policy/0000.npy").rename(tmp_path / "0000.npy")
     bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
     with local_copy(bucket, "saved", without="replay") as folder:
         here = {p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file()}
@@ -447,7 +447,7 @@ def test_a_checkpoint_in_a_bucket_is_restored_from_a_folder_here(build, tmp_path
         assert all((Path(folder) / p).read_bytes() == (there / p).read_bytes() for p in here)
     assert not Path(folder).exists()
 
-    (tmp_path / "0000.npy").rename(tmp_path / "bucket/saved/replay/0000.npy")
+    (tmp_path / "0000.npy").rename(tmp_path / "bucket/saved/replay/default_policy/0000.npy")
     restored = build(several(2))
     restored.restore_from_path("saved", filesystem=bucket)
     assert only_module(restored).replay.states == only_module(saved).replay.states > 0

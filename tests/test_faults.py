@@ -163,4 +163,4 @@ def test_a_spilled_file_that_is_lost_is_an_error(tmp_path):
     done = run_alone(program, tmp_path)
     said = [line for line in done.stdout.splitlines() if line.startswith(("lost", "error"))]
     assert said[0] == "lost True", done.stderr
-    assert "did not come within 3 s" in said[1]
+    assert "did not arrive within 3 s" in said[1]
