@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from tests.trained import checkpoint  # noqa: F401 (a fixture)
+from tests.support.checkpoints import checkpoint  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")

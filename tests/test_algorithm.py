@@ -12,35 +12,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.data.compression import Compressed
-from tests.driver import only_module
-from tests.envs import Counting, NextStepCounting
-
-
-def small(env="CartPole-v1", runners=1, **training):
-    settings = {"n_pi": 2, "e_aux": 2, "num_minibatches": 2, "num_aux_minibatches": 2}
-    return (
-        PPGConfig()
-        .environment(env)
-        .env_runners(num_env_runners=runners, num_envs_per_env_runner=4, rollout_fragment_length=16)
-        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
-        .training(**settings | training)
-        .debugging(seed=3)
-    )
-
-
-def learner_metrics(result):
-    return result["learners"][DEFAULT_MODULE_ID]
-
-
-def weights(algo, parts=("pi_encoder", "pi", "vf_encoder", "vf", "vf_aux")):
-    state = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {k: np.array(v) for k, v in state.items() if k.split(".")[0] in parts}
-
-
-def assert_equal(a, b, **tolerance):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_allclose(a[key], b[key], err_msg=key, **tolerance)
+from tests.support.algorithms import learner_metrics, only_module, small, weights
+from tests.support.comparison import assert_equal
+from tests.support.envs import Counting, NextStepCounting
 
 
 def runner_weights(algo):

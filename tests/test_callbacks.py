@@ -3,8 +3,8 @@
 import pytest
 
 from rllib_ppg import PPGConfig, ProcgenMetrics
-from tests.envs import Counting
-from tests.trained import ppo
+from tests.support.checkpoints import ppo
+from tests.support.envs import Counting
 
 
 def result_of(config, training, held_out=None):

@@ -16,8 +16,8 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from rllib_ppg.checkpoint import folder, plain_data
 from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint
 from rllib_ppg.learner import PPGTorchLearner
-from tests.driver import only_module
-from tests.test_algorithm import assert_equal, small, weights
+from tests.support.algorithms import only_module, small, weights
+from tests.support.comparison import assert_equal
 
 REPLAY = Path("replay/default_policy")  # the one module's replay list
 

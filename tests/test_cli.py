@@ -12,7 +12,7 @@ from pyarrow.fs import LocalFileSystem
 from rllib_ppg.cli import main, report, train
 from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.experiments.experiment import Experiment
-from tests.command import run
+from tests.support.command import run
 
 
 def experiment_from(command_line):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from rllib_ppg.cli.parser import make_parser, sub_parsers
-from tests.command import RLLIB, run
+from tests.support.command import RLLIB, run
 
 EXPERIMENT = {
     # As in Ray's own command, up to 2.40

@@ -12,10 +12,18 @@ from gymnasium.spaces import Box
 from ray.job_submission import JobSubmissionClient
 
 from rllib_ppg import PPGCallback, PPGConfig
-from tests.command import run
-from tests.driver import only_module
-from tests.envs import AnySpaces
-from tests.nodes import RAY, Live, Nodes, growing_cluster, locations, path_with_python, started
+from tests.support.algorithms import only_module
+from tests.support.command import run
+from tests.support.envs import AnySpaces
+from tests.support.nodes import (
+    RAY,
+    Live,
+    Nodes,
+    growing_cluster,
+    locations,
+    path_with_python,
+    started,
+)
 
 pytestmark = pytest.mark.cluster
 

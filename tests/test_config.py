@@ -13,7 +13,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ppg import PPG, PPGConfig
-from tests.envs import AnySpaces, Counting, NextStepCounting
+from tests.support.envs import AnySpaces, Counting, NextStepCounting
 
 
 def small(env="CartPole-v1", **training):

@@ -9,7 +9,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg.learning import batches
-from tests.test_learner import make_learner, make_rollout, phases
+from tests.support.learners import make_learner, make_rollout, phases
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -15,7 +15,6 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from rllib_ppg import PPGConfig
 from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
 from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
 from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
@@ -26,10 +25,9 @@ from rllib_ppg.driver.learner_pool import LearnerLostError, failure_of
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.learning.collectives import CollectiveError
 from rllib_ppg.learning.replay_reader import BlockReader
-from tests.driver import only_module
-from tests.envs import AnySpaces
-from tests.test_exact_resume import check_same, timeless
-from tests.test_learner import T, make_rollout
+from tests.support.algorithms import learner_states, only_module, several
+from tests.support.comparison import check_same, timeless
+from tests.support.learners import make_rollout
 
 
 class Float64Learner(PPGTorchLearner):
@@ -38,33 +36,6 @@ class Float64Learner(PPGTorchLearner):
     def build(self):
         super().build()
         self.module[DEFAULT_MODULE_ID].double()
-
-
-def several(num_learners, runners=0, envs=6, learner=None, **training):
-    settings = {"n_pi": 2, "e_aux": 2, "num_minibatches": 3, "num_aux_minibatches": 2}
-    config = (
-        PPGConfig()
-        .environment(AnySpaces)
-        .env_runners(num_envs_per_env_runner=envs, rollout_fragment_length=T)
-        .env_runners(num_env_runners=runners)
-        .learners(num_learners=num_learners)
-        .rl_module(model_config={"fcnet_hiddens": [16, 16]})
-        .training(learner_class=learner or PPGTorchLearner, **settings | training)
-        .debugging(seed=3)
-    )
-    return config
-
-
-def learner_states(algo):
-    state = algo.learner_group.get_state()["learner"]
-    weights = {k: np.array(v) for k, v in state["rl_module"][DEFAULT_MODULE_ID].items()}
-    # Adam's first moment is a weighted sum of all gradients so far.
-    gradients = {
-        name: [np.array(s["exp_avg"]) for s in optimizer["state"]["state"].values()]
-        for name, optimizer in state["optimizer"].items()
-        if "default_policy" in name
-    }
-    return weights, gradients
 
 
 def run_phases(algo, *env_runner_rows):

@@ -7,7 +7,7 @@ import pytest
 
 from rllib_ppg.cli import dry_run
 from rllib_ppg.experiments.experiment import Experiment
-from tests.command import run
+from tests.support.command import run
 
 
 def shown(capsys, **changes):

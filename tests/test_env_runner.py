@@ -14,7 +14,7 @@ from rllib_ppg import PPGConfig
 from rllib_ppg.data.reward_norm import RETURN_GAMMA
 from rllib_ppg.envs.vector_env import make_vector_env
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner, EnvStepError
-from tests.envs import Counting, NextStepCounting, OneArray, SameStepCounting
+from tests.support.envs import Counting, NextStepCounting, OneArray, SameStepCounting
 
 
 def make_runner(env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, **env_config):

@@ -18,10 +18,10 @@ from rllib_ppg.envs.procgen import ProcgenVectorEnv
 from rllib_ppg.evaluation.players import make_player
 from rllib_ppg.evaluation.scores import Played, Score, columns, play_episodes, score
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy, find_checkpoint
-from tests.command import run
-from tests.envs import Counting
-from tests.play_envs import NextStepUneven, Paid, Uneven
-from tests.trained import SMALL_CNN, ppo
+from tests.support.checkpoints import SMALL_CNN, ppo
+from tests.support.command import run
+from tests.support.envs import Counting
+from tests.support.play_envs import NextStepUneven, Paid, Uneven
 
 EASY = {"distribution_mode": "easy", "num_levels": 3, "start_level": 5}
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
-from tests.driver import only_module
-from tests.envs import AnySpaces, Counting
+from tests.support.algorithms import only_module
+from tests.support.comparison import check_same, timeless
+from tests.support.envs import AnySpaces, Counting
 
 ITERATIONS = 5  # with N_pi = 2: auxiliary phases end iterations 2 and 4
 
@@ -38,32 +39,6 @@ def small(env="CartPole-v1", **training):
     )
 
 
-def timeless(x):
-    """A result without what time and place have put into it."""
-    places = {
-        "config",
-        "timers",
-        "sample",
-        "pid",
-        "hostname",
-        "node_ip",
-        "date",
-        "trial_id",
-        "env_to_module",
-    }
-    places |= {"env_to_module_connector", "perf", "module_to_env_connector", "fault_tolerance"}
-    if not isinstance(x, dict):
-        return x
-    return {
-        key: timeless(value)
-        for key, value in x.items()
-        if key not in places
-        and not any(
-            word in str(key) for word in ("time", "throughput", "duration", "since_restore")
-        )
-    }
-
-
 def learners_weights(algo):
     def of(learner):
         return {
@@ -72,19 +47,6 @@ def learners_weights(algo):
         }
 
     return [r.get() for r in algo.learner_group.foreach_learner(of)]
-
-
-def check_same(a, b, place="result"):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), (place, a.keys() ^ b.keys())
-        for key in a:
-            check_same(a[key], b[key], f"{place}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), place
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            check_same(x, y, f"{place}[{k}]")
-    else:
-        np.testing.assert_array_equal(a, b, err_msg=place)
 
 
 def check_exact(build, config, tmp_path, iterations=ITERATIONS):

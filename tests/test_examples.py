@@ -11,7 +11,7 @@ from rllib_ppg.cli.example import head, summary
 from rllib_ppg.envs.procgen import GAMES
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, shipped_examples
-from tests.command import run
+from tests.support.command import run
 
 EXAMPLES = [path.stem for path in shipped_examples()]
 EXTRAS = {"mujoco": "mujoco", "minatar_breakout": "minatar", "atari_pong": "ale_py"}

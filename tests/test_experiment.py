@@ -232,7 +232,7 @@ def test_a_python_file_says_the_same_in_code(tmp_path):
             """
 from ray import tune
 from rllib_ppg import PPGConfig
-from tests.envs import Counting
+from tests.support.envs import Counting
 
 config = (
     PPGConfig()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.rl_module import RLModule
-from rllib_ppg.play import onnx_export
 
 from rllib_ppg.cli import main
-from tests.command import run
-from tests.envs import AnySpaces
-from tests.trained import SMALL_CNN, ppo
+from rllib_ppg.evaluation import onnx
+from tests.support.checkpoints import SMALL_CNN, ppo
+from tests.support.command import run
+from tests.support.envs import AnySpaces
 
 MODULE = "learner_group/learner/rl_module/default_policy"
 
@@ -130,13 +130,13 @@ def test_rllib_s_own_policies(checkpoint, export):
 def test_a_model_that_computes_something_else_is_not_written(
     checkpoint, quiet_main, monkeypatch, capsys, tmp_path, part
 ):
-    forward = onnx_export._Network.forward
+    forward = onnx._Network.forward
 
     def wrong(self, obs):
         inputs, actions = forward(self, obs)
         return (inputs + 0.01, actions) if part == "action_dist_inputs" else (inputs, 1 - actions)
 
-    monkeypatch.setattr(onnx_export._Network, "forward", wrong)
+    monkeypatch.setattr(onnx._Network, "forward", wrong)
     path = checkpoint("CartPole-v1")
     out = tmp_path / "policy.onnx"
     assert quiet_main(["export", path, "--out", str(out)]) == 1

@@ -22,8 +22,8 @@ from rllib_ppg.learning.replay_reader import BlockReader
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
-from tests.driver import only_module
-from tests.test_learner import N, T, aux_phase, make_learner, make_rollout, parameters, phases
+from tests.support.algorithms import only_module
+from tests.support.learners import N, T, aux_phase, make_learner, make_rollout, parameters, phases
 
 IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
 

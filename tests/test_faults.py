@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rllib_ppg import PPG
-from tests.test_algorithm import small
+from tests.support.algorithms import small
 
 
 def note_and_die(*, env_runner, samples, **_):
@@ -98,8 +98,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     disk.mkdir()
     program = f"""
     import errno, os, ray
-    from tests.test_algorithm import small
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     algo = small(n_pi=3).learners(num_learners=1).build_algo()
     algo.train()
     first = algo.save_to_path("{disk}/first")

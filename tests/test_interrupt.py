@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from rllib_ppg.tune_callbacks.save_on_interrupt import SaveOnInterrupt
-from tests.command import RLLIB, run
+from tests.support.command import RLLIB, run
 
 
 @pytest.fixture

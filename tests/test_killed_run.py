@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rllib_ppg.cli import killed
-from tests.command import RLLIB, run
+from rllib_ppg.tune_callbacks import crash_recovery
+from tests.support.command import RLLIB, run
 
 ITERATIONS = 10
 CONFIG = {
@@ -174,7 +174,7 @@ def test_it_begins_anew_without_any(copy):
 def test_it_begins_anew_if_tune_had_written_no_state(copy):
     [trial] = copy.glob("k/PPG_*")
     shutil.rmtree(trial)
-    shutil.rmtree(copy / "k" / killed._BACKUP_DIR)
+    shutil.rmtree(copy / "k" / crash_recovery._BACKUP_DIR)
     for file in copy.glob("k/*state-*.json"):
         file.unlink()
     out, numbers = resume(copy)
@@ -212,9 +212,9 @@ def test_killed_in_a_save(tmp_path):
 def test_what_is_after_the_checkpoint_or_cut_off_is_left_out():
     lines = "".join(json.dumps({"training_iteration": n}) + "\n" for n in (1, 2, 3))
     assert (
-        killed._cut_json(lines + '{"training_it', 2)
+        crash_recovery._cut_json(lines + '{"training_it', 2)
         == lines[: lines.index('{"training_iteration": 3')]
     )
     table = 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n3,\r\n4'
-    assert killed._cut_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
-    assert killed._cut_csv("", 2) == killed._cut_json("", 2) == ""
+    assert crash_recovery._cut_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
+    assert crash_recovery._cut_csv("", 2) == crash_recovery._cut_json("", 2) == ""

@@ -16,7 +16,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from benchmarks import learning, learning_report, learning_tasks, phases, phases_report
 from benchmarks.learning import FIELDS, Run
 from benchmarks.learning_tasks import Suite
-from tests.test_algorithm import learner_metrics, small
+from tests.support.algorithms import learner_metrics, small
 
 TINY = Suite(
     envs=("CartPole-v1",),

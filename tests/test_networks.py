@@ -7,7 +7,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import nn
 
-from rllib_ppg import learner
+from rllib_ppg.learning import trained_module
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGTorchRLModule
 
@@ -158,4 +158,4 @@ def test_what_a_gpus_micro_batch_keeps_is_less_than_half_of_8_gb():
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     a_frame = sum(s.nbytes() for key, s in kept.items() if key not in weights) / 8
     assert a_frame > 64 * 64 * 16 * 4  # at the least, what the first layer gives its pooling
-    assert a_frame * learner._GPU_PIXELS / (64 * 64) < 4e9
+    assert a_frame * trained_module._GPU_PIXELS / (64 * 64) < 4e9

@@ -8,8 +8,7 @@ import ray
 from rllib_ppg import PPG, PPGConfig
 from rllib_ppg.data.rollout import SampledRollout
 from rllib_ppg.resources import capacity, node_roles, shared_storage
-from tests.driver import only_module
-from tests.test_distributed import several
+from tests.support.algorithms import only_module, several
 
 ON_ROLES = {
     "custom_resources_for_main_process": {"ppg_learner": 1},

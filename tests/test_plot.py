@@ -20,8 +20,8 @@ from rllib_ppg.plots.panels import (
     mean_over_games,
 )
 from rllib_ppg.plots.results import read_trials
-from tests.command import run
-from tests.runs import ramp, write_trial
+from tests.support.command import run
+from tests.support.trial_folders import ramp, write_trial
 
 
 def points(steps, returns):

@@ -20,8 +20,7 @@ from rllib_ppg.data.reward_norm import RETURN_GAMMA, discounted_returns
 from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
-from tests import test_learner
-from tests.test_learner import aux_phase, make_learner, parameters, policy_phase
+from tests.support.learners import T, aux_phase, make_learner, parameters, policy_phase
 
 PATTERNS = ("random", "all terminated", "all truncated", "no end", "ends at the last step")
 seeds = st.integers(0, 2**31)
@@ -398,8 +397,6 @@ def in_its_order(space, x=None):
 
 
 # -- The learner -----------------------------------------------------------------------------------
-
-T = test_learner.T
 
 
 def train(learner, r, **kwargs):

@@ -13,10 +13,10 @@ from PIL import Image, ImageSequence
 from rllib_ppg.cli import main
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
 from rllib_ppg.evaluation.video import _ffmpeg, captioned, write_video
-from tests.command import run
-from tests.envs import Counting
-from tests.play_envs import Frames, Painted
-from tests.trained import SMALL_CNN, ppo
+from tests.support.checkpoints import SMALL_CNN, ppo
+from tests.support.command import run
+from tests.support.envs import Counting
+from tests.support.play_envs import Frames, Painted
 
 ROOT = Path(__file__).parent.parent
 

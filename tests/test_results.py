@@ -4,7 +4,7 @@ import pytest
 from pyarrow import fs
 
 from rllib_ppg.plots.results import read_trials
-from tests.runs import write_trial
+from tests.support.trial_folders import write_trial
 
 
 def test_a_trial_is_read_without_what_has_no_return(tmp_path):

@@ -28,10 +28,10 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule
-from tests.driver import only_module
-from tests.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
-from tests.test_algorithm import assert_equal, learner_metrics, small, weights
-from tests.test_learner import SGDLearner, make_learner, make_rollout, parameters, policy_phase
+from tests.support.algorithms import learner_metrics, only_module, small, weights
+from tests.support.comparison import assert_equal
+from tests.support.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
+from tests.support.learners import SGDLearner, make_learner, make_rollout, parameters, policy_phase
 
 
 def local(env=Counting, **training):

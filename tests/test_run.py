@@ -18,8 +18,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
-from tests.command import RLLIB, run
-from tests.wandb_file import items, records
+from tests.support.command import RLLIB, run
+from tests.support.wandb_file import items, records
 
 ITERATIONS = 12
 CONFIG = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rllib_ppg.cli import redact
-from tests.command import run
+from tests.support.command import run
 
 SECRET = "sentinel" + "0123456789" * 4
 CONFIG = {

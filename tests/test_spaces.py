@@ -11,7 +11,7 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGConfig
 from rllib_ppg.envs.spaces import Actions
-from tests.envs import AnySpaces
+from tests.support.envs import AnySpaces
 
 COMPOSITE = Dict(
     move=Discrete(3, start=5),

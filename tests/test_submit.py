@@ -12,8 +12,8 @@ import yaml
 from rllib_ppg.cli import job, pack, submit
 from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.cli.report import SUBMITTED
-from tests.command import run
-from tests.nodes import Nodes, path_with_python
+from tests.support.command import run
+from tests.support.nodes import Nodes, path_with_python
 
 JOB = job.Job("x", 0)
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there

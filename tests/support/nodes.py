@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _initialize_internal_kv
 
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
-from tests.command import RLLIB
+from tests.support.command import RLLIB
 
 MB = 2**20
 RAY = str(Path(sys.executable).parent / "ray")

@@ -5,7 +5,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 
-from tests.envs import NextStepCounting
+from tests.support.envs import NextStepCounting
 
 
 class Uneven(gym.Env):
