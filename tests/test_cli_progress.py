@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from rllib_ppg.tune_callbacks.progress import Progress
-from rllib_ppg.tune_callbacks.time_left import RunClock, duration
+from rllib_ppg.tune_callbacks.progress_lines import ProgressLines, duration
+from rllib_ppg.tune_callbacks.time_left import TimeLeft
 
 STEPS = 2048
 
@@ -34,16 +35,16 @@ def ppg_result(iteration, seconds, n_pi=4, **metrics):
     }
 
 
-def fed(clock, iterations, policy_seconds=10, aux_seconds=100):
+def fed(receiver, iterations, policy_seconds=10, aux_seconds=100):
     lines = []
     for iteration in iterations:
         seconds = policy_seconds if iteration % 4 else aux_seconds
-        lines = clock.update(ppg_result(iteration, seconds))
+        lines = receiver.update(ppg_result(iteration, seconds))
     return lines
 
 
 def test_a_line_says_where_the_run_is():
-    [line] = RunClock({"training_iteration": 8}).update(
+    [line] = ProgressLines({"training_iteration": 8}).update(
         ppg_result(3, 4, env_runners={"episode_return_mean": 2.345})
     )
     assert line.split("   ") == [
@@ -58,14 +59,14 @@ def test_a_line_says_where_the_run_is():
 
 @pytest.mark.parametrize("env_runners", [{}, {"episode_return_mean": math.nan}])
 def test_there_is_no_return_before_an_episode_ended(env_runners):
-    [line] = RunClock({}).update(ppg_result(1, 4, env_runners=env_runners))
+    [line] = ProgressLines({}).update(ppg_result(1, 4, env_runners=env_runners))
     assert "return -" in line
 
 
 def test_an_auxiliary_phase_has_a_line_of_its_own():
-    clock = RunClock({"training_iteration": 8})
-    assert len(fed(clock, [1, 2, 3])) == 1
-    iteration, phase = fed(clock, [4])
+    lines = ProgressLines({"training_iteration": 8})
+    assert len(fed(lines, [1, 2, 3])) == 1
+    iteration, phase = fed(lines, [4])
     assert "policy 4/4" in iteration
     assert phase.split("   ") == [
         "  auxiliary phase 1",
@@ -73,7 +74,7 @@ def test_an_auxiliary_phase_has_a_line_of_its_own():
         "explained variance 0.42",
         "clone KL 0.00123",
     ]
-    assert len(fed(clock, [5])) == 1
+    assert len(fed(lines, [5])) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,41 +93,41 @@ def test_an_auxiliary_phase_has_a_line_of_its_own():
     ],
 )
 def test_time_left_counts_the_phases_to_come(stop, iterations, left):
-    clock = RunClock(stop)
-    fed(clock, range(1, iterations + 1))
-    assert clock.seconds_left() == left
+    time_left = TimeLeft(stop)
+    fed(time_left, range(1, iterations + 1))
+    assert time_left.seconds() == left
 
 
 def test_a_restored_run_goes_by_its_own_pace():
-    [line] = RunClock({"training_iteration": 8}).update(ppg_result(6, 4))
+    [line] = ProgressLines({"training_iteration": 8}).update(ppg_result(6, 4))
     assert "512 steps/s" in line
     assert "policy 2/4" in line
 
 
 def test_an_algorithm_without_phases_shows_none():
     result = {**ppg_result(2, 4), "config": {"lr": 1}, "ppg": {}, "learners": {}}
-    [line] = RunClock({"training_iteration": 4}).update(result)
+    [line] = ProgressLines({"training_iteration": 4}).update(result)
     assert "policy" not in line
     assert line.endswith("~8s left")
 
 
 def test_an_evaluation_has_a_line_of_its_own():
     evaluation = {"env_runners": {"episode_return_mean": 4.7}}
-    clock = RunClock({"training_iteration": 8})
-    _, line = clock.update(ppg_result(1, 4, evaluation=evaluation))
+    lines = ProgressLines({"training_iteration": 8})
+    _, line = lines.update(ppg_result(1, 4, evaluation=evaluation))
     assert line == "  evaluation   return 4.70"
     evaluation["generalization_gap"] = 0.24
-    _, line = clock.update(ppg_result(2, 4, evaluation=evaluation))
+    _, line = lines.update(ppg_result(2, 4, evaluation=evaluation))
     assert line == "  evaluation   return 4.70   generalization gap 0.240"
 
 
 def test_what_goes_on_right_now():
-    clock = RunClock({"training_iteration": 8})
-    assert clock.now(2) == "starting   2s"
-    fed(clock, range(1, 8))
-    assert clock.now(3) == "iteration 8/8   policy 4/4   3s   ~1m37s left"
-    assert clock.aux_epoch(1, 3) == "iteration 8/8   auxiliary 1/3"
-    assert clock.now(130) == "iteration 8/8   auxiliary 1/3   2m10s"
+    lines = ProgressLines({"training_iteration": 8})
+    assert lines.now(2) == "starting   2s"
+    fed(lines, range(1, 8))
+    assert lines.now(3) == "iteration 8/8   policy 4/4   3s   ~1m37s left"
+    assert lines.aux_epoch(1, 3) == "iteration 8/8   auxiliary 1/3"
+    assert lines.now(130) == "iteration 8/8   auxiliary 1/3   2m10s"
 
 
 @pytest.mark.parametrize(

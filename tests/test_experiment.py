@@ -1,10 +1,14 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ray import tune
+from ray.tune.experiment import Trial
 
 from rllib_ppg.experiments.experiment import Experiment, is_budget
 from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.tune_callbacks.run_files import RunFiles
 
 SMALL = {
     "env": "CartPole-v1",
@@ -424,3 +428,15 @@ def test_rllibs_ppo_gets_a_network_for_images_unless_it_has_one(run, env, config
     tuner = Experiment(run=run, config={"env": env, **config}).to_tuner()
     spec = tuner._local_tuner.param_space.get("_rl_module_spec")
     assert (spec.module_class.__name__ if spec else None) == network
+
+
+def test_trials_start_from_a_checkpoint_also_if_the_run_is_resumed_before_they_save(tmp_path):
+    experiment = Experiment(
+        run="PPG", name="x", config=SMALL, storage_path=str(tmp_path), restore="~/there"
+    )
+    experiment.to_tuner(callbacks=[tune.Callback()])
+    tuner, _ = experiment.to_resumed_tuner([], keep=RunFiles)
+    [callback] = tuner._local_tuner.get_run_config().callbacks
+    trial = Trial("PPG", stub=True)
+    callback.on_trial_start(0, [trial], trial)
+    assert trial.checkpoint.path == str(Path.home() / "there")

@@ -182,7 +182,7 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path):
         on = read_until(again, r"^iteration .* steps/s")
         again.send_signal(signal.SIGTERM)
         read_rest(again)
-    assert f"goes on from checkpoint_000000, of iteration {last}\n" in on
+    assert f"resumes from checkpoint_000000, of iteration {last}\n" in on
     assert f"\niteration {last + 1}/100" in on
 
 
@@ -243,7 +243,7 @@ def test_a_run_that_cannot_save_ends_in_time(tmp_path, how):
     assert time.monotonic() - before < (2 if how == "grace time" else 0) + 5 + 2
     assert process.returncode == 143, err
     assert ("no checkpoint within 2 s" in rest) == (how == "grace time")
-    assert "it goes on from checkpoint_000001, of iteration 2\n" in rest
+    assert "it would resume from checkpoint_000001, of iteration 2\n" in rest
     assert re.search(r"^to resume: \S*rllib train file .* --resume$", rest, re.M)
     assert err == "rllib: terminated\n"
 

@@ -134,7 +134,7 @@ def test_it_goes_on_from_the_newest_checkpoint(copy):
     assert 6 <= newest <= 8
     assert list(range(1, newest + 1)) == before.results[:newest]
     out, numbers = resume(copy)
-    assert f"goes on from checkpoint_{newest - 1:06}, of iteration {newest}\n" in out
+    assert f"resumes from checkpoint_{newest - 1:06}, of iteration {newest}\n" in out
     assert numbers == list(range(newest + 1, ITERATIONS + 1))
     after = read(copy)
     assert after.results == after.rows == list(range(1, ITERATIONS + 1))
@@ -152,7 +152,7 @@ def test_it_goes_on_from_an_older_one_if_the_newest_is_damaged(copy):
         file.write('{"training_iter')
     out, numbers = resume(copy)
     done = int(second.split("_")[1]) + 1
-    assert f"goes on from {second}, of iteration {done}\n" in out
+    assert f"resumes from {second}, of iteration {done}\n" in out
     assert numbers == list(range(done + 1, ITERATIONS + 1))
     after = read(copy)
     assert after.results == after.rows == list(range(1, ITERATIONS + 1))
@@ -164,7 +164,7 @@ def test_it_begins_anew_without_any(copy):
     for name in before.checkpoints:
         shutil.rmtree(before.path / name)
     out, numbers = resume(copy)
-    assert "nothing was saved, it begins anew\n" in out
+    assert "nothing was saved, so it starts from the beginning\n" in out
     assert numbers == list(range(1, ITERATIONS + 1))
     after = read(copy)
     assert after.results == after.rows == numbers
@@ -187,7 +187,7 @@ def test_killed_before_the_first_checkpoint(tmp_path):
     more = ["--checkpoint-freq", "9"]
     killed_at("^iteration 2/.* steps/s", plain(tmp_path, *more), **os.environ)
     out, numbers = resume(tmp_path, *more)
-    assert "nothing was saved, it begins anew\n" in out
+    assert "nothing was saved, so it starts from the beginning\n" in out
     after = read(tmp_path)
     assert numbers == after.results == after.rows == list(range(1, ITERATIONS + 1))
 
@@ -203,7 +203,7 @@ def test_killed_in_a_save(tmp_path):
     assert before.checkpoints == [".checkpoint_000001.unfinished", "checkpoint_000000"]
     ended = run(*command, "--resume", env=env)
     assert ended.returncode == 0, ended.stderr
-    assert "goes on from checkpoint_000000, of iteration 2\n" in ended.stdout
+    assert "resumes from checkpoint_000000, of iteration 2\n" in ended.stdout
     after = read(storage)
     assert after.results == after.rows == list(range(1, ITERATIONS + 1))
     assert after.checkpoints == [f"checkpoint_{n:06}" for n in range(ITERATIONS // 2)]
@@ -212,9 +212,9 @@ def test_killed_in_a_save(tmp_path):
 def test_what_is_after_the_checkpoint_or_cut_off_is_left_out():
     lines = "".join(json.dumps({"training_iteration": n}) + "\n" for n in (1, 2, 3))
     assert (
-        crash_recovery._cut_json(lines + '{"training_it', 2)
+        crash_recovery._truncate_json(lines + '{"training_it', 2)
         == lines[: lines.index('{"training_iteration": 3')]
     )
     table = 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n3,\r\n4'
-    assert crash_recovery._cut_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
-    assert crash_recovery._cut_csv("", 2) == crash_recovery._cut_json("", 2) == ""
+    assert crash_recovery._truncate_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
+    assert crash_recovery._truncate_csv("", 2) == crash_recovery._truncate_json("", 2) == ""

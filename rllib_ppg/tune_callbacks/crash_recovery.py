@@ -1,8 +1,8 @@
-"""A run that is killed (SIGKILL, a power cut) goes on from the newest checkpoint on disk.
+"""Resumes a run that was killed (SIGKILL, a power cut) from the newest checkpoint on disk.
 
-Tune writes results and its own state to a folder of Ray's in /tmp and copies them to the run's
-every ten seconds or more. After a kill what it copied last may name checkpoints that have been
-deleted since, and miss those that have been saved since.
+Tune writes results and its own state to a folder in /tmp and copies them to the run's folder every
+ten seconds or more. After a kill, the last copy may name checkpoints that have been deleted since,
+and miss newer ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import json
 import pickle
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 from ray import tune
+from ray.rllib.utils.annotations import override
 from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.train._internal.session import _TrainingResult
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
@@ -34,99 +34,100 @@ _STATE_FILES = "*state*"
 
 
 class StoreResults(tune.Callback):
-    """Stores a trial's results, and Tune's state, while a checkpoint is written.
+    """Stores a trial's results, and a backup of Tune's state, with each checkpoint.
 
-    A run that goes on from that checkpoint has all results before it. Tune's state is stored under
-    another name than Tune's: what a kill cuts off is only one of the two.
+    A run that resumes from the checkpoint then has all results before it. The backup has its own
+    folder, so that a kill cuts off only one of the two copies.
     """
 
+    @override(tune.Callback)
     def setup(self, **info: Any) -> None:
-        """Is called by Tune before the first trial starts."""
         self._saving: set[str] = set()
 
+    @override(tune.Callback)
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune several times a second, also between a save's begin and its end."""
+        # Tune calls this several times a second, also while a trial saves.
         saving = {trial.trial_id for trial in trials if trial.is_saving}
         for trial in trials:
             if trial.trial_id in saving - self._saving:
-                with suppress(OSError):  # a full disk, say: the save itself tells of that
-                    _store(trial)
+                with suppress(OSError):  # the save itself reports a full disk
+                    _store_results(trial)
         self._saving = saving
 
 
 class ResumeFromLatestCheckpoint(tune.Callback):
-    """Has each trial of a resumed run go on from the newest whole checkpoint in its folder.
+    """Resumes each trial of a run from the newest complete checkpoint in its folder.
 
-    Results that come after it are removed from `result.json` and `progress.csv`.
+    Later results are removed from `result.json` and `progress.csv`.
     """
 
+    @override(tune.Callback)
     def setup(self, **info: Any) -> None:
-        """Is called by Tune before the first trial starts."""
         self._done = False
 
+    @override(tune.Callback)
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune several times a second, and first before any trial starts."""
-        if self._done:
+        if self._done:  # Tune's first call comes before any trial starts
             return
         self._done = True
         for trial in trials:
             if trial.status == "PENDING":
-                print(f"{trial}: {_go_on(trial)}", flush=True)
+                print(f"{trial}: {_resume_from_latest(trial)}", flush=True)
 
 
 def has_saved_trials(folder: str) -> bool:
-    """Whether Tune's state in a run's folder can be read and has trials; mends what can be mended.
+    """Whether Tune's state in a run's folder is readable and has trials.
+
+    Files that are damaged are first replaced by their backups.
 
     Args:
-        folder: The experiment's folder or URI.
+        folder: Path or URI of the experiment's folder.
     """
     filesystem, path = resolve(folder)
-    for name in _names(filesystem, f"{path}/{_BACKUP_DIR}"):
-        if not _is_whole(filesystem, f"{path}/{name}"):
-            with filesystem.open_input_stream(f"{path}/{_BACKUP_DIR}/{name}") as file:
-                _write(filesystem, f"{path}/{name}", file.read())
-    states = [
-        name for name in _names(filesystem, path) if re.fullmatch("experiment_state-.*.json", name)
-    ]
+    for name in _list(filesystem, f"{path}/{_BACKUP_DIR}", fs.FileType.File):
+        if not _is_readable(filesystem, f"{path}/{name}"):
+            backup = _read(filesystem, f"{path}/{_BACKUP_DIR}/{name}")
+            _write(filesystem, f"{path}/{name}", backup)
+    files = _list(filesystem, path, fs.FileType.File)
+    states = [name for name in files if re.fullmatch("experiment_state-.*.json", name)]
     newest = f"{path}/{max(states, default='')}"
-    if not states or not _is_whole(filesystem, newest):
+    if not states or not _is_readable(filesystem, newest):
         return False
-    with filesystem.open_input_stream(newest) as file:
-        return bool(json.loads(file.read())["trial_data"])
+    return bool(json.loads(_read(filesystem, newest))["trial_data"])
 
 
-def _store(trial: Trial) -> None:
-    storage = trial.storage
+def _store_results(trial: Trial) -> None:
+    filesystem = trial.storage.storage_filesystem
     for name in (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE):
         file = Path(trial.local_path, name)
         if file.exists():
-            _copy(file, storage.storage_filesystem, f"{trial.path}/{name}")
-    for file in Path(storage.experiment_driver_staging_path).glob(_STATE_FILES):
-        target = f"{storage.experiment_fs_path}/{_BACKUP_DIR}/{file.name}"
-        _copy(file, storage.storage_filesystem, target)
+            _write(filesystem, f"{trial.path}/{name}", file.read_bytes())
+    backup = f"{trial.storage.experiment_fs_path}/{_BACKUP_DIR}"
+    filesystem.create_dir(backup, recursive=True)
+    for file in Path(trial.storage.experiment_driver_staging_path).glob(_STATE_FILES):
+        _write(filesystem, f"{backup}/{file.name}", file.read_bytes())
 
 
-def _go_on(trial: Trial) -> str:
-    """Changes what Tune's state says of a trial's checkpoints; returns it in words."""
+def _resume_from_latest(trial: Trial) -> str:
+    """Replaces a trial's checkpoints in Tune's state by those on disk; returns a report."""
     filesystem, folder = trial.storage.storage_filesystem, trial.path
-    results = _results(filesystem, f"{folder}/{EXPR_RESULT_FILE}")
+    results = _read_results(filesystem, f"{folder}/{EXPR_RESULT_FILE}")
     before = trial.run_metadata.checkpoint_manager
     known = {
-        Path(one.checkpoint.path).name: one.metrics
-        for one in (*before.best_checkpoint_results, before.latest_checkpoint_result)
-        if one is not None
+        Path(result.checkpoint.path).name: result.metrics
+        for result in (*before.best_checkpoint_results, before.latest_checkpoint_result)
+        if result is not None
     }
-    found = sorted(
-        name for name in _folders(filesystem, folder) if re.fullmatch(r"checkpoint_\d+", name)
-    )
-    after = None
-    while found and (after := _iteration(filesystem, f"{folder}/{found[-1]}")) is None:
-        found.pop()  # the next save takes its place
+    folders = sorted(_list(filesystem, folder, fs.FileType.Directory))
+    found = [name for name in folders if re.fullmatch(r"checkpoint_\d+", name)]
+    latest = None
+    while found and (latest := _iteration(filesystem, f"{folder}/{found[-1]}")) is None:
+        found.pop()  # damaged; the next save overwrites it
 
     manager = _CheckpointManager(before.checkpoint_config)
     for name in found:
         path = f"{folder}/{name}"
-        number = after if name == found[-1] else _iteration(filesystem, path, check=False)
+        number = latest if name == found[-1] else _iteration(filesystem, path, check=False)
         metrics = results.get(number or 0) or known.get(name) or {TRAINING_ITERATION: number or 0}
         checkpoint = tune.Checkpoint(path, filesystem)
         manager.register_checkpoint(_TrainingResult(checkpoint, dict(metrics)))
@@ -135,112 +136,99 @@ def _go_on(trial: Trial) -> str:
     trial.storage.current_checkpoint_index = int(found[-1].split("_")[1]) if found else -1
     trial.invalidate_json_state()
 
-    keep = after or 0
-    for name, cut in ((EXPR_RESULT_FILE, _cut_json), (EXPR_PROGRESS_FILE, _cut_csv)):
-        _cut(filesystem, f"{folder}/{name}", cut, keep)
-        _cut(fs.LocalFileSystem(), f"{trial.local_path}/{name}", cut, keep)
+    for name, truncate in ((EXPR_RESULT_FILE, _truncate_json), (EXPR_PROGRESS_FILE, _truncate_csv)):
+        _rewrite(filesystem, f"{folder}/{name}", truncate, latest or 0)
+        _rewrite(fs.LocalFileSystem(), f"{trial.local_path}/{name}", truncate, latest or 0)
     if found:
-        return f"goes on from {found[-1]}, of iteration {after}"
+        return f"resumes from {found[-1]}, of iteration {latest}"
     if trial.checkpoint is not None:
-        return f"begins anew, from {trial.checkpoint.path}"
-    return "nothing was saved, it begins anew"
+        return f"starts again from {trial.checkpoint.path}"
+    return "nothing was saved, so it starts from the beginning"
 
 
 def _iteration(filesystem: fs.FileSystem, path: str, check: bool = True) -> int | None:
-    """The iteration that a checkpoint was saved after; None if it is not whole."""
+    """The iteration after which a checkpoint was saved; None if it is incomplete."""
     try:
         if check:
             check_checkpoint(path, filesystem)
-        with filesystem.open_input_stream(f"{path}/algorithm_state.pkl") as file:
-            return int(pickle.loads(file.read())[TRAINING_ITERATION])
+        return int(
+            pickle.loads(_read(filesystem, f"{path}/algorithm_state.pkl"))[TRAINING_ITERATION]
+        )
     except Exception:  # pickle raises anything
         return None
 
 
-def _results(filesystem: fs.FileSystem, path: str) -> dict[int, Mapping[str, Any]]:
-    """Results by their iteration."""
+def _read_results(filesystem: fs.FileSystem, path: str) -> dict[int, Mapping[str, Any]]:
+    """A trial's results by iteration."""
     results = {}
-    for line in _read(filesystem, path).splitlines():
+    for line in _read_text(filesystem, path).splitlines():
         with suppress(ValueError, KeyError):
             result = json.loads(line)
             results[result[TRAINING_ITERATION]] = result
     return results
 
 
-def _cut(filesystem: fs.FileSystem, path: str, cut: Callable[[str, int], str], keep: int) -> None:
-    text = _read(filesystem, path)
-    shorter = cut(text, keep)
+def _rewrite(
+    filesystem: fs.FileSystem, path: str, truncate: Callable[[str, int], str], last: int
+) -> None:
+    text = _read_text(filesystem, path)
+    shorter = truncate(text, last)
     if shorter != text:
         _write(filesystem, path, shorter.encode())
 
 
-def _cut_json(text: str, keep: int) -> str:
-    """Leaves out results after an iteration, and what a kill has cut off."""
+def _truncate_json(text: str, last: int) -> str:
+    """Removes results after iteration `last`, and a line that a kill cut off."""
     kept = []
     for line in text.splitlines():
         with suppress(ValueError, KeyError):
-            if json.loads(line)[TRAINING_ITERATION] <= keep:
+            if json.loads(line)[TRAINING_ITERATION] <= last:
                 kept.append(f"{line}\n")
     return "".join(kept)
 
 
-def _cut_csv(text: str, keep: int) -> str:
-    """The same for `progress.csv`."""
+def _truncate_csv(text: str, last: int) -> str:
+    """`_truncate_json` for `progress.csv`."""
     head, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
     if TRAINING_ITERATION not in head:
         return ""
     column = head.index(TRAINING_ITERATION)
-    kept = [row for row in rows if len(row) == len(head) and int(row[column]) <= keep]
+    kept = [row for row in rows if len(row) == len(head) and int(row[column]) <= last]
     out = io.StringIO(newline="")
     csv.writer(out).writerows([head, *kept])
     return out.getvalue()
 
 
-def _names(filesystem: fs.FileSystem, path: str) -> list[str]:
-    return _of_type(filesystem, path, fs.FileType.File)
-
-
-def _folders(filesystem: fs.FileSystem, path: str) -> list[str]:
-    return _of_type(filesystem, path, fs.FileType.Directory)
-
-
-def _of_type(filesystem: fs.FileSystem, path: str, kind: fs.FileType) -> list[str]:
+def _list(filesystem: fs.FileSystem, path: str, kind: fs.FileType) -> list[str]:
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return [info.base_name for info in found if info.type == kind]
 
 
-def _is_whole(filesystem: fs.FileSystem, path: str) -> bool:
+def _is_readable(filesystem: fs.FileSystem, path: str) -> bool:
     try:
-        with filesystem.open_input_stream(path) as file:
-            data = file.read()
-        # A .json of Tune's may be pickle.
+        data = _read(filesystem, path)
+        # Some of Tune's .json files are pickles.
         pickle.loads(data) if data[:1] == b"\x80" else json.loads(data)
     except Exception:  # pickle raises anything
         return False
     return True
 
 
-def _read(filesystem: fs.FileSystem, path: str) -> str:
+def _read(filesystem: fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as file:
+        return bytes(file.read())
+
+
+def _read_text(filesystem: fs.FileSystem, path: str) -> str:
     try:
-        with filesystem.open_input_stream(path) as file:
-            return bytes(file.read()).decode(errors="replace")
+        return _read(filesystem, path).decode(errors="replace")
     except FileNotFoundError:
         return ""
 
 
-def _copy(file: Path, filesystem: fs.FileSystem, target: str) -> None:
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        fs.copy_files(str(file), target, destination_filesystem=filesystem)
-        return
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(target).with_name(f".{Path(target).name}.unfinished")
-    shutil.copyfile(file, draft)
-    draft.replace(target)
-
-
 def _write(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     """Writes a file so that a kill leaves the old one or the new one."""
-    if not isinstance(filesystem, fs.LocalFileSystem):  # a bucket does so by itself
+    if not isinstance(filesystem, fs.LocalFileSystem):  # a bucket's writes are atomic
         with filesystem.open_output_stream(path) as file:
             file.write(data)
         return

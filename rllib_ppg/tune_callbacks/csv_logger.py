@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.rllib.utils.annotations import override
 from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE
 from ray.tune.utils import flatten_dict
@@ -15,25 +16,24 @@ if TYPE_CHECKING:
 
 
 class CSVLogger(CSVLoggerCallback):
-    """Tune's CSV logger, with columns for results that are not there from the start.
+    """Tune's CSV logger, but with a column for every result.
 
-    Tune keeps the columns of the first iteration, in which no auxiliary phase, no evaluation and
-    maybe no episode has ended. This one writes the file anew when a column is added. A result
-    that an iteration lacks is empty. Give it to Tune as a callback, and it takes the place of
-    Tune's own.
+    Tune keeps the columns of the first iteration, before any auxiliary phase or evaluation. This
+    logger rewrites the file when it needs a new column, and leaves a cell empty where an iteration
+    has no such result. Given to Tune as a callback, it replaces Tune's own logger.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._columns: dict[Trial, list[str]] = {}
 
+    @override(CSVLoggerCallback)
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Writes a line."""
         path = Path(trial.local_path, EXPR_PROGRESS_FILE)
         if trial not in self._columns:
             trial.init_local_path()
             self._restore_from_remote(EXPR_PROGRESS_FILE, trial)
-            self._columns[trial] = _header(path)
+            self._columns[trial] = _read_columns(path)
         row = flatten_dict({k: v for k, v in result.items() if k != "config"}, delimiter="/")
         columns = self._columns[trial]
         new = [key for key in row if key not in columns]
@@ -43,12 +43,12 @@ class CSVLogger(CSVLoggerCallback):
         with path.open("a", newline="") as file:
             csv.DictWriter(file, columns).writerow(row)
 
+    @override(CSVLoggerCallback)
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """Forgets the trial; it may be back."""
-        self._columns.pop(trial, None)
+        self._columns.pop(trial, None)  # the trial may continue later
 
 
-def _header(path: Path) -> list[str]:
+def _read_columns(path: Path) -> list[str]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -60,9 +60,9 @@ def _rewrite(path: Path, columns: list[str]) -> None:
     if path.exists():
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    whole = path.with_suffix(".tmp")
-    with whole.open("w", newline="") as file:
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    whole.replace(path)
+    draft.replace(path)

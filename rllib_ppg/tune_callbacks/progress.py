@@ -11,33 +11,34 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.rllib.utils.annotations import override
 from ray.tune.utils import flatten_dict
 
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
-from rllib_ppg.tune_callbacks.time_left import RunClock
+from rllib_ppg.tune_callbacks.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+    from ray.rllib.algorithms import Algorithm
     from ray.tune.experiment import Trial
-
-    from rllib_ppg.ppg import PPG
 
 _REFRESH_S = 0.5
 
 
 class Progress(tune.Callback):
-    """Prints a line per iteration and, in a terminal, below them what goes on right now.
+    """Prints a line per iteration and, in a terminal, a live line about the current one below.
 
-    With several trials every line begins with the trial's, and there is no live one.
+    With several trials there is no live line, and each line begins with the trial's name.
 
     Args:
-        auxiliary: Whether the algorithm tells of its auxiliary phase, by `AuxiliaryProgress`.
-        show: What takes the lines, if they are not to be printed here.
-        result_names: Names of results that something goes by, beside `stop`, and what that is.
+        auxiliary: Whether the algorithm reports its auxiliary epochs by `AuxiliaryProgress`.
+        show: Function that takes the lines; None prints them in this process.
+        result_names: Names of results that settings other than `stop` refer to, and which setting
+            each belongs to.
     """
 
-    # Tune pickles its callbacks with the experiment, so what cannot be is made in `setup`.
+    # Tune pickles its callbacks with the experiment, so `setup` makes what cannot be pickled.
     def __init__(
         self,
         auxiliary: bool = False,
@@ -46,9 +47,9 @@ class Progress(tune.Callback):
     ) -> None:
         self._auxiliary = auxiliary
         self._result_names = dict(result_names or {})
-        self._show = show or _say
-        self._here = show is None
+        self._show = show
 
+    @override(tune.Callback)
     def setup(
         self,
         stop: Any = None,
@@ -56,80 +57,83 @@ class Progress(tune.Callback):
         total_num_samples: int | None = None,
         **info: Any,
     ) -> None:
-        """Is called by Tune before the first trial starts."""
-        self._alone = total_num_samples == 1
-        self._mailbox = _open_mailbox() if self._auxiliary and self._alone else None
-        self._live = _LiveLine(enabled=self._here and self._alone and sys.stdout.isatty())
-        self._clocks: dict[str, RunClock] = {}
+        self._single_trial = total_num_samples == 1
+        self._mailbox = _start_mailbox() if self._auxiliary and self._single_trial else None
+        here = self._show is None and self._single_trial
+        self._live_line = _LiveLine(enabled=here and sys.stdout.isatty())
+        self._lines: dict[str, ProgressLines] = {}
         self._last_event = self._last_refresh = time.monotonic()
 
+    @override(tune.Callback)
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Is called by Tune when a trial's process starts."""
-        self._clocks[trial.trial_id] = RunClock(trial.stopping_criterion)
+        self._lines[trial.trial_id] = ProgressLines(trial.stopping_criterion)
         self._last_event = time.monotonic()
 
+    @override(tune.Callback)
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Is called by Tune after every training iteration."""
-        self._tell_auxiliary_epochs(trial)
+        self._receive_auxiliary_epochs(trial)
         if result["iterations_since_restore"] == 1:
             flat = flatten_dict(result, delimiter="/")
             names = {**self._result_names, **dict.fromkeys(trial.stopping_criterion, "--stop")}
-            self._print(trial, _doubtful_names(names, flat))
-        self._print(trial, self._clocks[trial.trial_id].update(result))
+            self._print(trial, _mistyped_names(names, flat))
+        self._print(trial, self._lines[trial.trial_id].update(result))
         self._last_event = time.monotonic()
 
+    @override(tune.Callback)
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Is called by Tune when a trial failed."""
-        if not self._alone:
+        if not self._single_trial:
             self._print(trial, ["failed"])
 
+    @override(tune.Callback)
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune several times a second."""
         if time.monotonic() - self._last_refresh < _REFRESH_S:
             return
         self._last_refresh = time.monotonic()
         for trial in trials:
-            if self._alone and trial.trial_id in self._clocks:
-                self._tell_auxiliary_epochs(trial)
+            if self._single_trial and trial.trial_id in self._lines:
+                self._receive_auxiliary_epochs(trial)
                 seconds = time.monotonic() - self._last_event
-                self._live.show(self._clocks[trial.trial_id].now(seconds))
+                self._live_line.show(self._lines[trial.trial_id].now(seconds))
 
+    @override(tune.Callback)
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune after the last trial."""
-        self._live.clear()
+        self._live_line.clear()
 
-    def _tell_auxiliary_epochs(self, trial: Trial) -> None:
+    def _receive_auxiliary_epochs(self, trial: Trial) -> None:
         if self._mailbox is None:
             return
         for epoch, num_epochs in ray.get(self._mailbox.take.remote()):
-            words = self._clocks[trial.trial_id].aux_epoch(epoch, num_epochs)
-            if not self._live.enabled:  # a log file has no live line to show them in
-                self._print(trial, [words])
+            line = self._lines[trial.trial_id].aux_epoch(epoch, num_epochs)
+            if not self._live_line.enabled:
+                self._print(trial, [line])
 
     def _print(self, trial: Trial, lines: Iterable[str]) -> None:
-        prefix = "" if self._alone else f"[{trial.experiment_tag}] "
-        self._live.clear()
+        prefix = "" if self._single_trial else f"[{trial.experiment_tag}] "
+        self._live_line.clear()
         for line in lines:
-            self._show(prefix + line)
+            if self._show:
+                self._show(prefix + line)
+            else:
+                print(prefix + line, flush=True)
 
 
 class AuxiliaryProgress(PPGCallback):
-    """Tells `Progress` of auxiliary epochs, from the process in which the algorithm runs.
+    """Reports auxiliary epochs to `Progress` from the algorithm's process.
 
-    It is saved in checkpoints with the config, hence without a handle; where nobody listens, as
-    after `Algorithm.from_checkpoint`, it does nothing.
+    Checkpoints save it with the config, so it holds no handle. It does nothing where no `Progress`
+    listens, for example after `Algorithm.from_checkpoint`.
     """
 
+    @override(PPGCallback)
     def on_aux_epoch_end(
-        self, *, algorithm: PPG, metrics_logger: Any, epoch: int, num_epochs: int
+        self, *, algorithm: Algorithm, metrics_logger: Any, epoch: int, num_epochs: int
     ) -> None:
-        """Is called after presleep and after each auxiliary epoch."""
         try:
             mailbox = ray.get_actor(_mailbox_name())
         except ValueError:  # there is none
@@ -138,7 +142,7 @@ class AuxiliaryProgress(PPGCallback):
 
 
 class _LiveLine:
-    """The terminal's last line, written again and again."""
+    """The last line of a terminal, overwritten each time."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -152,9 +156,8 @@ class _LiveLine:
         self.show("")
 
 
-def _open_mailbox() -> ActorHandle:
-    # A class made here travels to its process by value, which then imports neither this package nor
-    # torch.
+def _start_mailbox() -> ActorHandle:
+    # Ray sends a local class by value, so that its process imports neither this package nor torch.
     class Mailbox:
         def __init__(self) -> None:
             self._events: list[tuple[int, int]] = []
@@ -173,18 +176,13 @@ def _mailbox_name() -> str:
     return f"rllib_ppg_progress_{ray.get_runtime_context().get_job_id()}"
 
 
-def _doubtful_names(names: Mapping[str, str], result: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each name that looks mistyped; Tune ignores what it can't find."""
+def _mistyped_names(names: Mapping[str, str], result: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each name that looks mistyped; Tune ignores unknown names."""
     lines = []
-    for key, what in names.items():
+    for key, setting in names.items():
         matches = get_close_matches(key, set(result) - {key}, n=1, cutoff=0.8)
         missing = key not in result or result[key] != result[key]
         may_come = key == EPISODE_RETURN_MEAN or key.startswith("evaluation/")
         if missing and not may_come and matches:
-            lines.append(f"no result is called {key} so far; did {what} mean {matches[0]}?")
+            lines.append(f"no result is called {key} so far; did {setting} mean {matches[0]}?")
     return lines
-
-
-def _say(line: str) -> None:
-    """Prints a line. Ray replaces `print`, and one that was kept before can not be pickled then."""
-    print(line, flush=True)

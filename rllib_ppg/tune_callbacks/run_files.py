@@ -1,4 +1,4 @@
-"""`config.yaml` and `command.txt`, from which a run can be repeated."""
+"""`config.yaml` and `command.txt`, which repeat a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.rllib.utils.annotations import override
 
 from rllib_ppg._version import versions
 from rllib_ppg.experiments.experiment import setting_of
@@ -23,15 +24,15 @@ _PACKAGES = ("ray", "torch", "gymnasium", "numpy")
 
 
 class RunFiles(tune.Callback):
-    """Writes both into the experiment's folder, and into each trial's what makes up that trial.
+    """Writes both files into the experiment's folder, and each trial's into the trial's folder.
 
-    `rllib train file` takes a `config.yaml` as it is. A Python experiment, whose config may hold
-    more than data, is copied beside it as `experiment.py`.
+    `rllib train file` runs a `config.yaml` as it is. A Python experiment, whose config may hold
+    more than data, is also copied as `experiment.py`.
 
     Args:
-        experiment: What is run.
-        argv: The command line.
-        file: The experiment's file if it is Python, else None.
+        experiment: Experiment that is run.
+        argv: Command line.
+        file: The experiment's file if it is Python; None otherwise.
     """
 
     def __init__(
@@ -39,23 +40,23 @@ class RunFiles(tune.Callback):
     ) -> None:
         self._experiment = experiment
         self._command = shlex.join(["rllib", *argv])
-        # Over a Ray client connection this runs on the head, where the file is not.
+        # Read here: through a Ray client the callback runs on the head, which lacks the file.
         self._python = file.read_text() if file else None
 
+    @override(tune.Callback)
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Is called by Tune when a trial's process starts."""
         self._write(Path(trial.local_experiment_path), self._experiment)
         trial.init_local_path()
-        own = self._experiment.config
-        # The command line's own callbacks are no part of the config.
-        config = {key: setting_of(trial.config, key, own[key]) for key in own}
-        config |= {key: own[key] for key in ("callbacks", "callbacks_class") if key in own}
-        one = replace(
+        given = self._experiment.config
+        # Without the callbacks that the command line added.
+        config = {key: setting_of(trial.config, key, given[key]) for key in given}
+        config |= {key: given[key] for key in ("callbacks", "callbacks_class") if key in given}
+        experiment = replace(
             self._experiment, config=config, num_samples=1, scheduler=None, scheduler_config={}
         )
-        self._write(Path(trial.local_path), one)
+        self._write(Path(trial.local_path), experiment)
 
     def _write(self, folder: Path, experiment: Experiment) -> None:
         head = [
@@ -67,7 +68,7 @@ class RunFiles(tune.Callback):
         text, not_data = experiment.to_yaml()
         if not_data:
             where = " (see experiment.py)" if self._python else ""
-            head.append(f"# not data, here as text only: {', '.join(not_data)}{where}")
+            head.append(f"# not data, so here only as text: {', '.join(not_data)}{where}")
         (folder / "config.yaml").write_text("\n".join([*head, text]))
         (folder / "command.txt").write_text(f"{self._command}\n")
         if self._python:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM save before they end a run."""
+"""Saves a run before Ctrl-C or SIGTERM ends it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 from ray import tune
-
-from rllib_ppg.cli import exit_code
+from ray.rllib.utils.annotations import override
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-# Kubernetes, SLURM and ECS kill 30 s after SIGTERM, and a run needs a few of them to end.
+# Kubernetes, SLURM and ECS kill 30 s after SIGTERM; the run needs a few of them to end.
 GRACE_S = 25.0
 _ENDING_S = 5.0
 
 
 class SaveOnInterrupt(tune.Callback):
-    """On Ctrl-C or SIGTERM, lets running trials finish their iteration and save.
+    """Lets running trials finish their iteration and save on Ctrl-C or SIGTERM.
 
-    Tune by itself ends trials at once, and what they learnt since their last checkpoint is lost. A
-    second signal does so, too, and so does the end of the grace time after SIGTERM.
+    Tune would end them at once and lose what they learned since their last checkpoint. That is
+    what a second signal does, and the end of the grace time after SIGTERM.
 
     Args:
-        grace_s: How many seconds after SIGTERM to wait for checkpoints.
-        to_resume: Makes, of the experiment's folder, the command that goes on.
+        grace_s: Seconds to wait for checkpoints after SIGTERM.
+        to_resume: Function from the name of the experiment's folder to the command that resumes it.
 
     Attributes:
-        signum: The signal that ended the run, if one did.
+        signum: Signal that ended the run; None if none did.
     """
 
     def __init__(
@@ -47,38 +46,39 @@ class SaveOnInterrupt(tune.Callback):
         self._to_resume = to_resume
         self.signum: int | None = None
 
+    @override(tune.Callback)
     def setup(self, **info: Any) -> None:
-        """Is called by Tune before the first trial starts, and after it has set its own handler."""
-        self._told = self._again = self._ended = False
+        self._announced = self._second_signal = self._ended = False
         self._deadline = math.inf
         self._command = ""
         self._saved: set[str] = set()
-        self._end_now = signal.getsignal(signal.SIGINT)
-        self._before = signal.getsignal(signal.SIGTERM)
+        # Tune has already set its own handler of SIGINT, which ends the run.
+        self._tune_handler = signal.getsignal(signal.SIGINT)
+        self._previous_sigterm_handler = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
-            for one in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(one, self._on_signal)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, self._on_signal)
 
+    @override(tune.Callback)
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Is called by Tune after every training iteration."""
         if self.signum is not None:
             result["should_checkpoint"] = True
 
+    @override(tune.Callback)
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any
     ) -> None:
-        """Is called by Tune when a trial has saved."""
         if self.signum is not None:
             self._saved.add(trial.trial_id)
 
+    @override(tune.Callback)
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune several times a second."""
         if self.signum is None or self._ended:
             return
-        if not self._told:  # not by the handler, which may have interrupted a print
-            self._told = True
+        if not self._announced:  # here, since the signal may have interrupted another print
+            self._announced = True
             if self._to_resume and trials:
                 self._command = self._to_resume(trials[0].experiment_dir_name)
             print(f"\n{self._announcement()}", flush=True)
@@ -88,37 +88,37 @@ class SaveOnInterrupt(tune.Callback):
             if trial.status == "RUNNING" and trial.trial_id not in self._saved
         ]
         is_late = time.monotonic() >= self._deadline
-        if unsaved and not self._again and not is_late:
+        if unsaved and not self._second_signal and not is_late:
             return
         if unsaved and is_late:
-            print(f"no checkpoint within {self._grace_s:g} s: the run ends without", flush=True)
+            print(f"no checkpoint within {self._grace_s:g} s: ending without one", flush=True)
         for trial in unsaved:
-            print(_where_it_goes_on(trial), flush=True)
+            print(_resume_point(trial), flush=True)
             if trial.temporary_state.ray_actor is not None:  # Tune would wait for its iteration
                 ray.kill(trial.temporary_state.ray_actor)
         self._ended = True
-        assert callable(self._end_now)
-        self._end_now(signal.SIGINT, None)
+        assert callable(self._tune_handler)
+        self._tune_handler(signal.SIGINT, None)
 
+    @override(tune.Callback)
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune after the last trial."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, self._previous_sigterm_handler)
 
     def _announcement(self) -> str:
         if self.signum == signal.SIGTERM:
             return (
                 "stopping on SIGTERM: a checkpoint is saved when this iteration ends, if that is "
-                f"within {self._grace_s:g} s; a second signal ends the run without"
+                f"within {self._grace_s:g} s; a second signal ends the run without it"
             )
         return (
-            "stopping: a checkpoint is saved when this iteration ends; Ctrl-C again ends the run "
-            "without"
+            "stopping: a checkpoint is saved when this iteration ends; press Ctrl-C again to end "
+            "the run without it"
         )
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            self._again = True
+            self._second_signal = True
             self._end_in(_ENDING_S)
             return
         self.signum = signum
@@ -127,28 +127,28 @@ class SaveOnInterrupt(tune.Callback):
             self._end_in(self._grace_s + _ENDING_S)
 
     def _end_in(self, seconds: float) -> None:
-        """Sees to it that the process is gone by then, whatever it waits for."""
+        """Ends the process after that time, whatever it is waiting for."""
         timer = threading.Timer(seconds, self._exit)
         timer.daemon = True
         timer.start()
 
     def _exit(self) -> NoReturn:
-        words = f"to resume: {self._command}\n" if self._command else ""
-        os.write(sys.stdout.fileno(), f"\nended without waiting any longer\n{words}".encode())
-        code = exit_code.TERMINATED if self.signum == signal.SIGTERM else exit_code.INTERRUPTED
-        os._exit(code)  # Ray's processes on this machine end with this one
+        assert self.signum is not None
+        command = f"to resume: {self._command}\n" if self._command else ""
+        os.write(sys.stdout.fileno(), f"\nended without waiting any longer\n{command}".encode())
+        os._exit(128 + self.signum)  # Ray's processes on this machine end with this one
 
 
 def exit_on_sigterm() -> None:
-    """Has SIGTERM end the command in order as long as nothing is trained; Ray's code is 15."""
+    """Makes SIGTERM end the process with exit code 143 while nothing trains; Ray's code is 15."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(exit_code.TERMINATED))
+        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
 
 
-def _where_it_goes_on(trial: Trial) -> str:
-    last = trial.latest_checkpoint_result
-    if last is None:
-        return f"{trial}: nothing was saved, it would begin anew"
-    after = last.metrics.get("training_iteration")
-    when = f", of iteration {after}" if after else ""
-    return f"{trial}: it goes on from {PurePath(last.checkpoint.path).name}{when}"
+def _resume_point(trial: Trial) -> str:
+    latest = trial.latest_checkpoint_result
+    if latest is None:
+        return f"{trial}: nothing was saved, so it would start from the beginning"
+    iteration = latest.metrics.get("training_iteration")
+    after = f", of iteration {iteration}" if iteration else ""
+    return f"{trial}: it would resume from {PurePath(latest.checkpoint.path).name}{after}"
