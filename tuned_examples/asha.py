@@ -1,26 +1,26 @@
 """ASHA over N_pi and E_aux on CartPole: trials that fall behind end early.
 
-Why not PBT, which RLlib's users know: it changes the settings of a run while it goes on. N_pi is
-how many iterations a phase has, and one that began with 16 and is to end after 2 is over already;
-what such a run scores says little about either value. With ASHA each trial keeps its own.
+Why not PBT: it changes the settings of a running trial. N_pi is the number of iterations in a
+phase, so a trial that started its phase with 16 and switches to 2 is past its end. Its score says
+little about either value. With ASHA each trial keeps its settings.
 
-Why the grace period: trials are compared at the same number of env steps, and one with a large N_pi
-has had fewer auxiliary phases by then. Before it is judged, each trial has had two phases of the
-largest N_pi: 2 x 16 x 2,048 = 65,536 env steps. Then it ends unless it is among the better half of
-those that got so far before it.
+Why the grace period: trials are compared at the same number of env steps, when one with a large
+N_pi has had fewer auxiliary phases. So each trial first gets two phases of the largest N_pi:
+2 x 16 x 2,048 = 65,536 env steps. Then it ends unless it is in the better half of the trials that
+reached this point before it.
 
 What to expect: mean returns after 65,536 and 131,072 env steps (seed 0, two AMD EPYC cores,
-2026-11-24, versions of constraints.txt); - where a trial had ended. Trials start from left to
+2026-11-24, versions of constraints.txt); - if the trial had ended. Trials start from left to
 right:
 
     E_aux = 1    N_pi 2: 352, 500    4: 315, -      8: 343, -      16: 335, -
     E_aux = 3    N_pi 2: 448, 500    4: 392, -      8: 333, -      16: 359, -
     E_aux = 9    N_pi 2: 436, 500    4: 455, 500    8: 417, 500    16: 386, 500
 
-The first trial has nobody to be compared with and runs to the end, good or not. All trials together
-took 1.2M env steps of the 1.6M that a plain grid takes.
+The first trial has no other to be compared with, so it always runs to the end. All trials together
+took 1.2M env steps; a plain grid takes 1.6M.
 What it takes: 12 trials of one CPU each, two at a time. It took 6 minutes on two cores that other
-programs used, too.
+programs used too.
 """
 
 from ray import tune

@@ -1,17 +1,16 @@
-"""MinAtar's Breakout from its 10 x 10 pixels, by two small MLPs.
+"""MinAtar's Breakout from its 10 x 10 pixels, with two small MLPs.
 
-`pip install MinAtar` brings the games; an env that has to be made, as here from a game and two
-wrappers, is what a Python experiment file is for. What is PPO's: PureJaxRL's settings for MinAtar
-(Lu et al. 2022). What is PPG's: a phase of 16 iterations, which makes 15 of the run, and 6
-auxiliary epochs. Rewards are normalised, as the paper does.
+`pip install MinAtar` installs the games. A Python experiment file can define its own env, here a
+game in two wrappers. From PPO: PureJaxRL's settings for MinAtar (Lu et al. 2022). From PPG: a
+phase of 16 iterations, of which the run has 15, and 6 auxiliary epochs. Rewards are normalised as
+in the paper.
 
-What to expect: a mean return of 21 over the last tenth of the run, between 14 and 29, where PPO
-with the same settings has 15, between 11 and 19 (seeds 0 to 2, one AMD EPYC core each, 2026-11-26,
-versions of constraints.txt; with `num_env_runners=0`, whose seeds draw other numbers than those of
-the one remote env runner here). docs/results.md has the curves, and what becomes of it with other
-settings.
-What it takes: 2 CPUs; the runs above took 5 minutes on one core beside other work. A phase's states
-are 131,072 x 1,600 B = 0.2 GB of object store.
+What to expect: a mean return of 21 over the last tenth of the run, between 14 and 29. PPO with the
+same settings has 15, between 11 and 19 (seeds 0 to 2, one AMD EPYC core each, 2026-11-26, versions
+of constraints.txt; with `num_env_runners=0`, where a seed draws other numbers than with the one
+remote env runner here). docs/results.md has the curves, and the results with other settings.
+What it takes: 2 CPUs. The runs above took 5 minutes on one core while other work ran. A phase's
+states take 131,072 x 1,600 B = 0.2 GB of object store.
 """
 
 import gymnasium as gym
@@ -26,7 +25,7 @@ LR = [[0, 5e-3], [STEPS, 0.0]]
 
 
 def make(env_config: dict) -> gym.Env:
-    """The game's 10 x 10 x C pixels as one vector of zeros and ones."""
+    """Makes the game, whose 10 x 10 x C pixels become one vector of zeros and ones."""
     register_envs()
     game = gym.make("MinAtar/Breakout-v1")
     return gym.wrappers.DtypeObservation(gym.wrappers.FlattenObservation(game), np.float32)

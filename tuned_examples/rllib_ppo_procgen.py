@@ -1,18 +1,17 @@
 """RLlib's own PPO with the paper's network on CoinRun, to compare PPG with.
 
-RLlib's default networks take no uint8 images, so that PPO and an env's id are not enough. Here PPO
-has the network of `ppo_baseline`, policy and value function in one. The other settings are the
-paper's for PPO, with 64 envs instead of 256: a quarter of the batch, and by the rule that
-`procgen_64_envs` explains half the learning rate. What RLlib's PPO does otherwise than
-`ppo_baseline`: rewards are not normalised (CoinRun pays 10 or nothing), and Procgen's envs are
-stepped one by one, since RLlib's env runner does not know vector envs that reset in the step that
-ends an episode.
+RLlib's default networks take no uint8 images, so PPO needs the network of `ppo_baseline`, which
+holds policy and value function. The other settings are the paper's for PPO, with 64 envs instead
+of 256: a quarter of the batch, and by the rule that `procgen_64_envs` explains half the learning
+rate. RLlib's PPO differs from `ppo_baseline` in two ways. Rewards are not normalised (CoinRun pays
+10 or nothing). Procgen's envs are stepped one by one, because RLlib's env runner does not support
+vector envs that reset in the step that ends an episode.
 
 What to expect: OpenAI's PPO, whose settings `ppo_baseline` has, has a return of 6.0 after 8M steps
-on CoinRun, 7.4 after 25M and 8.7 after 100M (published curves, 3 runs). This package has run this
-file for single iterations only.
-What it takes: 2 CPUs, and a GPU for the learner (`--set num_gpus_per_learner=1`) if it is
-to end. There is no replay list: a rollout is 16,384 x 12,288 B = 0.2 GB.
+on CoinRun, 7.4 after 25M and 8.7 after 100M (published curves, 3 runs). This package has only run
+single iterations of this file.
+What it takes: 2 CPUs, and to finish it a GPU for the learner (`--set num_gpus_per_learner=1`).
+There is no replay list: a rollout is 16,384 x 12,288 B = 0.2 GB.
 """
 
 from ray.rllib.algorithms.ppo import PPOConfig
