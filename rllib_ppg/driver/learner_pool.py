@@ -135,6 +135,8 @@ class LearnerPool:
         """
         if self._is_retrying:  # an outer call repeats all of its work
             return work(*args)
+        if self._recovery_point is None:
+            self.save_recovery_point()
         self._is_retrying = True
         try:
             return work(*args)
