@@ -47,7 +47,7 @@ def _settings(experiment: Experiment) -> list[Line]:
     defaults = experiment.algorithm.get_default_config()
     lines = []
     for name, value in sorted(as_data(experiment.config).items()):
-        default = getattr(defaults, defaults._translate_special_keys(name), None)
+        default = defaults.get(name)
         if isinstance(value, Mapping) and "grid_search" not in value:
             lines += [(f"{name}.{key}", str(v)) for key, v in value.items()]
         elif value != default:

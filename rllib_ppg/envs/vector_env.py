@@ -15,19 +15,19 @@ from gymnasium.vector.utils import batch_space, iterate
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.atari import stacked_first
 from rllib_ppg.envs.env_state import SubEnv
 from rllib_ppg.envs.spaces import flat_space, flatten_observation, is_flat
+from rllib_ppg.ray_private import is_registered_env, registered_env
 
 NATIVE = "vector_entry_point"
 
 
 def is_tune_registered(env: Any) -> bool:
     """Whether `env` is a name given to `ray.tune.register_env`."""
-    return isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env)
+    return isinstance(env, str) and is_registered_env(env)
 
 
 def check_env_id(env: Any) -> None:
@@ -114,7 +114,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             **config.env_config,
         )
     else:
-        creator = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
+        creator = registered_env(env) if isinstance(env, str) else env
         context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
         if is_vector_env_class(env):
             context["num_envs"] = num_envs  # as RLlib hands it to vector envs

@@ -367,12 +367,13 @@ class Experiment:
         """
         from ray import tune
 
+        from rllib_ppg import ray_private
         from rllib_ppg.experiments.start_checkpoint import StartFromCheckpoint
 
         _allow_missing_metrics()
         tuner = tune.Tuner.restore(self.resumable(), trainable=self.run, resume_errored=True)
         # Tune keeps the callbacks of the first run, in the state that they were pickled in.
-        run_config = tuner._local_tuner.get_run_config()
+        run_config = ray_private.run_config(tuner)
         keep_classes = (keep, StartFromCheckpoint)
         first = run_config.callbacks or ()
         kept = [callback for callback in first if isinstance(callback, keep_classes)]

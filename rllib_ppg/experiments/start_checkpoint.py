@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.rllib.utils.annotations import override
-from ray.train._internal.session import _TrainingResult
 
 from rllib_ppg.checkpoint.folder import resolve
+from rllib_ppg.ray_private import start_from
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 class StartFromCheckpoint(tune.Callback):
     """Lets every trial that has no checkpoint of its own start from the given one.
-
-    `tune.run(restore=)` takes local folders only, and a Tuner has no such argument. An RLlib
-    callback in the config would be saved with every later checkpoint and restore again from there.
 
     Args:
         checkpoint: Absolute path or URI of the checkpoint.
@@ -32,6 +29,4 @@ class StartFromCheckpoint(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         filesystem, path = resolve(self._checkpoint)
-        # What `tune.run(restore=)` sets. Tune reads it right after this call.
-        trial._restore_checkpoint_result = _TrainingResult(tune.Checkpoint(path, filesystem), {})
-        trial.invalidate_json_state()
+        start_from(trial, path, filesystem)  # Tune looks right after this call

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from rllib_ppg.ray_private import autoscaler_status
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, learner_store_bytes, offered
 
 _READONLY_NODE_TYPE = "node_"
@@ -78,7 +78,7 @@ def has_autoscaler() -> bool:
     """
     if any(_NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"]):
         return True
-    status = _internal_kv_get("__autoscaling_status")
+    status = autoscaler_status()
     if not status:
         return False
     nodes = (json.loads(status).get("autoscaler_report") or {}).get("active_nodes") or {}

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 from ray import tune
 from ray.rllib.utils.annotations import override
-from ray.train._internal.checkpoint_manager import _CheckpointManager
-from ray.train._internal.session import _TrainingResult
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
 from rllib_ppg.checkpoint.folder import check_checkpoint, resolve
+from rllib_ppg.ray_private import set_checkpoints
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -124,17 +123,14 @@ def _resume_from_latest(trial: Trial) -> str:
     while found and (latest := _iteration(filesystem, f"{folder}/{found[-1]}")) is None:
         found.pop()  # damaged; the next save overwrites it
 
-    manager = _CheckpointManager(before.checkpoint_config)
+    checkpoints = []
     for name in found:
         path = f"{folder}/{name}"
         number = latest if name == found[-1] else _iteration(filesystem, path, check=False)
         metrics = results.get(number or 0) or known.get(name) or {TRAINING_ITERATION: number or 0}
-        checkpoint = tune.Checkpoint(path, filesystem)
-        manager.register_checkpoint(_TrainingResult(checkpoint, dict(metrics)))
-    trial.run_metadata.checkpoint_manager = manager
-    trial.run_metadata.invalidate_cache()
+        checkpoints.append((path, filesystem, metrics))
+    set_checkpoints(trial, checkpoints)
     trial.storage.current_checkpoint_index = int(found[-1].split("_")[1]) if found else -1
-    trial.invalidate_json_state()
 
     for name, truncate in ((EXPR_RESULT_FILE, _truncate_json), (EXPR_PROGRESS_FILE, _truncate_csv)):
         _rewrite(filesystem, f"{folder}/{name}", truncate, latest or 0)
