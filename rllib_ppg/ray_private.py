@@ -93,6 +93,14 @@ def env_runner_manager(group: EnvRunnerGroup) -> FaultTolerantActorManager:
     return group._worker_manager
 
 
+def ignores_dead_env_runners(group: EnvRunnerGroup) -> bool:
+    """Whether the settings let a run continue after an env runner has died.
+
+    RLlib derives it from two settings. A public property would replace this.
+    """
+    return bool(group._ignore_ray_errors_on_env_runners)
+
+
 # -- Weights and modules -----------------------------------------------------------------------
 
 

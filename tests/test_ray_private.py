@@ -53,6 +53,7 @@ CALLED = [
         "_update_stats",
         None,
     ),
+    (f"{RLLIB}.env.env_runner_group:EnvRunnerGroup", "_ignore_ray_errors_on_env_runners", None),
     (f"{RLLIB}.env.env_runner_group:EnvRunnerGroup", "_worker_manager", None),
     (CONFIG, "_env_to_module_connector", None),
     (CONFIG, "_use_msgpack_checkpoints", None),
@@ -76,11 +77,8 @@ OTHERS = {"_asdict", "_exit", "_state"}
 # Files whose calls have not moved to `ray_private.py` yet.
 NOT_YET = {
     "cli/parser.py",
-    "driver/learner_pool.py",
     "evaluation/onnx.py",
     "evaluation/players.py",
-    "learner.py",
-    "ppg.py",
     "sampling/env_runner.py",
 }
 
@@ -107,7 +105,6 @@ INHERITED = [
     (ENV_RUNNER, "_log_episode_metrics", ["self", "length", "ret", "sec"]),
     (ENV_RUNNER, "_needs_initial_reset", None),
     (LEARNER, "_device", None),
-    (LEARNER, "_get_clip_function", []),
     (LEARNER, "_make_modules_ddp_if_necessary", ["self"]),
     (LEARNER, "_named_optimizers", None),
     (LEARNER, "_optimizer_lr_schedules", None),

@@ -25,10 +25,9 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.typing import ModuleID
-from ray.train._internal.checkpoint_manager import _TrainingResult
-from ray.tune import Checkpoint
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
+from rllib_ppg import ray_private
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint.folder import REPLAY, local_copy, resolve
 from rllib_ppg.config import PPGConfig
@@ -90,7 +89,7 @@ class BaseAlgorithm(Algorithm):
                 self.config.get_config_for_module(module_id),
                 self.spaces[module_id][0],
             )
-            for module_id in self.learner_group._module_spec.rl_module_specs
+            for module_id in ray_private.module_spec(self.learner_group).rl_module_specs
         }
         self._learners = LearnerPool(self.learner_group, self._build_learner_group)
         self._env_runners = EnvRunnerPool(
@@ -101,7 +100,7 @@ class BaseAlgorithm(Algorithm):
     def _build_learner_group(self) -> LearnerGroup:
         """Builds a group of learners in place of the current one."""
         self.learner_group = self.config.build_learner_group(
-            rl_module_spec=self.learner_group._module_spec
+            rl_module_spec=ray_private.module_spec(self.learner_group)
         )
         return self.learner_group
 
@@ -167,17 +166,13 @@ class BaseAlgorithm(Algorithm):
         Tune would write it to a temporary folder and copy it, with all of the replay list each
         time.
         """
-        storage = self._storage
-        if checkpoint_dir or storage is None:
+        place = None if checkpoint_dir else ray_private.next_checkpoint(self)
+        if place is None:
             return super().save(checkpoint_dir)
-        metrics = dict(self._last_result or {})
-        storage._update_checkpoint_index(metrics)
-        storage._check_validation_file()  # raises if this node does not share the storage
-        filesystem, path = storage.storage_filesystem, storage.checkpoint_fs_path
-        use_msgpack = self.config._use_msgpack_checkpoints
+        filesystem, path = place
+        use_msgpack = ray_private.uses_msgpack(self.config)
         self.save_to_path(path, filesystem=filesystem, use_msgpack=use_msgpack)
-        storage.persist_artifacts(force=storage.sync_config.sync_artifacts_on_checkpoint)
-        return _TrainingResult(Checkpoint(path, filesystem), metrics)
+        return ray_private.saved_checkpoint(self)
 
     @override(Algorithm)
     def save_to_path(
@@ -273,7 +268,7 @@ class BaseAlgorithm(Algorithm):
         ref = ray.put({key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)})
 
         def force(env_runner: Any) -> None:
-            env_runner._weights_seq_no = 0  # so that it takes any weights
+            ray_private.accept_any_weights(env_runner)
             env_runner.set_state(ray.get(ref))
 
         for group in (self.env_runner_group, self.eval_env_runner_group):

@@ -11,6 +11,7 @@ import ray
 from pyarrow import fs
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import (
     EXACT,
     REPLAY,
@@ -161,4 +162,4 @@ def _put_block(group: LearnerGroup, block: ReplayBlock, learner: int) -> ray.Obj
     if group.is_local:
         return ray.put(block)
     # What an actor returns lies on its node, and belongs to this process.
-    return group._workers[learner].store_block.remote(block)
+    return ray_private.learner_actors(group)[learner].store_block.remote(block)

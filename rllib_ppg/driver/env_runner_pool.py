@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.data.rollout import SampledRollout
 from rllib_ppg.driver.learner_pool import LearnerPool
@@ -115,7 +116,7 @@ class EnvRunnerPool:
         if group.num_remote_env_runners() == 0:
             out = getattr(group.local_env_runner, method)(*args)
             return [(out[0], list(out[1:])) if num_objects else (out, [])]
-        manager = group._worker_manager
+        manager = ray_private.env_runner_manager(group)
         actors = {i: manager.actors()[i] for i in manager.healthy_actor_ids()}
         # Not through the manager. It makes one object of a call's result, but each learner's rows
         # must be an object that outlives the env runner; and it would report what an env raised
@@ -139,7 +140,7 @@ class EnvRunnerPool:
             except RayTaskError as e:
                 raise e.cause from e
             except RayError:  # it died
-                if not group._ignore_ray_errors_on_env_runners:
+                if not ray_private.ignores_dead_env_runners(group):
                     raise
                 manager.set_actor_state(i, healthy=False)
         if late and not results:

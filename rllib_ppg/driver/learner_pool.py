@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from rllib_ppg import ray_private
 from rllib_ppg.learning.collectives import CollectiveError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class LearnerPool:
         self._is_retrying = False
 
     def __len__(self) -> int:
-        return 1 if self._group.is_local else len(self._group._workers)
+        return 1 if self._group.is_local else len(ray_private.learner_actors(self._group))
 
     def call_all(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of all learners with the same arguments; returns their results."""
@@ -76,12 +77,13 @@ class LearnerPool:
         counts = num_objects or [0] * len(calls)
         if self._group.is_local:
             args = [ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in calls[0]]
-            out = getattr(self._group._learner, method)(*args)
+            out = getattr(ray_private.local_learner(self._group), method)(*args)
             head, *blocks = out if counts[0] else (out,)
             # In the object store, like a remote learner's, where Ray may spill them to disk.
             return [(head, [ray.put(block) for block in blocks])]
         refs: list[list[ray.ObjectRef]] = []
-        for learner, call, count in zip(self._group._workers, calls, counts, strict=True):
+        actors = ray_private.learner_actors(self._group)
+        for learner, call, count in zip(actors, calls, counts, strict=True):
             returned = getattr(learner, method).options(num_returns=1 + count).remote(*call)
             refs.append(returned if count else [returned])
         heads = [head for head, *_ in refs]
@@ -170,11 +172,11 @@ class LearnerPool:
         return True
 
     def _actor_ids(self) -> set[str]:
-        return {learner._actor_id.hex() for learner in self._group._workers or ()}
+        return {ray_private.actor_id(actor) for actor in ray_private.learner_actors(self._group)}
 
     def _has_room(self) -> bool:
         """Whether that many actors with a learner's resources can start; Ray would wait for it."""
-        needs = dict(self._group._backend_executor._resources_per_worker)
+        needs = ray_private.learner_resources(self._group)
         cpus, gpus = needs.pop("CPU"), needs.pop("GPU")
         actor = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=needs)(_Placeholder)
         placeholders = [actor.remote() for _ in range(len(self))]
@@ -207,9 +209,9 @@ class LearnerPool:
     def _end(self) -> None:
         """Kills all learners, including one that is alive but out of reach."""
         self._ended = True
-        for learner in self._group._workers:
+        for learner in ray_private.learner_actors(self._group):
             ray.kill(learner)
-        self._group._is_shut_down = True  # it has nothing left to shut down
+        ray_private.mark_as_shut_down(self._group)
 
 
 class _Placeholder:

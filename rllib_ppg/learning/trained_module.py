@@ -16,6 +16,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ModuleID
 from torch import Tensor
 
+from rllib_ppg import ray_private
 from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
 from rllib_ppg.learning.gradients import GradientBuffer
@@ -136,9 +137,9 @@ class TrainedModule:
         """
         bfloat16 = self._precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            # Not `forward_train()`, which walks over all submodules to set training mode.
-            out: Batch = self.module._forward_train(
-                {Columns.OBS: batch["obs"]}, outputs=outputs, aux_phase=aux_phase
+            obs = {Columns.OBS: batch["obs"]}
+            out: Batch = ray_private.forward_train(
+                self.module, obs, outputs=outputs, aux_phase=aux_phase
             )
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
