@@ -11,9 +11,10 @@ from ray.rllib.algorithms import registry
 from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.envs import atari, procgen
+from rllib_ppg.evaluation.trained_policy import load_policy
 from rllib_ppg.ppg import PPG
 
-__all__ = ["PPG", "PPGCallback", "PPGConfig", "ProcgenMetrics"]
+__all__ = ["PPG", "PPGCallback", "PPGConfig", "ProcgenMetrics", "load_policy"]
 __version__ = "0.1.0"
 
 

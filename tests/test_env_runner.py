@@ -13,11 +13,14 @@ from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN, NUM_E
 from rllib_ppg import PPGConfig
 from rllib_ppg.data.reward_norm import RETURN_GAMMA
 from rllib_ppg.envs.vector_env import make_vector_env
-from rllib_ppg.sampling.env_runner import BatchedEnvRunner, EnvStepError
+from rllib_ppg.sampling.env_contract import EnvStepError
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.envs import Counting, NextStepCounting, OneArray, SameStepCounting
 
 
-def make_runner(env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, **env_config):
+def make_runner(
+    env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, settings=None, **env_config
+):
     config = (
         PPGConfig()
         .environment(env, env_config=env_config)
@@ -27,6 +30,7 @@ def make_runner(env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, **en
     )
     if mode:
         config.env_runners(gym_env_vectorize_mode=mode)
+    config.environment(**settings or {})
     return BatchedEnvRunner(config=config, worker_index=worker_index, num_workers=1)
 
 
@@ -176,9 +180,7 @@ BOX = gym.spaces.Box(np.array([-3.0, 0.0], np.float32), np.array([1.0, 10.0], np
 
 
 def env_actions(**settings):
-    runner = make_runner(N=1, T=64, mode="sync", action_space=BOX)
-    for key, value in settings.items():
-        setattr(runner.config, key, value)
+    runner = make_runner(N=1, T=64, mode="sync", settings=settings, action_space=BOX)
     _, r = runner.sample_rollout(1)
     return r.actions[0], np.array(runner.env.envs[0].unwrapped.actions)
 

@@ -17,7 +17,7 @@ from rllib_ppg.cli.evaluate import as_json, table
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
 from rllib_ppg.evaluation.players import make_player
 from rllib_ppg.evaluation.scores import Played, Score, columns, play_episodes, score
-from rllib_ppg.evaluation.trained_policy import TrainedPolicy, find_checkpoint
+from rllib_ppg.evaluation.trained_policy import find_checkpoint, load_policy
 from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
 from tests.support.envs import Counting
@@ -27,7 +27,7 @@ EASY = {"distribution_mode": "easy", "num_levels": 3, "start_level": 5}
 
 
 def play(path, episodes=8, max_steps=None, seed=0, explore=None, **changes):
-    policy = TrainedPolicy.load(path)
+    policy = load_policy(path)
     config = policy.config_with(**changes)
     explore = config.explore if explore is None else explore
     return score(
@@ -43,7 +43,7 @@ def play(path, episodes=8, max_steps=None, seed=0, explore=None, **changes):
 )
 def test_short_episodes_are_not_more_than_their_share(checkpoint, env, algorithm):
     path = checkpoint(env, config=algorithm)
-    policy = TrainedPolicy.load(path)
+    policy = load_policy(path)
     player = make_player(policy, policy.config_with(), num_envs=4, seed=0, explore=True)
     # Until the 12th episode of all ends, the two fast envs have played at least 10.
     played = play_episodes(player, 12)
@@ -116,7 +116,7 @@ def test_connectors_of_rllib_s_algorithms_are_restored_and_left_alone(checkpoint
         ),
         iterations=1,
     )
-    policy = TrainedPolicy.load(path)
+    policy = load_policy(path)
     player = make_player(policy, policy.config_with(), num_envs=2, seed=0, explore=True)
     [connector] = [c for c in player._runner._env_to_module if isinstance(c, MeanStdFilter)]
     before = connector.get_state()
@@ -151,7 +151,7 @@ def levels_of(env_config):
 
 
 def test_held_out_levels_are_none_of_the_training_s(checkpoint):
-    policy = TrainedPolicy.load(checkpoint("procgen-coinrun-v0", EASY, model_config=SMALL_CNN))
+    policy = load_policy(checkpoint("procgen-coinrun-v0", EASY, model_config=SMALL_CNN))
     found = columns(policy, policy.config_with())
     assert list(found) == ["training levels", "held-out levels"]
     assert levels_of(found["training levels"].env_config) == {5, 6, 7}

@@ -112,7 +112,7 @@ def test_envs_that_cannot_be_saved_begin_new_episodes(build, tmp_path, caplog):
     algo.stop()
     other = build(config)
     other.restore_from_path(tmp_path / "1")
-    assert "1 of 1 env runners begin new episodes" in caplog.text
+    assert "1 of 1 env runners start new episodes" in caplog.text
     assert "can't be saved exactly" in caplog.text
     check_same(learners_weights(other), expected)
     other.train()
@@ -142,7 +142,7 @@ def test_more_env_runners_than_before(build, tmp_path, caplog):
     algo.stop()
     other = build(small().env_runners(num_env_runners=2))
     other.restore_from_path(tmp_path / "1")
-    assert "1 of 2 env runners begin new episodes" in caplog.text
+    assert "1 of 2 env runners start new episodes" in caplog.text
     crcs = other.train()["env_runners"]["rollout_crc"]
     # That was the second iteration of N_pi = 2.
     assert crcs and only_module(other).replay.rows_per_iteration() == []

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.sampling.env_runner import BatchedEnvRunner, EnvStepError
+from rllib_ppg.sampling.env_contract import EnvStepError
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.envs import Counting, NextStepCounting, SameStepCounting
 
 WRONG_AT = 4  # the step, of an env's life, that the hostile envs go wrong at

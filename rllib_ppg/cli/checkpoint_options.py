@@ -77,10 +77,10 @@ def load_policy(options: Mapping[str, Any], *, num_envs: int = 1) -> TrainedPoli
     """
     import torch
 
-    from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+    from rllib_ppg.evaluation import trained_policy
     from rllib_ppg.resources.cpu import available_cpus
 
-    policy = TrainedPolicy.load(options["checkpoint"])
+    policy = trained_policy.load_policy(options["checkpoint"])
     is_image = len(policy.module.observation_space.shape or ()) == 3
     # A few vectors, or one image, are done with before other threads have heard of them. For more,
     # two threads a CPU: with one, OpenMP's wait for each other by spinning, which takes many times

@@ -25,6 +25,9 @@ def is_flat(space: gym.Space) -> bool:
 def flat_space(space: gym.Space) -> spaces.Box:
     """The vectors that `flatten_observation` makes of a space's observations.
 
+    Its `original_space`, RLlib's name for it, is `space`: a checkpoint's module keeps it, so that
+    `load_policy` knows what observations of the env look like.
+
     Raises:
         ValueError: They have no fixed size.
     """
@@ -34,7 +37,9 @@ def flat_space(space: gym.Space) -> spaces.Box:
             "fixed size"
         )
     flat = spaces.flatten_space(space)
-    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+    box = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+    box.original_space = space
+    return box
 
 
 def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""A policy as an ONNX model, and whether it computes what the policy does.
+"""Exports a policy as an ONNX model, and checks that the model computes what the policy does.
 
-Its input is `obs`, `[B, ...]`: observations as the env gives them (flattened, where PPG flattens
-them). Its outputs are `action_dist_inputs`, `[B, A]`, and for Discrete and Box actions `actions`,
-`[B, ...]`: the most probable ones, as the env takes them.
+The model's input is `obs` `[B, ...]`: observations of the env, flattened if PPG flattens them. Its
+outputs are `action_dist_inputs` `[B, A]` and, for Discrete and Box actions, `actions` `[B, ...]`:
+the most probable actions, as the env takes them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,20 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
 from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
-from rllib_ppg.config import PPGConfig
-from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
-from rllib_ppg.inference.action_sampling import draw
 
-# Beyond what float32 rounds off over a few layers, relative to the largest number or 1.
+# More than float32 rounding over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4
 _BATCH_SIZES = (1, 2, 7, 64)
 
 
 class Parity(NamedTuple):
-    """The largest differences between the two, each relative to the largest number or 1.
+    """The largest differences between model and policy, relative to the largest number or 1.
 
     Attributes:
-        action_dist_inputs: of these.
-        actions: of Box actions; of Discrete ones, by how much the policy prefers its own action to
-            the model's, in logits. None without actions.
+        action_dist_inputs: Difference of the distribution's inputs.
+        actions: Difference of Box actions. For Discrete actions: difference of the logits of the
+            policy's action and the model's. None if the model has no actions.
     """
 
     action_dist_inputs: float
@@ -45,20 +42,20 @@ class Parity(NamedTuple):
 
     @property
     def is_rounding(self) -> bool:
-        """Whether both are below `TOLERANCE`; NaN is not."""
+        """Whether both are below `TOLERANCE`; False for NaN."""
         return all(d <= TOLERANCE for d in self if d is not None)
 
 
 def to_onnx(policy: TrainedPolicy) -> bytes:
-    """The policy as a serialised ONNX model with a dynamic batch size.
+    """Exports the policy as a serialised ONNX model with a dynamic batch size.
 
     Raises:
-        ValueError: The packages for it are not installed, or the policy can't be one network.
+        ValueError: A package is not installed, or the policy can't be expressed as one network.
     """
     _check_packages()
     _check_policy(policy)
     network = _Network(policy.module, policy.config).eval()
-    # Traced with a batch of 2: torch would take 1 for a constant.
+    # Traced with a batch of 2, because torch would treat a batch size of 1 as a constant.
     obs = torch.from_numpy(_random_observations(policy.module.observation_space, 2))
     outputs = [Columns.ACTION_DIST_INPUTS, *([Columns.ACTIONS] if network.has_actions else [])]
     program = torch.onnx.export(
@@ -75,10 +72,10 @@ def to_onnx(policy: TrainedPolicy) -> bytes:
 
 
 def compare(model: bytes, policy: TrainedPolicy) -> Parity:
-    """Runs a model in onnxruntime, beside the policy, on random observations in several batches."""
+    """Compares the model in onnxruntime with the policy, on random observations."""
     import onnxruntime
 
-    module, config = policy.module, policy.config
+    module, acting = policy.module, policy.policy_for(policy.config, seed=0)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     of_inputs, of_actions = [], []
@@ -86,30 +83,25 @@ def compare(model: bytes, policy: TrainedPolicy) -> Parity:
         obs = _random_observations(module.observation_space, B)
         of_model = dict(zip(names, session.run(None, {Columns.OBS: obs}), strict=True))
         with torch.no_grad():
-            inputs = module.forward_inference({Columns.OBS: torch.from_numpy(obs)})[
-                Columns.ACTION_DIST_INPUTS
-            ]
+            inputs = acting.action_dist_inputs(obs, explore=False)
         of_inputs.append(_difference(of_model[Columns.ACTION_DIST_INPUTS], inputs.numpy()))
         if Columns.ACTIONS not in names:
             continue
         actions = of_model[Columns.ACTIONS]
         if isinstance(module.action_space, gym.spaces.Discrete):
-            # Where two actions are as good as equal, rounding may choose.
+            # Where two actions are equally good, rounding may decide.
             logits, rows = inputs.numpy(), np.arange(B)
             of_actions.append(
                 _difference(logits[rows, actions - module.action_space.start], logits.max(1))
             )
         else:
-            mode, _ = draw(module.get_inference_action_dist_cls(), inputs, None)
-            to_env = Actions(module.action_space).for_env(
-                mode, normalized=config.normalize_actions, clip=config.clip_actions
-            )
-            of_actions.append(_difference(actions, to_env))
+            most_probable, _ = acting.draw(inputs, explore=False)
+            of_actions.append(_difference(actions, acting.for_env(most_probable)))
     return Parity(float(np.max(of_inputs)), float(np.max(of_actions)) if of_actions else None)
 
 
 class _Network(nn.Module):
-    """From an observation to actions, as a graph of tensors alone."""
+    """From observations to actions with operations of torch only, so that it can be traced."""
 
     low: Tensor
     high: Tensor
@@ -168,16 +160,11 @@ def _check_policy(policy: TrainedPolicy) -> None:
     module = policy.module
     if not isinstance(module.observation_space, gym.spaces.Box):
         raise ValueError(
-            f"a model takes vectors or images, not observations of {module.observation_space}"
+            "a policy can be exported if its networks take vectors or images, not observations of "
+            f"{module.observation_space}"
         )
-    if module.is_stateful():
-        raise ValueError("policies with a memory, such as LSTMs, can't be exported")
-    if not isinstance(policy.config, PPGConfig) and policy.config._env_to_module_connector:
-        raise ValueError(
-            "the policy sees what its env_to_module_connector makes of observations, which is no "
-            "part of its networks and would be missing from the model"
-        )
+    policy.check_networks_suffice()
     obs: Any = torch.from_numpy(_random_observations(module.observation_space, 1))
     with torch.no_grad():
         if Columns.ACTION_DIST_INPUTS not in module.forward_inference({Columns.OBS: obs}):
-            raise ValueError(f"a {type(module).__name__} has no distribution of actions to export")
+            raise ValueError(f"{type(module).__name__} has no distribution of actions to export")

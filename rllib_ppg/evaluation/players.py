@@ -1,7 +1,7 @@
-"""A trained policy plays: the same steps, whichever algorithm trained it.
+"""Players: a trained policy plays an env, step by step, whichever algorithm trained it.
 
-PPG's policies step the vector env that they were trained on. Those of RLlib's other algorithms
-play in RLlib's own env runner, with their connectors.
+PPG's policies play the same vector env as in training. Policies of RLlib's other algorithms play in
+RLlib's own env runner, with their connectors.
 
 Shapes: N envs.
 """
@@ -18,13 +18,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.annotations import override
 
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.envs.procgen_levels import procgen_game
-from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.envs.vector_env import (
     NATIVE,
     autoreset_mode,
@@ -34,19 +33,19 @@ from rllib_ppg.envs.vector_env import (
     vectorize_mode,
 )
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
-from rllib_ppg.inference.action_sampling import draw
 
-# How far a connector can look back, as those do that stack frames.
+# Number of steps that a connector can look back, for example to stack frames.
 _LOOKBACK = 32
 
 
 class Step(NamedTuple):
-    """What a step of all envs brought, all `[N]`.
+    """The results of a step of all envs, arrays `[N]`.
 
     Attributes:
-        rewards: the env's own.
-        ended: whether the step was its episode's last.
-        valid: False where an env spent the step on its reset; it then earns and ends nothing.
+        rewards: The rewards.
+        ended: Whether the step was the last of its episode.
+        valid: False where an env spent the step on its reset. Then the reward is 0 and no episode
+            ended.
     """
 
     rewards: np.ndarray
@@ -55,13 +54,13 @@ class Step(NamedTuple):
 
 
 class Player(Protocol):
-    """N envs that the policy plays; all are at the start of an episode.
+    """N envs that a policy plays. At first all are at the start of an episode.
 
     Attributes:
         num_envs: N.
-        shows_next_episode: whether the picture after an episode's last step is the next one's
-            first.
-        fps: steps that the env wants shown a second; None if it does not say.
+        shows_next_episode: Whether the picture after the last step of an episode is the first of
+            the next episode.
+        fps: Steps per second at which the env wants to be shown; None if it does not say.
     """
 
     num_envs: int
@@ -72,7 +71,7 @@ class Player(Protocol):
         """Steps every env once."""
 
     def pictures(self) -> Sequence[np.ndarray] | None:
-        """A picture of each env, as the env gives it; None if it has none."""
+        """A picture of each env, as the env renders it; None if it has no pictures."""
 
     def close(self) -> None:
         """Closes the envs."""
@@ -87,18 +86,18 @@ def make_player(
     explore: bool,
     render: bool = False,
 ) -> Player:
-    """Has a policy play `num_envs` copies of an env.
+    """Makes a player of `num_envs` copies of an env.
 
     Args:
-        policy: the policy.
-        config: the env and how it is played (see `TrainedPolicy.config_with`).
+        policy: The policy.
+        config: The env and how it is played (see `TrainedPolicy.config_with`).
         num_envs: N.
-        seed: all that happens follows from it.
-        explore: whether to sample actions, or take the most probable ones.
-        render: whether pictures are wanted.
+        seed: Seed of the envs and the actions.
+        explore: Whether to sample actions or to take the most probable ones.
+        render: Whether the envs should render pictures.
 
     Raises:
-        ValueError: The env can't be made, or is not one for this policy.
+        ValueError: The env can't be made, or the policy does not fit its spaces.
     """
     config = config.copy(copy_frozen=False)
     config.num_envs_per_env_runner = num_envs
@@ -112,7 +111,7 @@ def make_player(
         config.env_config = {**plain_env_config, "render_mode": "rgb_array"}
         try:
             return make(policy, config, explore)
-        except TypeError:  # an env that has no render_mode, such as ALE's vector env
+        except TypeError:  # an env without render_mode, such as ALE's vector env
             config.env_config = plain_env_config
             return make(policy, config, explore)
     except ValueError:
@@ -121,37 +120,25 @@ def make_player(
         raise ValueError(f"env {config.env!r} can't be made: {' '.join(str(e).split())}") from e
 
 
-class BatchedPlayer:
-    """Steps the vector env of PPG's env runners."""
+class BatchedPlayer(Player):
+    """Plays the vector env that PPG's env runners step."""
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
         self._env = make_vector_env(config)
-        self._module, self._config, self._explore = policy.module, config, explore
+        self._policy, self._explore = policy.policy_for(config, config.seed), explore
         observations, actions = self._env.single_observation_space, self._env.single_action_space
         _check_spaces(policy.module, observations, actions, config.env)
-        self._actions = Actions(actions)
-        self._rng = np.random.default_rng(config.seed) if explore else None
-        torch.manual_seed(config.seed)  # which composite actions are drawn with
+        torch.manual_seed(config.seed)  # for Tuple and Dict actions
         self.num_envs = self._env.num_envs
         self.shows_next_episode = autoreset_mode(self._env) == AutoresetMode.SAME_STEP
         self.fps = self._env.metadata.get("render_fps")
         self._obs, _ = self._env.reset(seed=config.seed)
         self._resetting = np.zeros(self.num_envs, bool)
 
-    @torch.no_grad()
+    @override(Player)
     def step(self) -> Step:
-        """Steps every env once."""
-        module, batch = self._module, {Columns.OBS: torch.from_numpy(self._obs)}
-        if self._explore:
-            out = module.forward_exploration(batch)
-            dist_cls = module.get_exploration_action_dist_cls()
-        else:
-            out = module.forward_inference(batch)
-            dist_cls = module.get_inference_action_dist_cls()
-        actions, _ = draw(dist_cls, out[Columns.ACTION_DIST_INPUTS], self._rng)
-        to_env = self._actions.for_env(
-            actions, normalized=self._config.normalize_actions, clip=self._config.clip_actions
-        )
+        actions, _, _ = self._policy.act(self._obs, None, self._explore)
+        to_env = self._policy.for_env(actions)
         self._obs, rewards, terminated, truncated, _ = self._env.step(to_env)
         valid = ~self._resetting
         ended = (terminated | truncated) & valid
@@ -159,25 +146,26 @@ class BatchedPlayer:
             self._resetting = ended
         return Step(np.where(valid, rewards, 0.0), ended, valid)
 
+    @override(Player)
     def pictures(self) -> Sequence[np.ndarray] | None:
-        """What the env renders, or else its observations if these are images."""
         if self._env.render_mode == "rgb_array":
             return self._env.render()
+        # Observations take the place of pictures if they are images.
         return self._obs if self._obs.ndim == 4 and self._obs.dtype == np.uint8 else None
 
+    @override(Player)
     def close(self) -> None:
-        """Closes the envs."""
         self._env.close()
 
 
-class RLlibPlayer:
-    """Samples from RLlib's env runner, a step at a time."""
+class RLlibPlayer(Player):
+    """Plays in RLlib's env runner, one step at a time."""
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
         env = config.env
         is_id = isinstance(env, str) and not is_tune_registered(env)
         if vectorize_mode(config) == NATIVE and is_id:
-            # RLlib's runner takes every vector env for one with NEXT_STEP autoreset.
+            # RLlib's env runner treats every vector env as one with NEXT_STEP autoreset.
             config.gym_env_vectorize_mode = "sync"
         config.episode_lookback_horizon = max(config.episode_lookback_horizon, _LOOKBACK)
         seen: list[tuple[int, float, bool]] = []
@@ -195,19 +183,19 @@ class RLlibPlayer:
         self._runner.restore_from_path(path, filesystem=filesystem)
         self._runner.module = policy.module
         for connector in self._runner._env_to_module:
-            if isinstance(connector, MeanStdFilter):  # there is no other way to say so afterwards
+            if isinstance(connector, MeanStdFilter):  # RLlib has no public way to set it later
                 connector._update_stats = False
         self.num_envs = self._runner.num_envs
-        # Procgen's engine knows no other way; RLlib has envs reset in the step after.
+        # Procgen's engine resets at once. RLlib resets other envs in the next step.
         self.shows_next_episode = procgen_game(config.env) is not None
         self.fps = self._runner.env.metadata.get("render_fps")
-        self._runner._reset_envs_and_episodes(explore)  # so that there are pictures of the start
+        self._runner._reset_envs_and_episodes(explore)  # to have pictures of the start
 
+    @override(Player)
     def step(self) -> Step:
-        """Steps every env once, but for those that start an episode."""
         self._seen.clear()
         self._runner.sample(num_timesteps=1, explore=self._explore)
-        # Else it keeps what it has sampled, for metrics that nobody asks for: 400 kB an image.
+        # Otherwise it keeps all steps for metrics that are never read: 400 kB for an image.
         self._runner._ongoing_episodes_for_metrics.clear()
         self._runner._done_episodes_for_metrics.clear()
         rewards = np.zeros(self.num_envs)
@@ -216,13 +204,13 @@ class RLlibPlayer:
             rewards[n], ended[n], valid[n] = reward, is_done, True
         return Step(rewards, ended, valid)
 
+    @override(Player)
     def pictures(self) -> Sequence[np.ndarray] | None:
-        """What the env renders."""
         env = self._runner.env
         return env.render() if env.render_mode == "rgb_array" else None
 
+    @override(Player)
     def close(self) -> None:
-        """Closes the envs."""
         self._runner.stop()
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint's policy and settings, read from its files: no Ray, no learners, no replay list.
+"""A checkpoint's policy and settings, read from its files: without Ray, learners or replay list.
 
-A checkpoint is pickled Python, which runs what it says when it is read: load only your own, or
-those of somebody you trust.
+A checkpoint is pickled Python, which can run any code when it is read. Load only checkpoints that
+you trust.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import ray.cloudpickle as pickle
+import tree
 from pyarrow import fs
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -24,23 +28,58 @@ from ray.rllib.core import (
 )
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, get_original_space
 
 from rllib_ppg.checkpoint.folder import check_checkpoint, resolve
+from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.procgen_levels import procgen_game
+from rllib_ppg.inference.observations import as_batch
+from rllib_ppg.inference.policy import Policy
 
 _MODULE = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID)
 
 
+def load_policy(checkpoint: str) -> TrainedPolicy:
+    """Loads the policy of a checkpoint; Ray is not started.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from rllib_ppg import load_policy
+        >>> policy = load_policy("results/my_run")  # doctest: +SKIP
+        >>> env = gym.make("CartPole-v1")
+        >>> obs, info = env.reset()
+        >>> action, _ = policy.predict(obs, deterministic=True)  # doctest: +SKIP
+
+    Args:
+        checkpoint: Folder or URI of a checkpoint; or of a trial, or an experiment with one trial,
+            whose newest checkpoint is loaded.
+
+    Raises:
+        ValueError: There is no checkpoint, it is of a multi-agent algorithm or RLlib's old API
+            stack, or something that it refers to can't be imported.
+    """
+    checkpoint = find_checkpoint(checkpoint)
+    filesystem, root = resolve(checkpoint)
+    try:
+        config = _read_config(filesystem, root)
+        _check_single_agent(config, checkpoint)
+        module = RLModule.from_checkpoint("/".join((root, *_MODULE)), filesystem=filesystem)
+    except (ImportError, AttributeError) as e:
+        raise ValueError(f"{checkpoint} can't be read here: {e}") from e
+    module.eval()
+    return TrainedPolicy(checkpoint, config, module, _read_env_steps(filesystem, root))
+
+
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy as a checkpoint has it.
+    """The policy of a checkpoint, as `load_policy` returns it.
 
     Attributes:
-        checkpoint: its folder or URI.
-        config: the settings that it was trained with; not frozen.
-        module: its networks.
-        env_steps: env steps that it was trained for; None if the checkpoint does not say.
+        checkpoint: Folder or URI of the checkpoint.
+        config: Settings of the training; not frozen.
+        module: The networks.
+        env_steps: Env steps of the training; None if the checkpoint does not say.
     """
 
     checkpoint: str
@@ -48,28 +87,82 @@ class TrainedPolicy:
     module: RLModule
     env_steps: int | None
 
-    @classmethod
-    def load(cls, path: str) -> TrainedPolicy:
-        """Reads the checkpoint at, or newest below, `path` (see `find_checkpoint`).
+    @property
+    def observation_space(self) -> gym.Space:
+        """The env's own observation space."""
+        return get_original_space(self.module.observation_space)
+
+    @property
+    def action_space(self) -> gym.Space:
+        """The env's own action space."""
+        return self.module.action_space
+
+    def predict(
+        self,
+        obs: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Chooses actions, with the same signature as in Stable-Baselines3.
+
+        Sampled actions follow from the global seeds of numpy and torch at the first call.
+
+        Args:
+            obs: An observation of the env, or a batch of B observations as a vector env returns
+                them: arrays `[B, ...]`, in Dicts and Tuples if the space is one.
+            state: Reserved for recurrent policies.
+            episode_start: Reserved for recurrent policies.
+            deterministic: Whether to take the most probable actions; otherwise they are sampled.
+
+        Returns:
+            An action that `env.step` takes, or a batch of them; and the next state (None).
 
         Raises:
-            ValueError: There is none, it is of a multi-agent algorithm or RLlib's old API stack,
-                or what it needs to be read can't be imported here.
+            ValueError: These are no observations of the env, or the networks alone are not the
+                policy (a recurrent one of another algorithm, or one behind connectors).
         """
-        checkpoint = find_checkpoint(path)
-        filesystem, root = resolve(checkpoint)
-        try:
-            config = _read_config(filesystem, root)
-            _check_single_agent(config, checkpoint)
-            module = RLModule.from_checkpoint("/".join((root, *_MODULE)), filesystem=filesystem)
-        except (ImportError, AttributeError) as e:
-            raise ValueError(f"{checkpoint} can't be read here: {e}") from e
-        module.eval()
-        return cls(checkpoint, config, module, _read_env_steps(filesystem, root))
+        batch, is_single = as_batch(self.observation_space, obs)
+        actions, _, state = self._policy.act(batch, state, explore=not deterministic)
+        actions = tree.map_structure(
+            lambda a, part: np.asarray(a, part.dtype)[0 if is_single else slice(None)],
+            self._policy.for_env(actions),
+            get_base_struct_from_space(self.action_space),
+        )
+        return actions, state
+
+    @cached_property
+    def _policy(self) -> Policy:
+        self.check_networks_suffice()
+        return self.policy_for(self.config, np.random.randint(2**31))
+
+    def policy_for(self, config: AlgorithmConfig, seed: int) -> Policy:
+        """The policy ready to act.
+
+        Args:
+            config: How actions are given to the env.
+            seed: Seed for sampled actions.
+        """
+        return Policy(
+            self.module,
+            np.random.default_rng(seed),
+            normalize_actions=config.normalize_actions,
+            clip_actions=config.clip_actions,
+        )
+
+    def check_networks_suffice(self) -> None:
+        """Raises ValueError unless the networks alone turn an observation into an action."""
+        if self.module.is_stateful():
+            raise ValueError("policies with a memory, such as LSTMs, are not supported here")
+        if not isinstance(self.config, PPGConfig) and self.config._env_to_module_connector:
+            raise ValueError(
+                "the policy sees observations through its env_to_module_connector, which is not "
+                "part of its networks"
+            )
 
     @property
     def env_runner_state(self) -> tuple[fs.FileSystem, str]:
-        """File system and folder of the env runner's state: RLlib's connectors."""
+        """File system and folder of the env runner's state, which holds RLlib's connectors."""
         filesystem, root = resolve(self.checkpoint)
         return filesystem, f"{root}/{COMPONENT_ENV_RUNNER}"
 
@@ -80,15 +173,15 @@ class TrainedPolicy:
         env_config: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> AlgorithmConfig:
-        """The training's config, as its evaluation changes it, with other settings.
+        """The config of the training with the changes of its evaluation, and other changes.
 
-        Of `evaluation_config` these are `explore`, and `env_config` but for Procgen, whose levels
-        are compared.
+        The changes of the evaluation are `explore` and `env_config` of `evaluation_config`. For
+        Procgen `env_config` is ignored, because `rllib evaluate` compares the levels itself.
 
         Args:
-            env: another environment.
-            env_config: merged into that.
-            config: settings of the algorithm.
+            env: Another environment.
+            env_config: Settings of the env, merged into the others.
+            config: Settings of the algorithm.
 
         Raises:
             ValueError: There is no such setting.
@@ -111,13 +204,13 @@ class TrainedPolicy:
 
 
 def find_checkpoint(path: str) -> str:
-    """The checkpoint at `path`, or the newest of the one trial there.
+    """The checkpoint at `path`, or the newest one of the trial at `path`.
 
     Args:
-        path: folder or URI of a checkpoint, of a trial, or of an experiment with one trial.
+        path: Folder or URI of a checkpoint, of a trial, or of an experiment with one trial.
 
     Raises:
-        ValueError: There is no checkpoint, or there are several trials' checkpoints.
+        ValueError: There is no checkpoint, it is incomplete, or there are several trials.
     """
     filesystem, root = resolve(path)
     if not _is_checkpoint(filesystem, root):
@@ -128,8 +221,7 @@ def find_checkpoint(path: str) -> str:
             raise ValueError(
                 f"{path} has checkpoints of {len(newest)} trials: name one, as in {min(newest)}"
             )
-        if newest:
-            return next(iter(newest.values()))
+        path = next(iter(newest.values()), path)
     check_checkpoint(path, replay=False)
     return path
 
@@ -158,7 +250,7 @@ def _read_config(filesystem: fs.FileSystem, root: str) -> AlgorithmConfig:
     with filesystem.open_input_stream(f"{root}/{Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME}") as file:
         [state], _ = pickle.load(file)["ctor_args_and_kwargs"]
     config = AlgorithmConfig.from_state(state).copy(copy_frozen=False)
-    # The command's progress display among them, which has no business here.
+    # The callbacks of the training, such as the command's progress display.
     config.callbacks_class = []
     return config
 
@@ -176,5 +268,5 @@ def _read_env_steps(filesystem: fs.FileSystem, root: str) -> int | None:
             stats = pickle.load(file)["metrics_logger"]["stats"]
         key = f"{ENV_RUNNER_RESULTS}--{NUM_ENV_STEPS_SAMPLED_LIFETIME}"
         return int(stats[key][stats[key]["stats_cls_identifier"]])
-    except (OSError, KeyError):  # RLlib's to change
+    except (OSError, KeyError):  # RLlib may change its format
         return None

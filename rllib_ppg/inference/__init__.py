@@ -1,1 +1,1 @@
-"""Choosing actions with a module."""
+"""The room that acts: a policy's actions for observations."""

@@ -1,6 +1,7 @@
-"""Drawing actions from a policy; done at every step, so in few operations, and numpy's.
+"""Draws actions from a policy's distribution.
 
-For arrays as small as a step's, what an operation costs is the call.
+This runs at every step. The arrays are so small that the calls cost more than the arithmetic, so
+the common distributions are drawn with a few calls of numpy.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ _HALF_LOG_2PI = np.float32(0.5 * np.log(2 * np.pi))
 
 
 def draw(dist_cls: type, inputs: Tensor, rng: np.random.Generator | None) -> tuple[Any, np.ndarray]:
-    """Actions and their log-probability under the policy that they are drawn from.
+    """Draws an action for each state.
 
     Args:
         dist_cls: RLlib's distribution class of the policy.
-        inputs: its inputs, `[B, ...]`.
-        rng: what to draw with (a composite of distributions draws with torch's); None: take the
-            distribution's mode instead.
+        inputs: Inputs of the distribution `[B, A]`.
+        rng: Random numbers; None takes the mode instead. Distributions other than Categorical and
+            DiagGaussian draw with torch's global generator.
 
     Returns:
-        Actions, arrays `[B, ...]` in the structure of the action space, and logp, `[B]`.
+        Actions (arrays `[B, ...]` in the structure of the action space) and their log-probability
+        `[B]`.
     """
     if dist_cls is TorchCategorical:
         return _draw_categorical(inputs.cpu().numpy(), rng)
@@ -48,7 +50,7 @@ def _draw_categorical(
     if rng is None:
         actions = z.argmax(-1)
     else:
-        # In float64: u * total, once rounded, must not reach an action of probability 0.
+        # In float64, so that rounding u * total never reaches an action of probability 0.
         u = rng.random(len(z))
         actions = (cdf > (u * total)[:, None]).argmax(-1)
     logp = z[np.arange(len(z)), actions] - np.log(total)

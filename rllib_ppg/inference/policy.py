@@ -1,0 +1,79 @@
+"""The one object that acts, used by env runners, evaluation, `load_policy` and the ONNX export.
+
+Shapes: B observations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from torch import Tensor
+
+from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.inference.action_sampling import draw
+
+
+class Policy:
+    """A module with what it takes to act: random numbers, and how actions are given to the env.
+
+    Args:
+        module: The networks, in evaluation mode.
+        rng: Random numbers for sampled actions. Tuple and Dict actions are drawn with torch's
+            global generator instead.
+        normalize_actions: Whether the policy acts in [-1, 1], and Box actions are scaled to the
+            env's bounds.
+        clip_actions: Whether Box actions that are not scaled are clipped to these bounds.
+    """
+
+    def __init__(
+        self,
+        module: RLModule,
+        rng: np.random.Generator,
+        *,
+        normalize_actions: bool = True,
+        clip_actions: bool = False,
+    ):
+        self.module = module
+        self.rng = rng
+        self.actions = Actions(module.action_space)
+        self._device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self._for_env = {"normalized": normalize_actions, "clip": clip_actions}
+
+    @torch.no_grad()
+    def act(
+        self, obs: np.ndarray, state: Any = None, explore: bool = True
+    ) -> tuple[Any, np.ndarray, Any]:
+        """Chooses an action for each observation.
+
+        Args:
+            obs: Observations `[B, ...]` as the networks take them.
+            state: Reserved for recurrent modules.
+            explore: Whether to sample actions, or to take the most probable ones.
+
+        Returns:
+            The actions (arrays `[B, ...]` in the structure of the action space), their
+            log-probability `[B]` and the next state.
+        """
+        actions, logp = self.draw(self.action_dist_inputs(obs, explore), explore)
+        return actions, logp, state
+
+    def action_dist_inputs(self, obs: np.ndarray, explore: bool) -> Tensor:
+        """The module's output for the observations: inputs of its action distribution `[B, A]`."""
+        batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
+        # RLlib's `forward_exploration` puts all submodules into evaluation mode at every step.
+        forward = self.module._forward_exploration if explore else self.module._forward_inference
+        return forward(batch)[Columns.ACTION_DIST_INPUTS]
+
+    def draw(self, inputs: Tensor, explore: bool) -> tuple[Any, np.ndarray]:
+        """Actions and their log-probability, from inputs of the action distribution `[B, A]`."""
+        if explore:
+            return draw(self.module.get_exploration_action_dist_cls(), inputs, self.rng)
+        return draw(self.module.get_inference_action_dist_cls(), inputs, None)
+
+    def for_env(self, actions: Any) -> Any:
+        """The policy's actions, a batch or a single one, as the env takes them."""
+        return self.actions.for_env(actions, **self._for_env)
