@@ -30,7 +30,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, get_original_space
 
-from rllib_ppg.checkpoint.folder import check_checkpoint, resolve
+from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint, read_manifest, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.procgen_levels import procgen_game
@@ -56,11 +56,14 @@ def load_policy(checkpoint: str) -> TrainedPolicy:
             whose newest checkpoint is loaded.
 
     Raises:
-        ValueError: There is no checkpoint, it is of a multi-agent algorithm or RLlib's old API
-            stack, or something that it refers to can't be imported.
+        ValueError: There is no checkpoint, another version of this package wrote it, it is of a
+            multi-agent algorithm or RLlib's old API stack, or something that it refers to can't be
+            imported.
     """
     checkpoint = find_checkpoint(checkpoint)
     filesystem, root = resolve(checkpoint)
+    if _is_file(filesystem, f"{root}/{MANIFEST}"):  # a checkpoint of PPG
+        read_manifest(filesystem, root)  # refuses other formats before anything is unpickled
     try:
         config = _read_config(filesystem, root)
         _check_single_agent(config, checkpoint)
@@ -221,7 +224,8 @@ def find_checkpoint(path: str) -> str:
             raise ValueError(
                 f"{path} has checkpoints of {len(newest)} trials: name one, as in {min(newest)}"
             )
-        path = next(iter(newest.values()), path)
+        if newest:
+            return next(iter(newest.values()))
     check_checkpoint(path, replay=False)
     return path
 
@@ -242,8 +246,11 @@ def _folders(filesystem: fs.FileSystem, root: str) -> list[str]:
 
 
 def _is_checkpoint(filesystem: fs.FileSystem, root: str) -> bool:
-    marker = f"{root}/{Algorithm.METADATA_FILE_NAME}"
-    return filesystem.get_file_info(marker).type == fs.FileType.File
+    return _is_file(filesystem, f"{root}/{Algorithm.METADATA_FILE_NAME}")
+
+
+def _is_file(filesystem: fs.FileSystem, path: str) -> bool:
+    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
 def _read_config(filesystem: fs.FileSystem, root: str) -> AlgorithmConfig:
