@@ -81,9 +81,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _fix_links(markdown: str) -> str:
-    """Makes links to docs/ links within the site, and those to other files plain text."""
+    """Makes links to docs/ links within the site, and those to other files their names."""
     markdown = re.sub(r"\]\((?:\.\./)?docs/", "](../", markdown)
-    return re.sub(r"\[([^]]+)\]\((?!\.\./|#|https?:)[^)]+\)", r"\1", markdown)
+    return re.sub(r"\[[^]]+\]\((?!\.\./|#|https?:)([^)]+)\)", r"`\1`", markdown)
 
 
 def _command_line() -> str:
