@@ -14,6 +14,7 @@ import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
 from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
@@ -27,15 +28,7 @@ from rllib_ppg.learning.collectives import CollectiveError
 from rllib_ppg.learning.replay_reader import BlockReader
 from tests.support.algorithms import learner_states, only_module, several
 from tests.support.comparison import check_same, timeless
-from tests.support.learners import make_rollout
-
-
-class Float64Learner(PPGTorchLearner):
-    """Computes in float64, in which sums hardly depend on their order."""
-
-    def build(self):
-        super().build()
-        self.module[DEFAULT_MODULE_ID].double()
+from tests.support.learners import Float64Module, make_rollout
 
 
 def run_phases(algo, *env_runner_rows):
@@ -68,8 +61,11 @@ def run_phases(algo, *env_runner_rows):
 
 @pytest.mark.parametrize("num_learners", [1, 2, 3])
 def test_any_number_of_learners_does_what_one_does(build, num_learners):
-    kwargs = {"learner": Float64Learner, "e_v": 2, "segment_length": 4}
-    one, many = build(several(0, **kwargs)), build(several(num_learners, **kwargs))
+    def double(num_learners):
+        config = several(num_learners, e_v=2, segment_length=4)
+        return config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
+
+    one, many = build(double(0)), build(double(num_learners))
     # Uneven shards, env runners of one row, and with two rows in all: learners that get none.
     for env_runner_rows in [(6,), (5, 2), (1, 1, 1), (2,)]:
         expected_states, expected_metrics, _ = run_phases(one, *env_runner_rows)

@@ -6,16 +6,26 @@ import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
 REAL = gym.spaces.Box(-1, 1, (2,))
 LOG_STD = -3.0  # of real actions, as of policies that have trained for long
 N, T = 6, 8
+
+
+class Float64Module(PPGTorchRLModule):
+    """The networks in float64, in which sums hardly depend on their order."""
+
+    def setup(self):
+        super().setup()
+        self.double()
 
 
 class SGDLearner(PPGTorchLearner):
@@ -31,8 +41,21 @@ class SGDLearner(PPGTorchLearner):
 
 
 def make_learner(
-    cls=PPGTorchLearner, obs=OBS, act=ACT, seed=0, gpus=0, env_runners=None, **training
+    cls=PPGTorchLearner,
+    obs=OBS,
+    act=ACT,
+    seed=0,
+    gpus=0,
+    env_runners=None,
+    double=False,
+    **training,
 ):
+    """A learner with small networks.
+
+    Args:
+        double: Whether networks, losses and gradients are float64. Only the columns of a rollout,
+            advantages and value targets stay float32.
+    """
     torch.manual_seed(seed)
     settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
     config = (
@@ -51,6 +74,8 @@ def make_learner(
         )
         .training(**settings | training)
     )
+    if double:
+        config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
     spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, act)})
     learner = cls(config=config, module_spec=spec)
     learner.build()
