@@ -15,7 +15,6 @@ other's.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -23,15 +22,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-RESULTS = Path("docs/results")
+from benchmarks.learning_rows import RESULTS, write_rows
+
 FIELDS = ("env", "algo", "seed", "env_steps", "episode_return", "wall_time_s")
 POINTS = 50  # logged of a run
 SAVE_EVERY_S = 60.0
@@ -127,33 +125,6 @@ def use_one_core() -> None:
             logging_level="ERROR",
             object_store_memory=2 * 2**30,
         )
-
-
-def write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a run's CSV, all at once: a run that has one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    with draft.open("w", newline="") as f:
-        f.write(f"# {describe()}\n")
-        csv.writer(f).writerows([fields, *rows])
-    draft.rename(path)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """What `write_rows` has written, by field."""
-    with path.open() as f:
-        return list(csv.DictReader(line for line in f if not line.startswith("#")))
-
-
-def describe() -> str:
-    """Versions, machine and day of a run."""
-    from benchmarks.throughput import machine
-    from rllib_ppg._version import versions
-
-    envs = ("mujoco", "MinAtar", "ale_py", "procgen-mirror")
-    of = versions("ray", "torch", "gymnasium", "numpy", *envs)
-    packages = ", ".join(f"{name} {version}" for name, version in of.items())
-    return f"{packages}; 1 of {machine()['cpu']}; {time.strftime('%Y-%m-%d')}"
 
 
 # -- The queue ---------------------------------------------------------------------------------

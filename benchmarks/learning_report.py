@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from rliable import library, metrics
 
 from benchmarks import phases_report
-from benchmarks.learning import RESULTS, read_rows
+from benchmarks.learning_rows import RESULTS, read_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves

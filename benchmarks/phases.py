@@ -23,7 +23,8 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.tune.utils import flatten_dict
 
-from benchmarks.learning import RESULTS, Run, use_one_core, write_rows
+from benchmarks.learning import Run, use_one_core
+from benchmarks.learning_rows import RESULTS, write_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg import PPG, PPGCallback
 from rllib_ppg.evaluation.players import make_player

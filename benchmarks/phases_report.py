@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.learning import RESULTS, read_rows
+from benchmarks.learning_rows import RESULTS, read_rows
 
 OF_RUN = ("env", "algo", "seed")
 
