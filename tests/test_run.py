@@ -169,7 +169,7 @@ def wandb_records(a_run):
 def test_without_wandb_the_run_goes_on_offline(a_run):
     lines = [line for line in a_run.out.splitlines() if line.startswith("W&B")]
     assert len(lines) == 2
-    assert "logging offline, the run goes on" in lines[0]
+    assert "; logging offline" in lines[0]
     assert re.fullmatch(r"W&B: `wandb sync .*/wandb/offline-run-\S+` uploads it", lines[1])
 
 

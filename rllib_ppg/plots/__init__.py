@@ -1,1 +1,1 @@
-"""Reads runs back, compares them, and draws them: what is under `rllib plot`."""
+"""`rllib plot`: reads runs, compares them and draws them."""

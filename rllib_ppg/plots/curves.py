@@ -1,4 +1,4 @@
-"""Learning curves, and several of them, of one setting's seeds, as one."""
+"""Learning curves: of one training run, and of one setting's seeds together."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ import numpy as np
 
 FINAL_SHARE = 0.05
 
-# A setting's, as far as it goes onto an axis.
+# A setting's value on an axis.
 Value = float | str
 
 
 @dataclass(frozen=True)
 class Points:
-    """The learning curve of one training.
+    """Learning curve of one training run.
 
     Attributes:
-        env_steps: [n], increasing; n may be 0.
-        returns: [n]
+        env_steps: Env steps, [n], increasing; n may be 0.
+        returns: Returns after these steps, [n].
     """
 
     env_steps: np.ndarray
     returns: np.ndarray
 
     def at(self, env_steps: np.ndarray) -> np.ndarray:
-        """Returns the returns at other steps, linear between its own."""
+        """Returns the returns at other steps, by linear interpolation."""
         return np.interp(env_steps, self.env_steps, self.returns)
 
     def until(self, end: float) -> Points:
-        """Returns the curve up to a number of steps; all of it if it is shorter."""
+        """Returns the curve up to a number of steps; the whole curve if it is shorter."""
         steps = self.env_steps[self.env_steps < end]
         if 0 < len(steps) < len(self.env_steps):
             steps = np.append(steps, end)
         return Points(steps, self.at(steps) if len(steps) else steps)
 
     def final(self) -> float:
-        """Returns the mean over the last 5 % of steps, as OpenAI's tables do."""
+        """Returns the mean over the last 5 % of steps, as in OpenAI's tables."""
         last = self.env_steps >= (1 - FINAL_SHARE) * self.env_steps[-1]
         return float(self.returns[last].mean())
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The seeds of one setting in one environment.
+    """All seeds of one setting in one environment.
 
     Attributes:
-        label: What tells it from the others beside it.
-        seeds: One learning curve each, none of them empty.
-        algo: The algorithm's name.
-        x: The value of the setting that returns are plotted against; None where it has none.
-        reference: The name of OpenAI's experiment, if it is one of theirs.
+        label: Name of the curve, unique in its panel.
+        seeds: Learning curves of the seeds, none of them empty.
+        algo: Algorithm's name.
+        x: Value of the setting that returns are plotted against; None if it has no such setting.
+        reference: Name of OpenAI's experiment; "" for your own runs.
     """
 
     label: str
@@ -61,10 +61,10 @@ class Curve:
     reference: str = ""
 
     def mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Averages over the seeds, at the steps at which all of them have returns.
+        """Averages over the seeds, at the steps where all of them have returns.
 
         Returns:
-            Steps, mean and standard deviation, [n] each; the last is NaN for a single seed.
+            Steps, mean and standard deviation, each [n]. The last is NaN for a single seed.
         """
         steps = common_steps(self.seeds)
         returns = np.array([seed.at(steps) for seed in self.seeds])
@@ -75,17 +75,17 @@ class Curve:
         return np.array([seed.final() for seed in self.seeds])
 
     def last_step(self) -> float:
-        """Returns the number of steps of its longest seed."""
+        """Returns the last step of the longest seed."""
         return max(seed.env_steps[-1] for seed in self.seeds)
 
     def until(self, end: float) -> Curve:
-        """Returns the curve up to a number of steps, without seeds that begin later."""
+        """Returns the curve up to a number of steps, without seeds that start later."""
         cut = (seed.until(end) for seed in self.seeds)
         return replace(self, seeds=tuple(seed for seed in cut if len(seed.env_steps)))
 
 
 def common_steps(curves: Sequence[Points]) -> np.ndarray:
-    """Returns the steps of any of the curves, where none begins later or ends earlier."""
+    """Returns all curves' steps within the range that every curve covers."""
     steps = np.unique(np.concatenate([curve.env_steps for curve in curves]))
     start = max(curve.env_steps[0] for curve in curves)
     end = min(curve.env_steps[-1] for curve in curves)
@@ -93,7 +93,7 @@ def common_steps(curves: Sequence[Points]) -> np.ndarray:
 
 
 def std(returns: np.ndarray) -> np.ndarray:
-    """Returns the sample standard deviation over seeds: [seeds, ...] -> [...]; NaN for one."""
+    """Returns the sample standard deviation over seeds, [seeds, ...] -> [...]; NaN for one seed."""
     if len(returns) < 2:
         return np.full(returns.shape[1:], np.nan)
     return np.asarray(returns.std(axis=0, ddof=1))

@@ -1,4 +1,4 @@
-"""The table that a sweep ends with: final returns, the best first."""
+"""The table at the end of a sweep: final returns, the best first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _HEAD = ("environment", "setting", "final return", "seeds", "env steps")
 
 
 def final_table(panels: Iterable[Panel], against: str | None = None) -> str:
-    """Returns one line a curve: its final return, mean +- standard deviation over seeds.
+    """Returns a table of final returns, a line per curve: mean +- standard deviation over seeds.
 
-    Within an environment the best comes first. The final return is the mean over the last 5 % of
-    environment steps.
+    Within an environment the best curve comes first. The final return is the mean over the last 5 %
+    of environment steps.
 
     Args:
-        panels: What to list.
-        against: The name of the setting that the curves' `x` is.
+        panels: Panels to list.
+        against: Name of the setting whose values are the curves' `x`.
     """
     rows = [_HEAD]
     for panel in panels:
@@ -37,13 +37,13 @@ def final_table(panels: Iterable[Panel], against: str | None = None) -> str:
 
 
 def sweep_table(trials: Iterable[Trial]) -> str:
-    """Returns the final returns of trials, those of several Procgen games averaged as well."""
+    """Returns the table of trials, with a mean over games if there are several Procgen games."""
     panels = by_environment(trials)
     return final_table([*panels, *mean_over_games(panels)])
 
 
 def in_short(number: float) -> str:
-    """Returns a number in three digits, as in "8.39M"."""
+    """Returns a number with three digits, for example "8.39M"."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""OpenAI's published learning curves on Procgen; `data/README.md` says what and whose they are."""
+"""OpenAI's published learning curves on Procgen; see `data/README.md`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LABELS = {
     "ppg_single": "PPG, one network",
     "ppgkl": "PPG, KL penalty",
 }
-# Not e_pi: their sweep of it varied E_V with it.
+# Not e_pi: their sweep of it varied E_V too.
 _SWEPT = ("n_pi", "e_aux")
 
 
 def curve(experiment: str, game: str, against: str | None = None) -> Curve:
-    """Returns the runs of an experiment on a game, in hard mode with all levels.
+    """Returns an experiment's runs on a game, in hard mode with all levels.
 
     Args:
-        experiment: "ppg", "ppo", "ppg_single", "ppgkl", or one of a sweep, as in "n_pi=8".
-        game: Procgen's name of it.
-        against: The setting that is plotted against; experiments of its sweep go by one label.
+        experiment: "ppg", "ppo", "ppg_single", "ppgkl", or one of a sweep, for example "n_pi=8".
+        game: Procgen's name of the game.
+        against: Setting that is plotted against; the experiments of its sweep share a label.
 
     Raises:
         ValueError: If there is no such experiment.
@@ -47,7 +47,7 @@ def curve(experiment: str, game: str, against: str | None = None) -> Curve:
 
 
 def sweep(setting: str) -> list[str]:
-    """Returns the experiments of their sweep of a setting, none if they have not swept it."""
+    """Returns the experiments of OpenAI's sweep of a setting; empty if there is no such sweep."""
     names = [e for e in experiments() if setting in _SWEPT and e.startswith(f"{setting}=")]
     return sorted(names, key=lambda name: int(name.split("=")[1]))
 

@@ -1,8 +1,8 @@
-"""Arranges trials for a picture or a table: a panel an environment, a curve a setting.
+"""Arranges trials for a picture or a table: a panel per environment, a curve per setting.
 
-Trials that differ in nothing but their seed are one curve. The folder they are in tells them apart
-only where nothing else does: the same settings with the same seed in two runs. A seed that was
-trained more than once in one run counts once, with its latest trial.
+Trials that differ only in their seed form one curve. If two runs have the same settings and the
+same seed, their folders tell the curves apart. A seed that was trained more than once in one run
+counts once, with its latest trial.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from rllib_ppg.plots import openai_curves
 from rllib_ppg.plots.curves import Curve, Points, common_steps
 from rllib_ppg.plots.results import Trial
 
-# The run's folder among the settings; it is named by its value alone.
+# Path of the run's folder among the settings; labels show only its value.
 _RUN = ""
 _MODE = "env_config/distribution_mode"
-# Seeds are averaged over, environments have panels of their own, callbacks only look on.
+# Seeds are averaged over, and each environment has its own panel.
 _NO_SETTINGS = {"seed", "env"}
-# Options of Procgen that change no game.
+# Options of Procgen that do not change the game.
 _SAME_GAME = {"num_threads", "rand_seed"}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves to be compared: those of one environment, or means over games.
+    """Curves to compare: those of one environment, or means over games.
 
     Attributes:
-        title: The environment.
-        curves: Those of the trials, and after them OpenAI's.
-        game: Procgen's game, "" if it is none.
-        mode: Its mode.
+        title: Name of the environment.
+        curves: Curves of the trials, followed by OpenAI's.
+        game: Procgen game; "" for other environments.
+        mode: Procgen's distribution mode.
         as_published: Whether OpenAI's curves are of the same environment.
-        normalized: Whether returns are normalised ones.
+        normalized: Whether returns are normalised.
     """
 
     title: str
@@ -52,11 +52,12 @@ class Panel:
 
 
 def by_environment(trials: Iterable[Trial], against: str | None = None) -> list[Panel]:
-    """Returns a panel an environment, sorted by name.
+    """Returns a panel per environment, sorted by name.
 
     Args:
-        trials: In the order in which they started.
-        against: The path of the setting to plot against: not in the labels, but each curve's `x`.
+        trials: Trials in the order in which they started.
+        against: Path of the setting to plot against. It becomes each curve's `x` instead of a part
+            of its label.
     """
     trials = list(trials)
     swept = {
@@ -81,10 +82,10 @@ def by_environment(trials: Iterable[Trial], against: str | None = None) -> list[
 def add_reference(
     panels: Iterable[Panel], experiments: Sequence[str], against: str | None = None
 ) -> list[Panel]:
-    """Adds OpenAI's curves, as far as the panel's own go, where they are of the same environment.
+    """Adds OpenAI's curves to panels of the same environment, up to the last step of its runs.
 
     Raises:
-        ValueError: If they published no such experiment.
+        ValueError: If OpenAI published no such experiment.
     """
     added = []
     for panel in panels:
@@ -98,9 +99,9 @@ def add_reference(
 
 
 def mean_over_games(panels: Iterable[Panel]) -> list[Panel]:
-    """Returns a panel with mean normalised returns, if there are several games that all share.
+    """Returns a panel with mean normalised returns, if all settings ran on several games.
 
-    The first seeds of all games make the first seed of the mean, and so on, as far as each has one.
+    The first seeds of all games form the mean's first seed, and so on, while each game has one.
     """
     games = [panel for panel in panels if panel.mode in RETURN_RANGES.get(panel.game, ())]
     ours = {_key(curve) for panel in games for curve in panel.curves if not curve.reference}
@@ -124,7 +125,7 @@ def mean_over_games(panels: Iterable[Panel]) -> list[Panel]:
 def swept_settings(trials: Iterable[Trial]) -> dict[str, list[str]]:
     """Returns, for each algorithm, the paths of the settings in which its trials differ.
 
-    A difference between environments alone is none. A last path "" stands for the run's folder.
+    Differences between environments do not count. A last path "" stands for the run's folder.
     """
     algorithms: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -142,10 +143,10 @@ def swept_settings(trials: Iterable[Trial]) -> dict[str, list[str]]:
 
 
 def find_setting(trials: Sequence[Trial], name: str) -> str:
-    """Returns the path of a setting that is given by its path or the end of it.
+    """Returns the path of a setting, given the path or its last part.
 
     Raises:
-        ValueError: If there is no such setting, or trials in one environment all have the same.
+        ValueError: If there is no such setting, or it has one value in each environment.
     """
     known = sorted({path for trial in trials for path in (*trial.config, *trial.given)})
     matches = [p for p in known if p == name] or [p for p in known if p.split("/")[-1] == name]
@@ -182,7 +183,7 @@ def _curves(
 def _seeds(trials: Sequence[Trial]) -> tuple[Points, ...]:
     latest: dict[Any, Trial] = {}
     for i, trial in enumerate(trials):
-        # Without a seed every trial is another one.
+        # Trials without a seed are all different.
         latest[i if trial.seed is None else f"seed {trial.seed}"] = trial
     in_order = sorted(latest.values(), key=lambda trial: trial.seed or 0)
     return tuple(Points(trial.env_steps, trial.returns) for trial in in_order)
@@ -229,12 +230,12 @@ def _has(trial: Trial, path: str) -> bool:
 
 
 def _default(trial: Trial, path: str) -> Any:
-    """Procgen's, of an option; None of anything else."""
+    """Procgen's default of an option; None for anything else."""
     return OPTIONS.get(path.removeprefix("env_config/")) if procgen_game(trial.env) else None
 
 
 def _value(trial: Trial, path: str) -> Any:
-    """Returns what a setting is, Procgen's defaults included, as something to compare by."""
+    """A setting's value, with Procgen's defaults, as a number or text that can be compared."""
     if path == _RUN:
         return trial.run
     value = trial.setting(path)
@@ -245,7 +246,7 @@ def _value(trial: Trial, path: str) -> Any:
 
 
 def _in_words(path: str, value: Any) -> str:
-    # Of a label that begins with an underscore matplotlib makes no legend.
+    # matplotlib leaves labels that begin with an underscore out of the legend.
     return str(value).lstrip("_") if path == _RUN else f"{path.split('/')[-1]}={value}"
 
 
@@ -254,7 +255,7 @@ def _key(curve: Curve) -> tuple[Any, ...]:
 
 
 def _numbers_by_size(key: Any) -> Any:
-    """Makes numbers, words and tuples of them sortable, numbers first."""
+    """Sort key of numbers, words and tuples of them; numbers come first."""
     if isinstance(key, tuple):
         return tuple(map(_numbers_by_size, key))
     return (0, key, "") if isinstance(key, int | float) else (1, 0, str(key))

@@ -1,7 +1,7 @@
 """Draws panels of curves: returns against environment steps, or final returns against a setting.
 
-Colours are those of Okabe and Ito, told apart by colour-blind people too. PPG and PPO keep theirs
-from picture to picture; OpenAI's curves are dashed and muted.
+The colours are Okabe and Ito's, which colour-blind people can tell apart. PPG and PPO have the same
+colours in every picture; OpenAI's curves are dashed and muted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REFERENCES = {"ppg": "#5F8AA3", "ppo": "#946B4A"}
 _GREYS = ("#555555", "#888888", "#AAAAAA")
 _DASHES = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
 _MARKERS = "os^Dvp*"
-# Any: the stubs want the names of all settings as literals.
+# Any, because the stubs require the names of all settings as literals.
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -57,11 +57,11 @@ class _Look:
 
 
 def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> Figure:
-    """Draws the mean over seeds against environment steps, with a band of a standard deviation.
+    """Draws the mean over seeds against environment steps, with a band of one standard deviation.
 
     Args:
-        panels: One or more.
-        y_label: What the returns are called where they are not normalised.
+        panels: Panels to draw, at least one.
+        y_label: Label of returns that are not normalised.
     """
     looks = _looks(panels)
     figure, axes = _grid(panels, y_label, "environment steps")
@@ -69,7 +69,7 @@ def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> F
         for curve in panel.curves:
             steps, mean, spread = curve.mean()
             look = looks[curve.label]
-            # A single point makes no line.
+            # A single point draws no line.
             marker = look.marker if len(steps) == 1 else None
             ax.plot(steps, mean, label=curve.label, marker=marker, **look.line())
             if len(curve.seeds) > 1:
@@ -83,19 +83,19 @@ def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> F
 
 
 def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) -> Figure:
-    """Draws final returns against a setting: a dot a seed, and a line through the means.
+    """Draws final returns against a setting: a dot per seed, and a line through the means.
 
-    A curve without a value of the setting, PPO's of N_pi say, is a horizontal line.
+    A curve without the setting, for example PPO's in a sweep of N_pi, is a horizontal line.
 
     Args:
-        panels: Made with `against=setting`.
-        setting: Its name.
-        y_label: What the returns are called where they are not normalised.
+        panels: Panels that were made with `against=setting`.
+        setting: Name of the setting.
+        y_label: Label of returns that are not normalised.
     """
     looks = _looks(panels)
     figure, axes = _grid(panels, f"final {y_label}", setting)
     values = [c.x for panel in panels for c in panel.curves if c.x is not None]
-    place = _set_scale(axes, values)
+    position = _set_scale(axes, values)
     for ax, panel in zip(axes, panels, strict=True):
         for label in dict.fromkeys(curve.label for curve in panel.curves):
             look = looks[label]
@@ -103,7 +103,7 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
             for curve in curves:
                 if curve.x is None:
                     ax.axhline(curve.finals().mean(), label=label, **look.line())
-            swept = {place[curve.x]: curve.finals() for curve in curves if curve.x is not None}
+            swept = {position[curve.x]: curve.finals() for curve in curves if curve.x is not None}
             if swept:
                 means = [finals.mean() for finals in swept.values()]
                 ax.plot([*swept], means, label=label, marker=look.marker, **look.line())
@@ -150,7 +150,7 @@ def _grid(panels: Sequence[Panel], y_label: str, x_label: str) -> tuple[Figure, 
 
 
 def _looks(panels: Sequence[Panel]) -> dict[str, _Look]:
-    """Returns how each label's curves are drawn."""
+    """The look of each label's curves."""
     curves = {curve.label: curve for panel in panels for curve in panel.curves}
     ours = [curve for curve in curves.values() if not curve.reference]
     theirs = [curve for curve in curves.values() if curve.reference]
@@ -165,7 +165,7 @@ def _looks(panels: Sequence[Panel]) -> dict[str, _Look]:
 
 
 def _colours(curves: Sequence[Curve]) -> list[str]:
-    if len(curves) > len(_ALGORITHMS) + len(_OTHERS):  # a long sweep, in its order
+    if len(curves) > len(_ALGORITHMS) + len(_OTHERS):  # a long sweep
         return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0, 0.92, len(curves))]
     of_algorithm, others = dict(_ALGORITHMS), [*_OTHERS]
     present = {curve.algo for curve in curves}
@@ -174,27 +174,27 @@ def _colours(curves: Sequence[Curve]) -> list[str]:
 
 
 def _set_scale(axes: Iterable[Axes], values: Iterable[Value]) -> dict[Value, float]:
-    """Scales the axis of a setting for its values, and returns each one's place on it."""
+    """Scales the axis of a setting for its values, and returns each value's position."""
     numbers = sorted({value for value in values if not isinstance(value, str)})
     words = sorted({value for value in values if isinstance(value, str)})
-    place: dict[Value, float] = {}
+    position: dict[Value, float] = {}
     base = 1
     if words:
-        place.update({number: i for i, number in enumerate(numbers)})
-        place.update({word: len(numbers) + i for i, word in enumerate(words)})
+        position.update({number: i for i, number in enumerate(numbers)})
+        position.update({word: len(numbers) + i for i, word in enumerate(words)})
     else:
-        place.update({number: number for number in numbers})
+        position.update({number: number for number in numbers})
         if numbers[0] > 0 and all(math.log2(number).is_integer() for number in numbers):
             base = 2
         elif numbers[0] > 0 and numbers[-1] >= 20 * numbers[0]:
             base = 10
-    names = [value if isinstance(value, str) else f"{value:g}" for value in place]
+    names = [value if isinstance(value, str) else f"{value:g}" for value in position]
     for ax in axes:
         if base > 1:
             ax.set_xscale("log", base=base)
-        ax.set_xticks(list(place.values()), names)
+        ax.set_xticks(list(position.values()), names)
         ax.xaxis.set_minor_locator(NullLocator())
-    return place
+    return position
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], caption: str) -> None:
@@ -210,7 +210,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], capti
     labels = [f"{label} ({_count(seeds[label])})" for label in handles]
     column_width = 0.9 + 0.08 * max(map(len, labels))  # inches
     columns = max(1, min(len(labels), int(figure.get_figwidth() / column_width)))
-    # Not at the cost of the panels.
+    # The legend must not shrink the panels.
     figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
     with rc_context(_STYLE):
         figure.legend(

@@ -1,1 +1,1 @@
-"""Callbacks and loggers for Tune runs."""
+"""Tune callbacks: progress, logs, and what saves and resumes a run."""

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rllib_ppg.tune_callbacks.time_left import ENV_STEPS, TimeLeft, get
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME as ENV_STEPS
+
+from rllib_ppg.tune_callbacks.time_left import TimeLeft, get
 
 
 class ProgressLines:

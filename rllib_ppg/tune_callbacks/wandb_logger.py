@@ -1,4 +1,4 @@
-"""Weights & Biases, for `rllib train --track` and for a Tuner's callbacks."""
+"""Logs to Weights & Biases, for `rllib train --track` and for a Tuner's callbacks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import wandb
 from pyarrow.fs import LocalFileSystem
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME as ENV_STEPS
 from ray.tune.logger import LoggerCallback
 from ray.tune.utils import flatten_dict
 
@@ -23,12 +25,11 @@ from rllib_ppg.experiments.experiment import as_data
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-ENV_STEPS = "num_env_steps_sampled_lifetime"
 DEFAULT_PROJECT = "rllib_ppg"
 
 
 def _never_fails(method: Callable[..., None]) -> Callable[..., None]:
-    """Ends the logging of a trial, and not the trial, if W&B raises anything."""
+    """Makes an exception of W&B end the logging of the trial, not the trial."""
 
     @functools.wraps(method)
     def guarded(self: WandbLogger, *args: Any, **kwargs: Any) -> None:
@@ -37,23 +38,24 @@ def _never_fails(method: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             trial = kwargs.get("trial") or next(a for a in args if hasattr(a, "trial_id"))
             self._runs.pop(trial, None)
-            print(f"W&B: {_one_line(error)}; {trial} is not logged there any more", flush=True)
+            print(f"W&B: {_one_line(error)}; {trial} is no longer logged", flush=True)
 
     return guarded
 
 
 class WandbLogger(LoggerCallback):
-    """Results and the whole config of each trial as a W&B run, with env steps as the x axis.
+    """Logs each trial's results and whole config as a W&B run, with env steps as the x axis.
 
-    Unlike Ray's own callback it needs neither a key nor a network: without them the run goes on,
-    and its data are kept on disk, in `wandb/` below the trial's folder. Whatever W&B may raise ends
-    the logging of that trial, and never the run.
+    Ray's own callback fails without a key, and its x axis is the training iteration. This one logs
+    offline without a key or a network, into `wandb/` in the trial's folder. An exception of W&B
+    ends the logging of its trial, never the run.
 
     Args:
-        project: of W&B; None: what WANDB_PROJECT says, or "rllib_ppg".
-        group: that the trials' runs are shown in; None: the experiment's name.
-        mode: "online" or "offline"; None: what WANDB_MODE says, or online.
-        upload_checkpoints: keep each checkpoint as a W&B artifact, too. PPG's hold the replay list.
+        project: W&B project; None uses WANDB_PROJECT, or "rllib_ppg".
+        group: W&B group of the trials' runs; None uses the experiment's name.
+        mode: "online" or "offline"; None uses WANDB_MODE, or "online".
+        upload_checkpoints: Whether to keep each checkpoint, with PPG's replay list, as a W&B
+            artifact.
     """
 
     def __init__(
@@ -68,21 +70,21 @@ class WandbLogger(LoggerCallback):
         self._mode: Any = mode or os.environ.get("WANDB_MODE") or "online"
         self._upload_checkpoints = upload_checkpoints
         self._runs: dict[Trial, wandb.Run] = {}
-        self._places: list[str] = []
-        self._told = False  # that there are no videos
+        self._locations: list[str] = []
+        self._has_explained_no_video = False
 
+    @override(LoggerCallback)
     def setup(self, **info: Any) -> None:
-        """Is called by Tune before the first trial starts; goes offline if that is all there is."""
         with contextlib.suppress(Exception):
-            wandb.setup(wandb.Settings(silent=True))  # this callback says what there is to say
-        why_not = _unreachable() if self._mode == "online" else ""
-        if why_not:
+            wandb.setup(wandb.Settings(silent=True))  # this callback prints what matters
+        why_offline = _why_offline() if self._mode == "online" else ""
+        if why_offline:
             self._mode = "offline"
-            print(f"W&B: {why_not}; logging offline, the run goes on", flush=True)
+            print(f"W&B: {why_offline}; logging offline", flush=True)
 
+    @override(LoggerCallback)
     @_never_fails
     def log_trial_start(self, trial: Trial) -> None:
-        """Opens the trial's W&B run; a trial that is resumed goes on in its old one."""
         if trial in self._runs:
             return
         local = isinstance(trial.storage.storage_filesystem, LocalFileSystem)
@@ -93,7 +95,7 @@ class WandbLogger(LoggerCallback):
             group=self._group or trial.experiment_dir_name,
             id=trial.trial_id,
             name=str(trial),
-            resume="allow",
+            resume="allow",  # a resumed trial continues its W&B run
             reinit="create_new",
             mode=self._mode,
             dir=folder,
@@ -103,33 +105,34 @@ class WandbLogger(LoggerCallback):
         run.define_metric("*", step_metric=ENV_STEPS)
         self._runs[trial] = run
         if self._mode == "offline":
-            folder_of_run = shlex.quote(str(Path(run.dir).parent))
-            self._places.append(f"`wandb sync {folder_of_run}` uploads it")
+            run_folder = shlex.quote(str(Path(run.dir).parent))
+            self._locations.append(f"`wandb sync {run_folder}` uploads it")
         elif run.url:
-            self._places.append(run.url)
+            self._locations.append(run.url)
 
+    @override(LoggerCallback)
     @_never_fails
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Logs the iteration's numbers; the config at each, as PBT changes it."""
         run = self._runs.get(trial)
         if run is None:
             return
+        # With each result, because PBT changes the config.
         config = {k: v for k, v in result.get("config", {}).items() if "callbacks" not in k}
         run.config.update(as_data(config), allow_val_change=True)
         flat = flatten_dict({k: v for k, v in result.items() if k != "config"}, delimiter="/")
         row = {key: value for key, value in flat.items() if _is_number(value)}
         video = flat.get(f"evaluation/{VIDEO}")
-        if video and Path(video).is_file():  # it is not if the trial runs on another node
+        if video and Path(video).is_file():  # False if the trial runs on another node
             row[f"evaluation/{VIDEO}"] = wandb.Video(video, format="mp4")
-        why_not = flat.get(f"evaluation/{NO_VIDEO}")
-        if why_not and not self._told:
-            self._told = True
-            print(f"W&B: there are no videos: {why_not}", flush=True)
+        no_video = flat.get(f"evaluation/{NO_VIDEO}")
+        if no_video and not self._has_explained_no_video:
+            self._has_explained_no_video = True
+            print(f"W&B: there are no videos: {no_video}", flush=True)
         run.log(row)
 
+    @override(LoggerCallback)
     @_never_fails
     def log_trial_save(self, trial: Trial) -> None:
-        """Uploads the trial's newest checkpoint, if that is asked for."""
         run = self._runs.get(trial)
         if run is None or not self._upload_checkpoints or trial.checkpoint is None:
             return
@@ -138,30 +141,30 @@ class WandbLogger(LoggerCallback):
             artifact.add_dir(folder)
         run.log_artifact(artifact)
 
+    @override(LoggerCallback)
     @_never_fails
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """Closes the trial's W&B run."""
         run = self._runs.pop(trial, None)
         if run is not None:
             run.finish(exit_code=int(failed))
 
+    @override(LoggerCallback)
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Is called by Tune after the last trial; says where the data are."""
-        for trial in list(self._runs):  # of a run that was interrupted
+        for trial in list(self._runs):  # still open if the experiment was interrupted
             self.log_trial_end(trial)
-        for place in self._places:
-            print(f"W&B: {place}", flush=True)
+        for location in self._locations:
+            print(f"W&B: {location}", flush=True)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Number) and not (isinstance(value, float) and math.isnan(value))
 
 
-def _unreachable() -> str:
-    """Why W&B can't be logged to, in a few words; "" if it can."""
+def _why_offline() -> str:
+    """Why W&B cannot be reached, in a few words; "" if it can."""
     try:
         return "" if wandb.login(prompt=False) else "there is no key (`wandb login` stores one)"
-    except Exception as error:  # of several libraries below: no network, a wrong key
+    except Exception as error:  # several libraries raise: no network, a wrong key
         return _one_line(error)
 
 
