@@ -1,4 +1,4 @@
-"""When Ctrl-C or SIGTERM ends a run: after its checkpoints, at once the second time, or in time."""
+"""How Ctrl-C and SIGTERM end a run: after its checkpoints, at once the second time, or in time."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.command import RLLIB, run
 
 @pytest.fixture
 def ended():
-    """What Tune's own handler has been told; it ends the run."""
+    """Signals that reached Tune's own handler, which ends the run."""
     told = []
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, lambda signum, frame: told.append(signum))
@@ -187,7 +187,7 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path):
 
 
 def assert_ended_as_asked(process, out, err, folder, iterations):
-    """After SIGTERM: with these iterations told of and kept, and a checkpoint named."""
+    """Checks the end after SIGTERM: iterations printed and kept, and a checkpoint named."""
     assert process.returncode == 143
     assert err == "rllib: terminated\n"
     assert out.count("stopping on SIGTERM: a checkpoint is saved when this iteration ends") == 1

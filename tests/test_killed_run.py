@@ -1,4 +1,4 @@
-"""SIGKILL of `rllib train`, and how `--resume` goes on."""
+"""SIGKILL of `rllib train`, and what `--resume` does after it."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ CONFIG = {
     "n_pi": 2,
     "e_aux": 1,
 }
-# An experiment that kills its own driver in the second of its saves, once.
+# An experiment that kills its own driver once, in the second save.
 KILLS = """
 import os
 import signal
@@ -128,7 +128,7 @@ def whole(found):
 
 
 @pytest.mark.faults
-def test_it_goes_on_from_the_newest_checkpoint(copy):
+def test_it_resumes_from_the_newest_checkpoint(copy):
     before = read(copy)
     newest = int(whole(before)[-1].split("_")[1]) + 1  # saved after each iteration, from 0 on
     assert 6 <= newest <= 8
@@ -142,7 +142,7 @@ def test_it_goes_on_from_the_newest_checkpoint(copy):
 
 
 @pytest.mark.faults
-def test_it_goes_on_from_an_older_one_if_the_newest_is_damaged(copy):
+def test_it_resumes_from_an_older_checkpoint_if_the_newest_is_damaged(copy):
     before = read(copy)
     *_, second, newest = whole(before)
     (before.path / newest / "algorithm_state.pkl").unlink()
@@ -159,7 +159,7 @@ def test_it_goes_on_from_an_older_one_if_the_newest_is_damaged(copy):
 
 
 @pytest.mark.faults
-def test_it_begins_anew_without_any(copy):
+def test_it_starts_from_the_beginning_without_a_checkpoint(copy):
     before = read(copy)
     for name in before.checkpoints:
         shutil.rmtree(before.path / name)
@@ -171,7 +171,7 @@ def test_it_begins_anew_without_any(copy):
 
 
 @pytest.mark.faults
-def test_it_begins_anew_if_tune_had_written_no_state(copy):
+def test_it_starts_from_the_beginning_if_tune_had_written_no_state(copy):
     [trial] = copy.glob("k/PPG_*")
     shutil.rmtree(trial)
     shutil.rmtree(copy / "k" / crash_recovery._BACKUP_DIR)

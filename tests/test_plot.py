@@ -223,7 +223,7 @@ def test_a_sweep_with_a_value_that_is_procgens_default(tmp_path):
     assert list(line.get_ydata()) == [5, 6, 7]
 
 
-def test_a_sweep_beside_runs_without_the_setting(tmp_path):
+def test_a_sweep_next_to_runs_without_the_setting(tmp_path):
     for i, given in enumerate(({}, {"x": 1}, {"x": 2})):
         write_trial(tmp_path / "a", [5.0 + i], name=str(i), **given)
     [ax] = pictures.sweep(by_environment(read_trials([tmp_path / "a"]), "x"), "x").axes

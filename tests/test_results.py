@@ -97,7 +97,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
 
 @pytest.mark.parametrize("place", ["file://{}", "fsspec+file://{}/", "local"])
 def test_a_run_at_a_uri(tmp_path, place):
-    """fsspec's filesystem is none of pyarrow's local ones: it stands for a bucket."""
+    """An fsspec filesystem is not pyarrow's local one, so it stands for a bucket."""
     write_trial(tmp_path / "run", [1.0, 2.0], n_pi=4)
     write_trial(tmp_path / "other", [1.0], name="1")
     run = place.format(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""One run as a user has it: begun, interrupted by Ctrl-C, resumed, and what its folder holds."""
+"""A run that is interrupted by Ctrl-C and resumed, and what its folder holds."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ CLONE_KL = "learners/default_policy/aux/clone_kl"
 
 @pytest.fixture(scope="module")
 def a_run(tmp_path_factory):
-    """A run that W&B is to track, but can't be reached; it is interrupted, and then resumed."""
+    """A run with `--track` that cannot reach W&B; it is interrupted and resumed."""
     home = tmp_path_factory.mktemp("home")
     file = home / "mine.yaml"
     body = {"run": "PPG", "stop": {"training_iteration": ITERATIONS}, "config": CONFIG}
@@ -147,7 +147,7 @@ def test_the_run_can_be_repeated_from_its_folder(a_run, tmp_path):
     assert again.returncode == 0, again.stderr
     [path] = tmp_path.glob("*/*/result.json")
     results = [json.loads(line) for line in path.read_text().splitlines()]
-    # After an interruption episodes begin anew, and all else with them.
+    # Only up to the interruption: the resumed run started new episodes.
     for result, before in zip(results, a_run.results[: interrupted_in(a_run)], strict=False):
         for path in ("env_runners/episode_return_mean", "learners/default_policy/policy_loss"):
             assert nested(result, path) == pytest.approx(nested(before, path), rel=1e-5)
@@ -253,7 +253,7 @@ def test_tracking_options_that_make_no_sense(options, complaint):
 
 
 def test_a_sweep_ends_with_a_table_and_pictures_also_at_a_uri(tmp_path):
-    """fsspec's filesystem is none of pyarrow's local ones: it stands for a bucket."""
+    """An fsspec filesystem is not pyarrow's local one, so it stands for a bucket."""
     storage = f"fsspec+file://{tmp_path}"
     config = CONFIG | {"n_pi": {"grid_search": [1, 2]}, "seed": {"grid_search": [0, 1]}}
     ended = run(
