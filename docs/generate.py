@@ -22,7 +22,6 @@ _COMMAND_LINE = "<!-- command line -->"
 _METRICS = "<!-- metrics -->"
 _COMMANDS = (
     "train",
-    "train file",
     "submit",
     "evaluate",
     "record",
@@ -94,7 +93,7 @@ def _command_line() -> str:
 
 
 def _help(command: list[str]) -> str:
-    from rllib_ppg.cli import main
+    from rllib_ppg_cli import main
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):

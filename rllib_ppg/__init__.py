@@ -1,30 +1,64 @@
 """Phasic Policy Gradient for Ray RLlib.
 
 Importing this package makes "PPG" known to RLlib and Tune, and the ids `procgen-<game>-v0` and
-`atari-<game>-v5` to gymnasium.
+`atari-<game>-v5` known to gymnasium. The names below are imported when they are first used.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ray.rllib.algorithms import registry
+from rllib_ppg._registration import register
+from rllib_ppg._version import __version__
 
-from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
-from rllib_ppg.config import PPGConfig
-from rllib_ppg.envs import atari, procgen
-from rllib_ppg.evaluation.trained_policy import load_policy
-from rllib_ppg.ppg import PPG
+if TYPE_CHECKING:
+    from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
+    from rllib_ppg.config import PPGConfig
+    from rllib_ppg.evaluation.trained_policy import load_policy
+    from rllib_ppg.learner import PPGTorchLearner
+    from rllib_ppg.networks.ppo_rl_module import ImpalaPPOModule
+    from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule
+    from rllib_ppg.ppg import PPG
+    from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
+    from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 
-__all__ = ["PPG", "PPGCallback", "PPGConfig", "ProcgenMetrics", "load_policy"]
-__version__ = "0.1.0"
+_MODULES = {
+    "PPG": "ppg",
+    "PPGConfig": "config",
+    "PPGCallback": "callbacks",
+    "ProcgenMetrics": "callbacks",
+    "PPGTorchLearner": "learner",
+    "PPGTorchRLModule": "networks.rl_module",
+    "PPGCatalog": "networks.rl_module",
+    "ImpalaPPOModule": "networks.ppo_rl_module",
+    "WandbLogger": "tune_callbacks.wandb_logger",
+    "load_policy": "evaluation.trained_policy",
+    "CSVLogger": "tune_callbacks.csv_logger",
+}
+__all__ = [
+    "PPG",
+    "CSVLogger",
+    "ImpalaPPOModule",
+    "PPGCallback",
+    "PPGCatalog",
+    "PPGConfig",
+    "PPGTorchLearner",
+    "PPGTorchRLModule",
+    "ProcgenMetrics",
+    "WandbLogger",
+    "__version__",
+    "load_policy",
+]
 
 
-def _load() -> tuple[Any, Any]:
-    return PPG, PPG.get_default_config()
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
 
 
-# RLlib has no plug-in hook. `tune.register_trainable` is forgotten with `ray.shutdown()`; an entry
-# in this table is not.
-registry.ALGORITHMS["PPG"] = _load
-registry.ALGORITHMS_CLASS_TO_NAME["PPG"] = "PPG"
-procgen.register()
-atari.register()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register()

@@ -2,6 +2,6 @@
 
 import sys
 
-from rllib_ppg.cli import main
+from rllib_ppg_cli import main
 
 sys.exit(main())

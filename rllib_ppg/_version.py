@@ -1,4 +1,4 @@
-"""This package's version, and those of others, for whoever wants to repeat a run."""
+"""The versions of this package and of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __version__ = "0.1.0"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Returns the versions of this package and of others, by their names."""
-    # Not this one's metadata: it has none where the package was sent along with a job.
+    """Returns the versions of this package and of others by name."""
+    # Not from this package's metadata, which a job that got the package from `rllib submit` lacks.
     return {"rllib-ppg": __version__} | {name: version(name) for name in packages}

@@ -9,15 +9,13 @@ from types import SimpleNamespace
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from rllib_ppg.cli import main, report, train
-from rllib_ppg.cli.parser import make_parser
 from rllib_ppg.experiments.experiment import Experiment
-from tests.support.command import run
+from rllib_ppg_cli import main, report, train
+from tests.support.command import parse, run
 
 
 def experiment_from(command_line):
-    args = make_parser().parse_args(shlex.split(command_line))
-    return train.experiment_from(vars(args))
+    return train.experiment_from(parse(command_line))
 
 
 @pytest.fixture(params=["on the PATH", "not on the PATH"])
@@ -32,7 +30,7 @@ def program(request, monkeypatch):
 @pytest.fixture
 def quiet_main(monkeypatch):
     """`main` without what it does to this process's logging, environment and warnings."""
-    monkeypatch.setattr(train, "keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     return main
 
 
@@ -107,19 +105,21 @@ def test_options_override_a_file_and_leave_the_rest():
     ("command_line", "complaint"),
     [
         ("", "give a command"),
-        ("trian", "invalid choice: 'trian'"),
+        ("trian", "No such command 'trian'; did you mean 'train'?"),
         ("train", "give an algorithm"),
-        ("train --stpo '{}'", "no option --stpo; did you mean '--stop'?"),
-        ("train file procgen_small --stpo '{}'", "no option --stpo; did you mean '--stop'?"),
+        ("train --stpo '{}'", "No such option '--stpo'; did you mean '--stop'?"),
+        ("train file procgen_small --sead 1", "No such option '--sead'; did you mean '--seed'?"),
         ("train file nothing", "no experiment file nothing"),
-        ("train -a PPG --config '{\"n_pi\": 1'", "--config/-c: it is not valid YAML or JSON"),
+        ("train nothing", "unexpected nothing: an experiment is given as in `rllib train file"),
+        ("train file", "unexpected file: an experiment is given as in `rllib train file"),
+        ("train -a PPG --config '{\"n_pi\": 1'", "'--config' / '-c': it is not valid YAML or JSON"),
         ("train -a PPG --config 3", "must be a mapping"),
-        ("train -a PPG --seed x", "--seed: invalid int value"),
+        ("train -a PPG --seed x", "'--seed': 'x' is not a valid integer"),
         ("train -a PPG -e CartPole-v1 -c '{\"n_pie\": 3}'", "did you mean 'n_pi'"),
         ("train -a PPG -e Nope-v0", "Nope-v0"),
         ("train -a PPO -e CartPole-v1 --restore /nowhere", "/nowhere is not a checkpoint"),
-        ("train -a PPO -e CartPole-v1 --set lr", "--set: it must be KEY=VALUE"),
-        ("train -a PPO -e CartPole-v1 --set lr=[1", "--set: lr is not valid YAML or JSON"),
+        ("train -a PPO -e CartPole-v1 --set lr", "'--set': it must be KEY=VALUE"),
+        ("train -a PPO -e CartPole-v1 --set lr=[1", "'--set': lr is not valid YAML or JSON"),
         ("train -a PPO -e CartPole-v1 --set lrr=1", "'lrr'; did you mean 'lr'?"),
         ("train -a PPO -e CartPole-v1 --scheduler pbd", "did you mean 'pbt'?"),
         (
@@ -205,7 +205,7 @@ def test_a_finished_run_says_how_to_go_on(capsys, program):
     assert report.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "results: /results/trial\n" in out
-    [command] = re.findall("to go on: (.*)", out)
+    [command] = re.findall("to continue: (.*)", out)
     *words, stop = shlex.split(command)
     assert words == shlex.split(
         f"{program} train file x --seed 1 --restore /results/trial/checkpoint_000000 --stop"
@@ -217,7 +217,7 @@ def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
     result = fake_result()
     result.metrics = {"done": True, "env_runners": {"x": 451.0}}
     assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 0
-    [command] = re.findall("to go on: (.*)", capsys.readouterr().out)
+    [command] = re.findall("to continue: (.*)", capsys.readouterr().out)
     assert json.loads(shlex.split(command)[-1]) == {"training_iteration": 8}
 
 
@@ -228,7 +228,7 @@ def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
     out = capsys.readouterr().out
     checkpoint = "s3://bucket/runs/x/checkpoint_000000"
     assert f"checkpoint: {checkpoint}\n" in out
-    [command] = re.findall("to go on: (.*)", out)
+    [command] = re.findall("to continue: (.*)", out)
     words = shlex.split(command)
     assert words[words.index("--restore") + 1] == checkpoint
 
@@ -320,7 +320,7 @@ def test_train_and_go_on_from_the_checkpoint(tmp_path):
     [checkpoint] = re.findall("checkpoint: (.*)", first.stdout)
     assert Path(checkpoint, "rllib_checkpoint.json").is_file()
 
-    [command] = re.findall(r"to go on: \S*rllib (.*)", first.stdout)
+    [command] = re.findall(r"to continue: \S*rllib (.*)", first.stdout)
     second = run(*shlex.split(command))
     assert second.returncode == 0, second.stderr
     assert second.stdout.startswith("iteration 3/4")

@@ -1,11 +1,15 @@
 """What scripts and habits rely on: the names of all options. A change here is a breaking change."""
 
-import argparse
+import json
+import os
 import subprocess
+import sys
 
+import click
 import pytest
 
-from rllib_ppg.cli.parser import make_parser, sub_parsers
+from rllib_ppg_cli import main
+from rllib_ppg_cli.commands import rllib
 from tests.support.command import RLLIB, run
 
 EXPERIMENT = {
@@ -37,8 +41,7 @@ PLAY = {
 OPTIONS = {
     "": {"--version"},
     "train": TRAIN,
-    "train file": TRAIN,
-    "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--results", "--runtime-env"},
+    "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--runtime-env"},
     "evaluate": PLAY | {"--steps"},
     "record": PLAY | {"--fps"},
     "export": {"-o", "--out", "-v"},
@@ -46,48 +49,116 @@ OPTIONS = {
         *("-o", "--out", "--against", "--metric", "--reference", "--reference-experiments", "-v"),
     },
     "example": set(),
-    "example list": set(),
-    "example get": set(),
+    "example list": {"-v"},
+    "example get": {"-v"},
     "example run": TRAIN,
 }
 
 
-def parsers(parser, path=""):
-    found = {path: parser}
-    for name, sub in sub_parsers(parser).items():
-        found |= parsers(sub, f"{path} {name}".strip())
+def commands(command=rllib, path=""):
+    """All commands by their path: "" is `rllib` itself."""
+    found = {path: command}
+    for name, sub in getattr(command, "commands", {}).items():
+        found |= commands(sub, f"{path} {name}".strip())
     return found
 
 
+def options_of(command):
+    parent = rllib.make_context("rllib", [], resilient_parsing=True)
+    context = command.make_context("x", [], parent=parent, resilient_parsing=True)
+    return [param for param in command.get_params(context) if isinstance(param, click.Option)]
+
+
 def test_the_sub_commands_are_these():
-    assert set(parsers(make_parser())) == set(OPTIONS)
+    assert set(commands()) == set(OPTIONS)
 
 
 @pytest.mark.parametrize("path", OPTIONS)
 def test_the_options_are_these(path):
-    names = {name for a in parsers(make_parser())[path]._actions for name in a.option_strings}
+    names = {
+        name
+        for option in options_of(commands()[path])
+        for name in (*option.opts, *option.secondary_opts)
+    }
     assert names == OPTIONS[path] | {"-h", "--help"}
 
 
 @pytest.mark.parametrize("path", OPTIONS)
-def test_all_of_it_is_explained(path):
-    parser = parsers(make_parser())[path]
-    text = parser.format_help()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            explained = {choice.dest: choice.help for choice in action._choices_actions}
-            assert set(explained) == set(action.choices)
-            assert all(explained.values())
-        else:
-            assert action.help, action
-            assert all(name in text for name in action.option_strings)
+def test_all_of_it_is_explained(path, capsys):
+    assert main([*path.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    command = commands()[path]
+    assert command.help and command.help in " ".join(text.split())
+    for param in command.params:
+        assert param.help, param
+    for option in options_of(command):
+        assert all(name in text for name in (*option.opts, *option.secondary_opts))
+    for name, sub in getattr(command, "commands", {}).items():
+        assert name in text
+        assert sub.get_short_help_str(limit=200) in text
+
+
+LIGHT = {
+    "--help": 0,
+    "--version": 0,
+    **{f"{path} --help": 0 for path in OPTIONS},
+    "trian": 2,
+    "train --stpo 1": 2,
+    "train --seed x": 2,
+    "train nothing": 2,
+    "train file": 2,
+    "evaluate": 2,
+    "example": 2,
+    "plot run --reference opnai": 2,
+}
+
+
+def test_help_and_mistyped_options_import_neither_ray_nor_torch():
+    """One process for all, since whatever one of them imports stays imported."""
+    code = f"""
+import json, sys
+from rllib_ppg_cli import main
+for line, code in json.loads({json.dumps(json.dumps(LIGHT))}).items():
+    assert main(line.split()) == code, line
+heavy = ("ray", "torch", "numpy", "gymnasium", "matplotlib", "pyarrow", "yaml", "rllib_ppg")
+print("imported:", [name for name in heavy if name in sys.modules])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("imported: []\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rllib tr", {"plain,train"}),
+        ("rllib train --wandb-m", {"plain,--wandb-mode"}),
+        ("rllib train --config {a:1} --wandb-mode o", {"plain,online", "plain,offline"}),
+        ("rllib example ge", {"plain,get"}),
+    ],
+)
+def test_a_shell_completes_without_heavy_imports(words, expected):
+    code = """
+import atexit, sys
+atexit.register(lambda: print([name for name in ("ray", "torch") if name in sys.modules]))
+from rllib_ppg_cli import main
+main()
+"""
+    env = os.environ | {
+        "_RLLIB_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    *completions, heavy = ended.stdout.splitlines()
+    assert (set(completions), heavy) == (expected, "[]")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "file", "--help"], ["--version"]])
 def test_the_command_itself_helps(words):
     ended = run(*words)
     assert (ended.returncode, ended.stderr) == (0, "")
-    expected = "rllib-ppg 0.1.0" if words == ["--version"] else "usage: rllib"
+    expected = "rllib-ppg 0.1.0" if words == ["--version"] else "Usage: rllib"
     assert ended.stdout.startswith(expected)
 
 

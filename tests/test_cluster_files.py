@@ -30,9 +30,9 @@ from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start as ray_start
 
 from benchmarks.scaling import Hardware, Run
-from rllib_ppg.cli.parser import make_parser
-from rllib_ppg.cli.train import experiment_from
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
+from rllib_ppg_cli.train import experiment_from
+from tests.support.command import parse
 
 try:
     import tomllib
@@ -322,7 +322,7 @@ def test_pods_share_image_account_and_mounts():
 def parsed(command):
     program, *words = shlex.split(command)
     assert program == "rllib"
-    return vars(make_parser().parse_args(words))
+    return parse(shlex.join(words))
 
 
 def test_rayjob_runs_a_shipped_experiment_that_fits():

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from rllib_ppg.cli import dry_run
 from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg_cli import dry_run
 from tests.support.command import run
 
 

@@ -12,12 +12,12 @@ import pytest
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
 from rllib_ppg import PPGConfig
-from rllib_ppg.cli import main
-from rllib_ppg.cli.evaluate import as_json, table
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
 from rllib_ppg.evaluation.players import make_player
 from rllib_ppg.evaluation.scores import Played, Score, columns, play_episodes, score
 from rllib_ppg.evaluation.trained_policy import find_checkpoint, load_policy
+from rllib_ppg_cli import main
+from rllib_ppg_cli.evaluate import as_json, table
 from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
 from tests.support.envs import Counting
@@ -209,7 +209,7 @@ def test_procgen_side_by_side(checkpoint, tmp_path):
 
 
 def test_all_levels_are_one_column(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr("rllib_ppg.cli.evaluate.keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     easy = {"distribution_mode": "easy"}
     path = checkpoint("procgen-bigfish-v0", easy, model_config=SMALL_CNN)
     assert main(["evaluate", path, "--episodes", "1"]) == 0
@@ -253,7 +253,7 @@ def test_the_newest_checkpoint_of_the_one_trial(tmp_path):
 def test_ray_is_not_started(checkpoint):
     path = checkpoint("CartPole-v1")
     code = (
-        "import ray; from rllib_ppg.cli import main\n"
+        "import ray; from rllib_ppg_cli import main\n"
         f"assert main(['evaluate', {path!r}, '--episodes', '2']) == 0\n"
         "assert not ray.is_initialized()"
     )
@@ -263,12 +263,12 @@ def test_ray_is_not_started(checkpoint):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ("--episodes 0", "--episodes must be 1 or more, not 0"),
+        ("--episodes 0", "'--episodes': 0 is not in the range x>=1"),
         ("--env CartPole-v2 --episodes 1", "CartPole-v2"),
         ("--env Acrobot-v1", "the policy's observations are"),
         ("--env-config '{\"gravity\": 3}'", "env 'CartPole-v1' can't be made"),
         ("--config '{\"expore\": 3}'", "did you mean 'explore'?"),
-        ("--config '{\"seed\": 7}'", "give --seed"),
+        ("--config '{\"seed\": 7}'", "set the seed of the episodes with --seed"),
         ("--out /nowhere/x.json", "there is no folder /nowhere"),
         ("--sead 3", "did you mean '--seed'?"),
     ],
@@ -276,7 +276,7 @@ def test_ray_is_not_started(checkpoint):
 def test_bad_input_is_one_sentence(checkpoint, capsys, monkeypatch, options, complaint):
     import shlex
 
-    monkeypatch.setattr("rllib_ppg.cli.evaluate.keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     path = checkpoint("CartPole-v1")
     assert main(["evaluate", path, *shlex.split(options)]) == 2
     err = capsys.readouterr().err
@@ -286,6 +286,6 @@ def test_bad_input_is_one_sentence(checkpoint, capsys, monkeypatch, options, com
 
 
 def test_what_is_no_checkpoint(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rllib_ppg.cli.evaluate.keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     assert main(["evaluate", str(tmp_path)]) == 2
     assert f"{tmp_path} is not a checkpoint" in capsys.readouterr().err

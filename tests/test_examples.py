@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from rllib_ppg.cli import main, train
-from rllib_ppg.cli.example import head, summary
 from rllib_ppg.envs.procgen import GAMES
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, shipped_examples
+from rllib_ppg_cli import main
+from rllib_ppg_cli.example import head, summary
 from tests.support.command import run
 
 EXAMPLES = [path.stem for path in shipped_examples()]
@@ -249,13 +249,13 @@ def test_get_prints_the_file_as_it_is(capsys):
     [
         ("get cartpoole", "there is no experiment file cartpoole.*did you mean 'cartpole'"),
         ("run cartpoole", "there is no experiment file cartpoole.*did you mean 'cartpole'"),
-        ("get", "the following arguments are required: NAME"),
+        ("get", "Missing argument 'NAME'"),
         ("", "give an action: rllib example list, get NAME or run NAME"),
-        ("run cartpole --stpo 3", "no option --stpo; did you mean '--stop'?"),
+        ("run cartpole --stpo 3", "No such option '--stpo'; did you mean '--stop'?"),
     ],
 )
 def test_mistyping_is_met_with_a_sentence(monkeypatch, capsys, command, complaint):
-    monkeypatch.setattr(train, "keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     assert main(["example", *command.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from benchmarks import thin_openai_curves
-from rllib_ppg.cli import main
 from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves, pictures
 from rllib_ppg.plots.curves import Curve, Points
@@ -20,6 +19,7 @@ from rllib_ppg.plots.panels import (
     mean_over_games,
 )
 from rllib_ppg.plots.results import read_trials
+from rllib_ppg_cli import main
 from tests.support.command import run
 from tests.support.trial_folders import ramp, write_trial
 
@@ -501,22 +501,22 @@ def test_a_reference_that_does_not_fit_is_said_so(tmp_path, capsys):
     write_trial(tmp_path / "a", [1.0])
     words = ["plot", f"{tmp_path}/a", "--out", f"{tmp_path}/x.svg", "--reference", "openai"]
     assert main(words) == 0
-    assert "no curve of OpenAI's fits" in capsys.readouterr().out
+    assert "none of OpenAI's curves match" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ("", "required: RUN"),
+        ("", "Missing argument 'RUN...'"),
         ("{}/nowhere", "there is no folder"),
         ("{}/ppg --out x.gif", "x.gif must end in .png, .pdf, .svg"),
         ("{}/ppg --out {}/nowhere/x.png", "there is no folder"),
         ("{}/ppg --against n_pj", "did you mean 'n_pi'"),
         ("{}/ppg --against env", "all have the same env; they differ in n_pi"),
         ("{}/ppg --metric env_runners/episode_return", "did you mean 'env_runners/episode_ret"),
-        ("{}/ppg --reference opnai", "invalid choice"),
+        ("{}/ppg --reference opnai", "'opnai' is not 'openai'"),
         ("{}/ppg --reference openai --reference-experiments pgg", "did you mean 'ppg'"),
-        ("{}/ppg --reference-experiments ppg", "goes with --reference openai"),
+        ("{}/ppg --reference-experiments ppg", "needs --reference openai"),
         ("{}/ppg --referense openai", "did you mean '--reference'"),
     ],
 )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from rllib_ppg.cli import main
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
 from rllib_ppg.evaluation.video import _ffmpeg, captioned, write_video
+from rllib_ppg_cli import main
 from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
 from tests.support.envs import Counting
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def quiet_main(monkeypatch):
-    monkeypatch.setattr("rllib_ppg.cli.record.keep_quiet", lambda verbose: None)
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     return main
 
 
@@ -135,10 +135,10 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ("", "--out episodes.mp4"),
+        ("", "Missing option '--out'"),
         ("--out x.mpg", "ends in .mp4 or .gif"),
-        ("--out x.gif --episodes 0", "--episodes must be 1 or more"),
-        ("--out x.gif --fps 0", "--fps must be 1 or more"),
+        ("--out x.gif --episodes 0", "'--episodes': 0 is not in the range x>=1"),
+        ("--out x.gif --fps 0", "'--fps': 0 is not in the range x>=1"),
         ("--out x.gif", "the env has no pictures"),
     ],
 )

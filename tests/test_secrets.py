@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rllib_ppg.cli import redact
+from rllib_ppg_cli import redact
 from tests.support.command import run
 
 SECRET = "sentinel" + "0123456789" * 4

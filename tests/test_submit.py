@@ -1,22 +1,23 @@
 """`rllib submit`: what it checks here, what it sends, and what comes back."""
 
-import io
-import subprocess
-import sys
-import tarfile
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import yaml
 
-from rllib_ppg.cli import job, pack, submit
-from rllib_ppg.cli.parser import make_parser
-from rllib_ppg.cli.report import SUBMITTED
+from rllib_ppg_cli import job, main
+from rllib_ppg_cli.report import SUBMITTED
 from tests.support.command import run
 from tests.support.nodes import Nodes, path_with_python
 
 JOB = job.Job("x", 0)
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Leaves this process's logging, environment and warnings alone."""
+    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_the_address_that_is_given_is_the_one_that_counts(monkeypatch):
         (("cartpole", "--attach", "raysubmit_x"), "file is for a new one"),
         (("cartpole", "--set", "n_pii=2"), "n_pi"),
         (("cartpol",), "did you mean 'cartpole'"),
-        (("cartpole", "--ray-address", "auto"), "there is no option --ray-address"),
+        (("cartpole", "--ray-address", "auto"), "No such option '--ray-address'"),
         ((), "give an algorithm"),
     ],
 )
@@ -112,7 +113,7 @@ def test_the_extra_is_named_where_it_is_missing():
         raise RuntimeError("The Ray jobs CLI & SDK require the ray[default] installation: ...")
 
 
-def test_the_words_of_a_job(monkeypatch, tmp_path):
+def test_the_words_of_a_job(monkeypatch, quiet):
     """They are the user's own, without those that are for `submit`."""
     sent = {}
     monkeypatch.setattr(
@@ -121,130 +122,60 @@ def test_the_words_of_a_job(monkeypatch, tmp_path):
         lambda *args, **kwargs: sent.update(args=args, **kwargs) or job.Job("x", 0),
     )
     argv = ["submit", "--no-wait", "--address=http://a:1", "-n", "cartpole", "cartpole", "--seed"]
-    argv += ["3", "--results", "here", "--storage-path", "s3://bucket/runs", "--restore", "/there"]
-    argv = ["".join(word) for word in argv]  # objects of their own, as a shell's are
-    args = make_parser().parse_args(argv)
-    assert submit.main(args, argv) == 0
+    argv += ["3", "--storage-path", "s3://bucket/runs", "--restore", "/there"]
+    assert main(["".join(word) for word in argv]) == 0  # separate objects, as from a shell
     address, command, env = sent["args"]
     assert address == "http://a:1"
     assert command[:3] == ["train", "file", "cartpole.yaml"]
     rest = "-n cartpole --seed 3 --storage-path s3://bucket/runs --restore /there"
     assert command[3:] == rest.split()
-    assert sent["results"] == "s3://bucket/runs/cartpole"
     assert set(env) == {"working_dir", "py_modules", "env_vars"}
+    assert {Path(folder).name for folder in env["py_modules"]} == {"rllib_ppg", "rllib_ppg_cli"}
 
 
-def test_how_to_follow_a_job_tells_where_its_results_go(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("words", "results"),
+    [
+        ("-n mine", "results: ~/ray_results/mine on the cluster"),
+        ("--storage-path /nfs/runs", "results: /nfs/runs/cartpole on the cluster"),
+        (
+            "--storage-path s3://bucket/runs",
+            "results: s3://bucket/runs/cartpole\n"
+            "to plot them: rllib plot s3://bucket/runs/cartpole\n",
+        ),
+    ],
+)
+def test_a_job_s_results_and_how_to_follow_it(monkeypatch, quiet, capsys, words, results):
     sent = []
-    monkeypatch.setattr(job.Job, "submit", lambda _, __, env, **___: sent.append(env) or JOB)
+    monkeypatch.setattr(job.Job, "submit", lambda _, __, env: sent.append(env) or JOB)
     monkeypatch.setattr(job.Job, "find", lambda *_: JOB)
-    there = f"--results {tmp_path / 'here'}"
-    for words in (f"cartpole --no-wait {there}", f"--attach x --no-wait {there}"):
-        argv = ["submit", *words.split(), "--address", "http://a:1"]
-        assert submit.main(make_parser().parse_args(argv), argv) == 0
-        follow = f"rllib submit --attach x --address http://a:1 {there}"
-        assert f"to follow it: {follow}\n" in capsys.readouterr().out
-    assert there in sent[0]["env_vars"][SUBMITTED]  # in what the job itself says of going on
+    address = "--address http://a:1"
+    assert main(f"submit cartpole --no-wait {words} {address}".split()) == 0
+    out = capsys.readouterr().out
+    assert f"submitted x to http://a:1\n{results}" in out
+    follow = f"to follow it: rllib submit --attach x {address}\n"
+    assert follow in out
+    assert address in sent[0]["env_vars"][SUBMITTED]  # for the commands that the job prints
+    assert main(f"submit --attach x --no-wait {address}".split()) == 0
+    assert follow in capsys.readouterr().out
 
 
 @pytest.mark.cluster  # it starts nodes, as the others of that suite
-def test_a_job_trains_and_its_results_come_here(monkeypatch, tmp_path, experiment):
+def test_a_job_trains_and_says_where_its_results_are(monkeypatch, tmp_path, experiment):
     path_with_python(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with Nodes() as nodes:
         nodes.add_learner()
         env = runtime_env(tmp_path, working_dir=str(tmp_path))
         done = run(
-            *("submit", experiment, "--runtime-env", env, "--results", tmp_path / "here"),
-            *("--address", nodes.job_server),
+            *("submit", experiment, "--runtime-env", env, "--address", nodes.job_server),
+            *("--storage-path", f"file://{tmp_path}/runs"),
             *("--stop", "{training_iteration: 2}", "--checkpoint-at-end"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "512 steps" in done.stdout or "iteration 2/2" in done.stdout
-    (trial,) = (tmp_path / "here" / "exp").glob("PPG_*")
+    assert f"to plot them: rllib plot file://{tmp_path}/runs/exp\n" in done.stdout
+    (trial,) = (tmp_path / "runs" / "exp").glob("PPG_*")
     assert (trial / "progress.csv").is_file()
     assert (trial / "experiment.py").read_text() == experiment.read_text()
-    assert f"to go on: rllib submit {experiment} --address http" in done.stdout
-
-
-def test_a_run_of_this_machine_is_not_overwritten(tmp_path):
-    there, here = results(tmp_path / "there", 13), tmp_path / "here"
-    (here / "exp").mkdir(parents=True)
-    (here / "exp" / "tuner.pkl").write_text("local")
-
-    class Client:
-        """A job server whose cluster is this machine."""
-
-        def get_job_info(self, job_id):
-            metadata = {"results": str(there)}
-            return SimpleNamespace(
-                metadata=metadata, driver_exit_code=0, status="SUCCEEDED", runtime_env={}
-            )
-
-        def submit_job(self, entrypoint, runtime_env):
-            self.words = entrypoint.split()
-            return "packing"
-
-        def get_job_status(self, job_id):
-            return SimpleNamespace(is_terminal=lambda: True)
-
-        def get_job_logs(self, job_id):
-            words = [sys.executable, *self.words[1:]]
-            return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
-    first = job.Job("raysubmit_1", Client())
-    for _ in range(2):  # also when it is fetched again
-        assert f"fetched to {here}/exp_raysubmit_1: 3 files" in first.fetch(here)
-    assert (here / "exp" / "tuner.pkl").read_text() == "local"
-    assert (here / "exp_raysubmit_1/trial/progress.csv").is_file()
-
-
-# -- What is fetched ------------------------------------------------------------------------------
-
-
-def results(folder, checkpoint_bytes):
-    for name, size in {
-        "exp/config.yaml": 5,
-        "exp/trial/progress.csv": 7,
-        "exp/trial/checkpoint_000000/state.pkl": checkpoint_bytes,
-        "exp/trial/checkpoint_000000/replay/0000.npy": 11,
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x" * size)
-    return folder / "exp"
-
-
-def packed(folder):
-    words, archive = pack.pack(str(folder))
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return words, {member.name: member.size for member in tar}
-
-
-@pytest.mark.parametrize("place", ["runs", "replay/checkpoint_7"])
-@pytest.mark.parametrize("scheme", ["", "file://"])
-def test_all_but_replay_lists_is_fetched(tmp_path, scheme, place):
-    words, files = packed(f"{scheme}{results(tmp_path / place, 13)}")
-    assert files == {
-        "config.yaml": 5,
-        "trial/progress.csv": 7,
-        "trial/checkpoint_000000/state.pkl": 13,
-    }
-    assert words == "3 files, 0.0 MB"
-
-
-def test_large_checkpoints_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "_MAX_BYTES", 20)
-    words, files = packed(results(tmp_path, 13))
-    assert set(files) == {"config.yaml", "trial/progress.csv"}
-    assert f"they stay in {tmp_path}/exp" in words
-
-
-def test_a_run_that_is_too_large_for_a_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "_MAX_BYTES", 3)
-    with pytest.raises(ValueError, match="too much for a log"):
-        pack.pack(str(results(tmp_path, 13)))
-
-
-def test_nothing_to_fetch(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
-        pack.pack(str(tmp_path / "exp"))
+    assert f"to continue: rllib submit {experiment} --address http" in done.stdout

@@ -467,8 +467,6 @@ def _read_python(path: Path) -> Mapping[str, Any]:
     from ray.rllib.algorithms import AlgorithmConfig
     from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME
 
-    import rllib_ppg  # noqa: F401  puts PPG into the registry
-
     module = import_experiment_file(path)
     body = {key: getattr(module, key) for key in _FILE_KEYS if hasattr(module, key)}
     config = body.get("config")
@@ -532,8 +530,6 @@ def _allow_missing_metrics() -> None:
 def _algorithm_class(run: str) -> type[Algorithm]:
     from ray.rllib.algorithms.registry import ALGORITHMS
     from ray.tune.registry import get_trainable_cls
-
-    import rllib_ppg  # noqa: F401  puts PPG into the registry
 
     if run not in ALGORITHMS:
         raise ValueError(

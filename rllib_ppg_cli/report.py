@@ -1,4 +1,4 @@
-"""What a run says when it ends: where its results are, how to go on, and whether it passed."""
+"""What a run prints when it ends: where its results are, how to continue, and if it passed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rllib_ppg.cli import exit_code
-from rllib_ppg.cli.options import without
 from rllib_ppg.experiments.experiment import Experiment, is_budget
+from rllib_ppg_cli import exit_code
+from rllib_ppg_cli.words import without
 
 # In a job's environment: `submit` and its own options, as they were given.
 SUBMITTED = "RLLIB_PPG_SUBMITTED"
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def report(
     results: ResultGrid, experiment: Experiment, argv: Sequence[str], *, terminated: bool = False
 ) -> int:
-    """Prints what came of the run and how to go on.
+    """Prints how the run ended, where its results are and how to continue it.
 
     Args:
         results: What the Tuner returned.
@@ -155,7 +155,7 @@ def _program() -> str:
 
 
 def to_resume(folder: str, experiment: Experiment, argv: Sequence[str]) -> str:
-    """Returns the command that goes on with a run.
+    """Returns the command that resumes a run.
 
     Args:
         folder: The name of the experiment's folder.
@@ -171,7 +171,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
     from ray.tune.utils import flatten_dict
 
     if result.checkpoint is None:
-        return "nothing was saved to go on from: --checkpoint-at-end or --checkpoint-freq does"
+        return "no checkpoint to continue from: save one with --checkpoint-at-end"
     argv = without(argv, ("--restore",), ("--resume",))
     command = [_program(), *argv, "--restore", _place(result.checkpoint.path, experiment)]
     if experiment.stop:
@@ -183,7 +183,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
             if is_budget(key) or flat.get(key, -math.inf) < value
         }
         command = [*without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
-    return f"to go on: {shlex.join(command)}"
+    return f"to continue: {shlex.join(command)}"
 
 
 def _place(path: str, experiment: Experiment) -> str:

@@ -1,30 +1,24 @@
-"""A run as a job of a Ray cluster: sent, followed, and its results brought here."""
+"""A run as a job of a Ray cluster: submitted and followed."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 import shlex
-import tarfile
 import time
-from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError
 
-from rllib_ppg.cli import exit_code
-from rllib_ppg.cli.pack import BEGIN, END
+from rllib_ppg_cli import exit_code
 
-_PROGRAM = ("python", "-m", "rllib_ppg")  # the package is sent along, its script is not
+_PROGRAM = ("python", "-m", "rllib_ppg_cli")  # a job has the package without its script
 _POLL_S = 0.5
 _START_S = 60.0
-_FETCHED_FROM = ".fetched_from"
 
 
 @dataclass(frozen=True)
@@ -40,16 +34,13 @@ class Job:
     client: Any
 
     @classmethod
-    def submit(
-        cls, address: str, command: Sequence[str], runtime_env: dict[str, Any], results: str
-    ) -> Job:
-        """Sends a job.
+    def submit(cls, address: str, command: Sequence[str], runtime_env: dict[str, Any]) -> Job:
+        """Submits a job.
 
         Args:
             address: The job server's URL.
             command: The words after `rllib`.
-            runtime_env: Ray's runtime environment; local folders in it are sent.
-            results: Where the job will put its results, for `fetch`.
+            runtime_env: Ray's runtime environment, whose local folders are uploaded.
 
         Raises:
             ValueError: If there is no job server, or it refuses the job.
@@ -60,7 +51,6 @@ class Job:
                 client,
                 entrypoint=shlex.join([*_PROGRAM, *command]),
                 runtime_env=runtime_env,
-                metadata={"results": results},
             )
         return cls(job_id, client)
 
@@ -69,7 +59,7 @@ class Job:
         """Finds a job that was submitted before.
 
         Raises:
-            ValueError: If there is none of that id.
+            ValueError: If there is no such job.
         """
         client = _connect(address)
         with _sentences(address):
@@ -93,7 +83,7 @@ class Job:
             time.sleep(_POLL_S)
 
     def exit_code(self) -> int:
-        """Returns that of the job's command; the job has ended.
+        """Returns the exit code of the job's command after the job has ended.
 
         Raises:
             ConnectionError: If the connection to the job server was lost.
@@ -109,58 +99,13 @@ class Job:
             return exit_code.FAILED
         return int(info.driver_exit_code)
 
-    def fetch(self, folder: Path) -> str:
-        """Brings the results here, through the job server: nothing else need be reachable.
-
-        Args:
-            folder: They get a folder in it, of the experiment's name.
-
-        Returns:
-            What came of it, in words.
-
-        Raises:
-            ConnectionError: If the connection to the job server was lost.
-        """
-        info = self._info()
-        there = (info.metadata or {}).get("results")
-        if there is None:
-            return "this job is none of `rllib submit`, nothing was fetched"
-        if info.driver_exit_code is None and info.status == "FAILED":
-            return "the job did not begin, and there is nothing to fetch"
-        with _connection():
-            packing = _send(
-                self.client,
-                entrypoint=shlex.join(["python", "-m", "rllib_ppg.cli.pack", there]),
-                runtime_env=info.runtime_env,
-            )
-            while not self.client.get_job_status(packing).is_terminal():
-                time.sleep(_POLL_S)
-            log = self.client.get_job_logs(packing)
-        if BEGIN not in log or END not in log:
-            reason = log.strip().splitlines()[-1:] or ["no log"]
-            return f"nothing was fetched of {there}: {reason[0]}"
-        words, archive = log.split(BEGIN)[1].split(END)[0].strip().split("\n", 1)
-        target = folder / Path(there).name
-        if target.exists() and not _is_of(target, there):  # a run of this machine, say
-            target = folder / f"{target.name}_{self.id}"
-        with tarfile.open(fileobj=io.BytesIO(b64decode(archive))) as tar:
-            tar.extractall(target, filter="data")
-        (target / _FETCHED_FROM).write_text(there)
-        return f"fetched to {target}: {words}"
-
     def _info(self) -> Any:
         with _connection():
             return self.client.get_job_info(self.id)
 
 
-def _is_of(folder: Path, there: str) -> bool:
-    """Whether what is in a folder was fetched from that place on the cluster."""
-    note = folder / _FETCHED_FROM
-    return note.is_file() and note.read_text() == there
-
-
 def _send(client: Any, **job: Any) -> str:
-    """Submits a job; waits for a cluster whose job server is up, and all of it not yet."""
+    """Submits a job, and waits for a cluster that is still starting."""
     give_up = time.monotonic() + _START_S
     while True:
         try:
@@ -174,9 +119,9 @@ def _send(client: Any, **job: Any) -> str:
 def _connect(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("dashboard_sdk", "job.sdk"):  # which tell of each upload and connection
+    for name in ("dashboard_sdk", "job.sdk"):  # they log each upload and connection
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    # Ray would prefer what they say to the address that is given.
+    # Ray would use these variables instead of the given address.
     others = {
         name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
     }
@@ -189,7 +134,7 @@ def _connect(address: str) -> Any:
 
 @contextmanager
 def _connection() -> Iterator[None]:
-    """Calls what the job server's client raises by its name."""
+    """Turns what the job server's client raises into a ConnectionError."""
     import aiohttp
 
     try:
@@ -205,11 +150,11 @@ def _sentences(address: str) -> Iterator[None]:
         yield
     except ConnectionError as error:
         raise ValueError(
-            f"no job server answers at {address}: its port is 8265 of the cluster's head, which "
-            "has one if ray[default] is installed there"
+            f"no job server answers at {address}: it is on port 8265 of the cluster's head, if "
+            "ray[default] is installed there"
         ) from error
-    except (RuntimeError, RayError) as error:  # a RayError: of a token that is missing or wrong
+    except (RuntimeError, RayError) as error:  # a RayError for a missing or wrong token
         text = str(error)
         if "ray[default]" in text:
-            text = "submitting needs ray[default] here, too: pip install 'rllib-ppg[cluster]'"
+            text = "`rllib submit` needs ray[default] here: pip install 'rllib-ppg[cluster]'"
         raise ValueError(text) from error

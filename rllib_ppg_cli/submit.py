@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,61 +12,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rllib_ppg.cli import exit_code, redact, train
-from rllib_ppg.cli.job import Job
-from rllib_ppg.cli.options import without
-from rllib_ppg.cli.quiet import keep_quiet
-from rllib_ppg.cli.report import SUBMITTED
+import rllib_ppg
+import rllib_ppg_cli
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg_cli import exit_code, redact, train
+from rllib_ppg_cli.job import Job
+from rllib_ppg_cli.report import SUBMITTED
+from rllib_ppg_cli.words import without
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _DEFAULT_STORAGE = "~/ray_results"
-_OWN_OPTIONS = ("--address", "--runtime-env", "--results", "--attach")
+_OWN_OPTIONS = ("--address", "--runtime-env", "--attach")
 _OWN_FLAGS = ("--no-wait",)
 
 
-def add_parser(commands: Any) -> None:
-    """Adds `rllib submit`."""
-    about = "run an experiment on a Ray cluster, follow it, and fetch its results"
-    parser = commands.add_parser(
-        "submit",
-        help=about,
-        description="Run an experiment on a Ray cluster, follow it, and fetch its results.",
-        usage="rllib submit FILE --address http://HEAD:8265 [options of rllib train]\n"
-        "       rllib submit --algo NAME --env ID --address http://HEAD:8265 [options]\n"
-        "       rllib submit --attach JOB --address http://HEAD:8265",
-    )
-    parser.set_defaults(main=main)
-    parser.add_argument("file", nargs="?", metavar="FILE", help="as for `rllib train file`")
-    job = parser.add_argument_group("the job")
-    job.add_argument(
-        "--address",
-        metavar="URL",
-        help=f"the cluster's job server (RAY_API_SERVER_ADDRESS, or {_DEFAULT_ADDRESS})",
-    )
-    job.add_argument(
-        "--runtime-env",
-        metavar="YAML",
-        help="what the cluster's nodes lack, as a Ray runtime environment (nothing); the package "
-        "and the experiment file are always sent",
-    )
-    job.add_argument(
-        "--results",
-        metavar="PATH",
-        help=f"where to put what is fetched when the job has ended ({_DEFAULT_STORAGE})",
-    )
-    job.add_argument("--no-wait", action="store_true", help="only submit it")
-    job.add_argument("--attach", metavar="JOB", help="follow a job that was submitted before")
-    train.add_experiment_options(parser)
-
-
-def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Submits, follows and fetches.
+def main(options: dict[str, Any], argv: Sequence[str]) -> int:
+    """Submits a job and follows it.
 
     Args:
-        args: The parsed options; those not given are missing.
-        argv: The command line as it was given.
+        options: The options that were given, by their long names with underscores.
+        argv: The command line.
 
     Returns:
         The job's exit code.
@@ -76,72 +40,68 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Raises:
         ValueError: For bad input, or a job server that cannot be reached.
     """
-    options = vars(args)
-    options = {key: value for key, value in options.items() if value is not None}  # no FILE
-    keep_quiet(options.get("verbose", 0))
     address = options.get("address") or os.environ.get("RAY_API_SERVER_ADDRESS")
     address = address or _DEFAULT_ADDRESS
     if "://" not in address:
-        address = f"http://{address}"  # Ray would take it for that of the cluster itself
-    results = Path(options.get("results", _DEFAULT_STORAGE)).expanduser()
-    results.mkdir(parents=True, exist_ok=True)
+        address = f"http://{address}"  # otherwise Ray takes it for the cluster's own address
     if "attach" in options:
-        others = set(options) - {"attach", "address", "results", "no_wait", "verbose", "main"}
+        others = set(options) - {"attach", "address", "no_wait", "verbose"}
         if others:
-            raise ValueError(
-                f"--attach follows a job as it is; {sorted(others)[0]} is for a new one"
-            )
+            raise ValueError(f"--attach follows a running job: {min(others)} is for a new one")
         job = Job.find(address, options["attach"])
     else:
         job = _submit(address, options, argv)
-        print(f"submitted {job.id} to {address}", flush=True)
-    follow = ["rllib", "submit", "--attach", job.id, "--address", address]
-    if "results" in options:
-        follow += ["--results", str(results)]
-    again = shlex.join(follow)
+    again = shlex.join(["rllib", "submit", "--attach", job.id, "--address", address])
     stop = shlex.join(["ray", "job", "stop", job.id, "--address", address])
     if "no_wait" in options:
         print(f"to follow it: {again}\nto stop it: {stop}")
         return exit_code.OK
     try:
         job.follow()
-        code = job.exit_code()
+        return job.exit_code()
     except KeyboardInterrupt:
-        print(f"\nthe job goes on\nto follow it: {again}\nto stop it: {stop}", flush=True)
+        print(f"\nthe job continues\nto follow it: {again}\nto stop it: {stop}", flush=True)
         return exit_code.INTERRUPTED
     except ConnectionError as error:
-        raise ValueError(f"{error}; the job goes on, to follow it: {again}") from error
-    if "dry_run" not in options:
-        try:
-            print(job.fetch(results), flush=True)
-        except OSError as error:  # the run has ended, and well or not is what its code says
-            print(f"nothing was fetched: {error}; to try again: {again}", file=sys.stderr)
-    return code
+        raise ValueError(f"{error}; the job continues, to follow it: {again}") from error
 
 
 def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
-    """Checks all that can be checked here, and sends the job."""
+    """Checks all that can be checked here, submits the job, and prints where its results go."""
     experiment = train.experiment_from(options)
     redact.check([*argv, str(experiment)])
     _check(experiment, options)
     runtime_env = _runtime_env(options.get("runtime_env"))
     words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)
+    # The job gets a name here, so that it can be printed and resumed.
+    name = experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    named = [] if experiment.name else ["-n", name]
     with tempfile.TemporaryDirectory() as folder:
         command = ["train"]
         if "file" in options:
-            # The word itself, not one like it, such as -n's.
+            # Compares objects, since an option such as -n may have the same value.
             words = [word for word in words if word is not options["file"]]
             file = find_experiment_file(options["file"])
             command += ["file", _in_working_dir(file, runtime_env, Path(folder))]
-        # Named here, so that its results are found again.
-        name = experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        named = [] if experiment.name else ["-n", name]
-        return Job.submit(
+        job = Job.submit(
             address,
             [*command, *words, *named],
             _with_original_command(runtime_env, options),
-            results=f"{experiment.storage_path or _DEFAULT_STORAGE}/{name}",
         )
+    print(f"submitted {job.id} to {address}", flush=True)
+    if "dry_run" not in options:
+        print(_results(f"{experiment.storage_path or _DEFAULT_STORAGE}/{name}"), flush=True)
+    return job
+
+
+def _results(place: str) -> str:
+    """Returns where a job's results go and how to read them."""
+    if "://" in place:
+        return f"results: {place}\nto plot them: {shlex.join(['rllib', 'plot', place])}"
+    return (
+        f"results: {place} on the cluster (to read them from here, give --storage-path a URI, as "
+        "in s3://BUCKET/runs)"
+    )
 
 
 def _check(experiment: Experiment, options: dict[str, Any]) -> None:
@@ -154,15 +114,15 @@ def _check(experiment: Experiment, options: dict[str, Any]) -> None:
         )
     if "resume" in options:  # with the settings that it was started with
         if experiment.name is None:
-            raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
+            raise ValueError("--resume needs the name of the experiment: -n NAME")
         return
     replace(experiment, restore=None).validate()  # the cluster reads its checkpoint
 
 
 def _with_original_command(runtime_env: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Has the job say how to go on in the words of this command."""
+    """Returns a runtime environment in which the job prints `rllib submit` commands."""
     given = ["submit", *([options["file"]] if "file" in options else [])]
-    for option in ("address", "runtime_env", "results"):
+    for option in ("address", "runtime_env"):
         if option in options:
             given += [f"--{option.replace('_', '-')}", options[option]]
     env_vars = {**runtime_env.get("env_vars", {}), SUBMITTED: shlex.join(given)}
@@ -170,31 +130,34 @@ def _with_original_command(runtime_env: dict[str, Any], options: dict[str, Any])
 
 
 def _runtime_env(file: str | None) -> dict[str, Any]:
-    """Reads a runtime environment and adds this package to it."""
-    import rllib_ppg
-
+    """Reads a runtime environment and adds this package and its command to it."""
     runtime_env: Any = {}
     if file is not None:
         try:
             runtime_env = parse_yaml(Path(file).expanduser().read_text(), file) or {}
         except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is no text") from error
+            raise ValueError(f"{file} is not a text file") from error
         if not isinstance(runtime_env, dict):
             raise ValueError(f"{file} must be a mapping, as in `pip: [ale_py]`")
     runtime_env = {key: value for key, value in runtime_env.items() if value is not None}
     modules = runtime_env.get("py_modules", [])
     if not isinstance(modules, list):
         raise ValueError(f"py_modules in {file} must be a list, not {modules!r}")
-    return {**runtime_env, "py_modules": [*modules, str(Path(rllib_ppg.__file__).parent)]}
+    packages = [package.__path__[0] for package in (rllib_ppg, rllib_ppg_cli)]
+    return {**runtime_env, "py_modules": [*modules, *packages]}
 
 
 def _in_working_dir(file: Path, runtime_env: dict[str, Any], folder: Path) -> str:
-    """Has the job find the experiment file; returns its path there.
+    """Puts the experiment file into the job's working directory.
 
     Args:
-        file: The file here.
-        runtime_env: If it has no `working_dir`, it is given one with the file alone.
-        folder: For that one.
+        file: The experiment file.
+        runtime_env: The runtime environment. Without a `working_dir` it gets one that holds only
+            the file.
+        folder: An empty folder for that.
+
+    Returns:
+        The file's path in the job.
     """
     if "working_dir" not in runtime_env:
         shutil.copyfile(file, folder / file.name)

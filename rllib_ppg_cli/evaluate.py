@@ -2,58 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+from ray.rllib.algorithms import AlgorithmConfig
 
 from rllib_ppg._version import versions
-from rllib_ppg.cli import exit_code
-from rllib_ppg.cli.checkpoint_options import (
-    add_command,
-    add_play_options,
-    check_out,
-    check_positive,
-    load_policy,
-    play_config,
-)
-from rllib_ppg.cli.quiet import keep_quiet
-
-if TYPE_CHECKING:
-    from ray.rllib.algorithms import AlgorithmConfig
-
-    from rllib_ppg.evaluation.scores import Mean, Score
-    from rllib_ppg.evaluation.trained_policy import TrainedPolicy
-
-_EPISODES = 100
+from rllib_ppg.envs.procgen_levels import ALL, HELD_OUT, TRAINING, describe
+from rllib_ppg.evaluation.scores import NUM_ENVS, Mean, Score, columns, score
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg_cli import exit_code
+from rllib_ppg_cli.checkpoint import check_out, load_player, play_config
 
 
-def add_parser(commands: Any) -> None:
-    """Adds `rllib evaluate`."""
-    parser = add_command(
-        commands, "evaluate", "play episodes with a trained policy and print its mean returns"
-    )
-    parser.set_defaults(main=main)
-    parser.add_argument(
-        "--episodes",
-        type=int,
-        metavar="N",
-        help=f"how many, of each of training and held-out levels ({_EPISODES})",
-    )
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="env steps after which to stop short of --episodes"
-    )
-    parser.add_argument("--out", "-o", metavar="FILE", help="write all of it as JSON, too")
-    add_play_options(parser)
-
-
-def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Evaluates.
+def main(
+    checkpoint: str,
+    *,
+    episodes: int,
+    steps: int | None,
+    out: str | None,
+    env: str | None,
+    env_config: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
+    explore: bool | None,
+    seed: int,
+) -> int:
+    """Evaluates a policy.
 
     Args:
-        args: The parsed options; those not given are missing.
-        argv: Not used.
+        checkpoint: The policy's checkpoint.
+        episodes: Number of episodes on training levels, and on held-out levels.
+        steps: Number of env steps after which to stop; None plays all episodes.
+        out: A JSON file to write, too.
+        env: Another environment than the training's.
+        env_config: Settings that replace those of the environment.
+        config: Settings that replace the training's.
+        explore: Whether to sample actions; None does what the training's evaluation does.
+        seed: Seed of the environment and the actions.
 
     Returns:
         The exit code.
@@ -61,65 +48,55 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Raises:
         ValueError: For bad input.
     """
-    options = vars(args)
-    keep_quiet(options.get("verbose", 0))
-    check_positive(options, "episodes", "steps")
-    out = check_out(options["out"]) if "out" in options else None
-
-    from rllib_ppg.envs.procgen_levels import ALL
-    from rllib_ppg.evaluation.scores import NUM_ENVS, columns, score
-
-    policy = load_policy(options, num_envs=NUM_ENVS)
-    config = play_config(policy, options)
-    explore = options.get("explore", config.explore)
-    seed, episodes = options.get("seed", 0), options.get("episodes", _EPISODES)
-    print(_headline(policy, config, explore, seed), flush=True)
+    file = None if out is None else check_out(out)
+    policy = load_player(checkpoint, num_envs=NUM_ENVS)
+    played = play_config(policy, env=env, env_config=env_config, config=config)
+    explore = played.explore if explore is None else explore
+    print(_headline(policy, played, explore, seed), flush=True)
     scores = {
         name: score(
             policy,
             of_column,
             episodes=episodes,
-            max_steps=options.get("steps"),
+            max_steps=steps,
             seed=seed,
             explore=explore,
             on_progress=_Progress(name, episodes),
         )
-        for name, of_column in columns(policy, config).items()
+        for name, of_column in columns(policy, played).items()
     }
     print(f"\n{table(scores)}")
     for name, of_column in scores.items():
         if len(of_column.episodes) < episodes:
             print(
-                f"{name}: --steps ended it after {len(of_column.episodes)} of {episodes} episodes; "
-                "of those, short ones are more than their share"
+                f"{name}: --steps ended it after {len(of_column.episodes)} of {episodes} episodes, "
+                "so short episodes count too much"
             )
     if ALL in scores and not policy.config.env_config.get("num_levels"):
         print("with num_levels=0 there are no held-out levels: all are training levels")
-    if out:
+    if file:
         about = {
             "checkpoint": policy.checkpoint,
             "algorithm": _algorithm(policy),
-            "env": config.env if isinstance(config.env, str) else config.env.__name__,
+            "env": played.env if isinstance(played.env, str) else played.env.__name__,
             "env_steps_trained": policy.env_steps,
             "explore": explore,
             "seed": seed,
             "versions": versions("ray", "torch"),
         }
-        out.write_text(json.dumps(about | as_json(scores), indent=2, default=str) + "\n")
-        print(f"written: {out}")
+        file.write_text(json.dumps(about | as_json(scores), indent=2, default=str) + "\n")
+        print(f"written: {file}")
     return exit_code.OK
 
 
 def table(scores: Mapping[str, Score]) -> str:
-    """Returns the means as lines for a person, with the gap between two columns beside them."""
-    from rllib_ppg.envs.procgen_levels import describe
-
+    """Returns the means as a table, with a third column for the gap between two."""
     names = [*scores, *["gap"] * (len(scores) == 2)]
     rows = {"": names}
     if len(scores) == 2:
-        levels = [describe(score.env_config) for score in scores.values()]
+        levels = [describe(column.env_config) for column in scores.values()]
         rows["levels"] = [text.removeprefix("levels ") for text in levels]
-    rows["episodes"] = [str(len(score.episodes)) for score in scores.values()]
+    rows["episodes"] = [str(len(column.episodes)) for column in scores.values()]
     for key, means in _means(scores).items():
         rows[key.replace("_", " ").replace("ized", "ised")] = [_text(mean) for mean in means]
     widths = [max(len(row[i]) for row in rows.values() if i < len(row)) for i in range(len(names))]
@@ -131,19 +108,17 @@ def table(scores: Mapping[str, Score]) -> str:
 
 
 def as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Returns the means, their gap and all episodes, as JSON can hold them."""
-    from rllib_ppg.envs.procgen_levels import HELD_OUT, TRAINING
-
+    """Returns the means, their gap and all episodes as data for JSON."""
     keys = {TRAINING: "training_levels", HELD_OUT: "held_out_levels"}
     means = _means(scores)
     results: dict[str, Any] = {}
-    for i, (name, score) in enumerate(scores.items()):
+    for i, (name, column) in enumerate(scores.items()):
         results[keys.get(name, name)] = {
-            "env_config": dict(score.env_config),
-            "episodes": len(score.episodes),
+            "env_config": dict(column.env_config),
+            "episodes": len(column.episodes),
             **_flat({key: of_key[i] for key, of_key in means.items()}),
-            "returns": [episode.episode_return for episode in score.episodes],
-            "lengths": [episode.length for episode in score.episodes],
+            "returns": [episode.episode_return for episode in column.episodes],
+            "lengths": [episode.length for episode in column.episodes],
         }
     if len(scores) < 2:
         return {"results": results}
@@ -151,8 +126,8 @@ def as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def _means(scores: Mapping[str, Score]) -> dict[str, list[Mean]]:
-    """The means by what they are of, those of each column and then the gap of two."""
-    of_columns = [score.means for score in scores.values()]
+    """The means of each column by name, followed by the gap if there are two columns."""
+    of_columns = [column.means for column in scores.values()]
     rows = {key: [means[key] for means in of_columns] for key in of_columns[0]}
     if len(of_columns) == 2:
         rows = {key: [*means, means[0].minus(means[1])] for key, means in rows.items()}
@@ -168,7 +143,7 @@ def _flat(means: Mapping[str, Mean]) -> dict[str, float | None]:
 
 
 def _text(mean: Mean) -> str:
-    # The error says how many digits of the mean mean something.
+    # The error decides how many digits of the mean are significant.
     error = mean.std_error
     digits = 3 if max(abs(mean.mean), error or 0) < 10 else 1
     return f"{mean.mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
@@ -185,7 +160,7 @@ def _algorithm(policy: TrainedPolicy) -> str:
 
 
 class _Progress:
-    """A line on the terminal that is written over; nothing elsewhere."""
+    """A line on the terminal that is overwritten; nothing if stderr is not a terminal."""
 
     def __init__(self, name: str, episodes: int):
         self._name, self._episodes = name, episodes

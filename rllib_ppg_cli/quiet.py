@@ -18,7 +18,7 @@ def keep_quiet(verbose: int) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     if verbose:
         return
-    for name in ("ray", "ray.rllib"):
+    for name in ("ray", "ray.rllib", "matplotlib", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Tune logs the traceback of a failed trial; it is in the error file that we name.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

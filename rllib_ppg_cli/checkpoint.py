@@ -1,0 +1,62 @@
+"""What the commands that take a checkpoint have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.rllib.algorithms import AlgorithmConfig
+
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
+from rllib_ppg.resources.cpu import available_cpus
+
+
+def load_player(checkpoint: str, *, num_envs: int = 1) -> TrainedPolicy:
+    """Loads a checkpoint's policy and prints which checkpoint it is.
+
+    Args:
+        checkpoint: Folder or URI of a checkpoint, or of a trial.
+        num_envs: Number of envs that the policy will play at a time.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    policy = load_policy(checkpoint)
+    is_image = len(policy.module.observation_space.shape or ()) == 3
+    # A few vectors, or one image, are computed before other threads wake up. For more, two threads
+    # per CPU: with one, OpenMP's threads wait for each other by spinning, which takes many times
+    # as long next to a training that has the CPUs.
+    torch.set_num_threads(2 * available_cpus() if is_image and num_envs > 1 else 1)
+    print(f"checkpoint: {policy.checkpoint}")
+    return policy
+
+
+def play_config(
+    policy: TrainedPolicy,
+    *,
+    env: str | None,
+    env_config: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
+) -> AlgorithmConfig:
+    """Returns the policy's config with what the options change.
+
+    Raises:
+        ValueError: If there is no such setting, or it is the seed, which has its own option.
+    """
+    if "seed" in (config or {}):
+        raise ValueError("set the seed of the episodes with --seed, not in --config")
+    return policy.config_with(env=env, env_config=env_config, config=config)
+
+
+def check_out(out: str) -> Path:
+    """Returns the path of a file to write.
+
+    Raises:
+        ValueError: If its folder does not exist.
+    """
+    path = Path(out).expanduser()
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {path.parent}")
+    return path

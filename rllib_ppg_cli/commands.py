@@ -1,0 +1,505 @@
+"""All commands, options and help texts of `rllib`.
+
+What a command runs is in the module of its name, which is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rllib_ppg_cli.command import Command, Group, Setting, YAMLMapping, given
+
+_YAML = YAMLMapping()
+_COUNT = click.IntRange(min=1)
+_TRUST = (
+    "A checkpoint is pickled Python: reading it can run any code, so use only checkpoints that you "
+    "trust."
+)
+_COMPLETION = """
+\b
+Shell completion: add the line of your shell to its start-up file.
+  bash   eval "$(_RLLIB_COMPLETE=bash_source rllib)"
+  zsh    eval "$(_RLLIB_COMPLETE=zsh_source rllib)"
+  fish   _RLLIB_COMPLETE=fish_source rllib | source
+"""
+
+_WHAT_TO_TRAIN = [
+    click.Option(
+        ["--algo", "--run", "-a", "-r"],
+        metavar="NAME",
+        help="The algorithm: PPG, or one of RLlib's, such as PPO.",
+    ),
+    click.Option(["--env", "-e"], metavar="ID", help="A gymnasium id, such as procgen-coinrun-v0."),
+    click.Option(
+        ["--config", "-c"],
+        type=_YAML,
+        metavar="{...}",
+        help="Settings of the algorithm in JSON or YAML, as in '{\"n_pi\": 4}'.",
+    ),
+    click.Option(
+        ["--set"],
+        type=Setting(),
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="One setting, as in n_pi=4 or env_config.num_levels=200. Repeat it for more.",
+    ),
+    click.Option(["--seed"], type=int, metavar="N", help="The random seed. (default: drawn)"),
+    click.Option(
+        ["--num-samples"],
+        type=int,
+        metavar="N",
+        help="Number of runs of each config, with different seeds. (default: 1)",
+    ),
+    click.Option(
+        ["--scheduler"],
+        metavar="NAME",
+        help="A Tune scheduler that stops or changes trials, such as async_hyperband or pbt. "
+        "(default: none)",
+    ),
+    click.Option(
+        ["--scheduler-config"],
+        type=_YAML,
+        metavar="{...}",
+        help="The scheduler's arguments in JSON or YAML.",
+    ),
+    click.Option(
+        ["--dry-run"],
+        is_flag=True,
+        help="Show settings, phases, size of the replay list and resources, and train nothing.",
+    ),
+]
+_STOP = [
+    click.Option(
+        ["--stop", "-s"],
+        type=_YAML,
+        metavar="{...}",
+        help="Stop when a result reaches a value, as in "
+        "'{\"num_env_steps_sampled_lifetime\": 100000}'. (default: train until Ctrl-C)",
+    ),
+    click.Option(
+        ["--as-test"],
+        is_flag=True,
+        help="Fail if the run ends before it reaches the return in --stop.",
+    ),
+    click.Option(
+        ["--max-failures"],
+        type=int,
+        metavar="N",
+        help="Restart a failed run up to N times from its last checkpoint. (default: 0)",
+    ),
+    click.Option(
+        ["--grace-time"],
+        type=float,
+        metavar="SECONDS",
+        help="How long to wait for a checkpoint after SIGTERM. (default: 25)",
+    ),
+    click.Option(["--restore"], metavar="PATH", help="Start a new run from this checkpoint."),
+    click.Option(
+        ["--resume"],
+        is_flag=True,
+        help="Resume an interrupted experiment with its original settings.",
+    ),
+]
+_RESULTS = [
+    click.Option(
+        ["--storage-path"],
+        metavar="PATH",
+        help="Folder or URI for the results. (default: ~/ray_results)",
+    ),
+    click.Option(
+        ["--experiment-name", "-n"],
+        metavar="NAME",
+        help="Name of the experiment's folder there. (default: algorithm and date)",
+    ),
+    click.Option(
+        ["--checkpoint-freq"],
+        type=int,
+        metavar="N",
+        help="Save a checkpoint every N iterations. (default: never)",
+    ),
+    click.Option(
+        ["--checkpoint-at-end/--no-checkpoint-at-end"],
+        default=None,
+        help="Save a checkpoint at the end. (default: no)",
+    ),
+    click.Option(
+        ["--keep-checkpoints-num"],
+        type=int,
+        metavar="N",
+        help="Number of checkpoints to keep. (default: all)",
+    ),
+    click.Option(
+        ["--checkpoint-score-attr"],
+        metavar="RESULT",
+        help="Keep the checkpoints with the highest value of this result; min-RESULT keeps the "
+        "lowest. (default: the latest)",
+    ),
+]
+_TRACKING = [
+    click.Option(["--track"], is_flag=True, help="Log to Weights & Biases."),
+    click.Option(["--wandb-project"], metavar="NAME", help="Its project. (default: rllib_ppg)"),
+    click.Option(
+        ["--wandb-group"], metavar="NAME", help="Its group. (default: the experiment's name)"
+    ),
+    click.Option(
+        ["--wandb-mode"],
+        type=click.Choice(["online", "offline"]),
+        help="offline keeps the data on disk. (default: online; offline without a key or network)",
+    ),
+    click.Option(["--wandb-checkpoints"], is_flag=True, help="Upload the checkpoints."),
+    click.Option(
+        ["--wandb-videos"], is_flag=True, help="Upload a video of one episode per evaluation."
+    ),
+]
+_EXPERIMENT = {
+    "What to train": _WHAT_TO_TRAIN,
+    "For how long": _STOP,
+    "Results and checkpoints": _RESULTS,
+    "Weights & Biases": _TRACKING,
+}
+_TRAIN = _EXPERIMENT | {
+    "Ray": [
+        click.Option(
+            ["--ray-address"],
+            metavar="ADDRESS",
+            help="A Ray cluster: auto, HOST:6379 or ray://HOST:10001. (default: RAY_ADDRESS, or a "
+            "new Ray on this machine)",
+        ),
+        click.Option(
+            ["--ray-num-cpus"], type=int, metavar="N", help="CPUs of the new Ray. (default: all)"
+        ),
+        click.Option(
+            ["--ray-num-gpus"], type=int, metavar="N", help="GPUs of the new Ray. (default: all)"
+        ),
+        click.Option(
+            ["--ray-object-store-memory"],
+            type=int,
+            metavar="BYTES",
+            help="Size of the new Ray's object store. (default: Ray's)",
+        ),
+    ]
+}
+_PLAY = [
+    click.Option(
+        ["--env", "-e"], metavar="ID", help="Another environment. (default: the training's)"
+    ),
+    click.Option(
+        ["--env-config"],
+        type=_YAML,
+        metavar="{...}",
+        help="Settings of the environment that replace those of the training or its evaluation, "
+        "as in '{\"num_levels\": 0}'.",
+    ),
+    click.Option(
+        ["--config", "-c"],
+        type=_YAML,
+        metavar="{...}",
+        help="Settings of the algorithm that replace the training's.",
+    ),
+    click.Option(
+        ["--explore/--no-explore"],
+        default=None,
+        help="Sample actions, as Procgen's published returns do, or take the most probable ones. "
+        "(default: `explore` of the training's evaluation_config or config; PPG samples)",
+    ),
+    click.Option(
+        ["--seed"],
+        type=int,
+        default=0,
+        metavar="N",
+        help="Seed of the environment and the actions. (default: 0)",
+    ),
+]
+
+
+def _checkpoint() -> click.Argument:
+    return click.Argument(
+        ["checkpoint"],
+        metavar="CHECKPOINT",
+        help="Folder or URI of a checkpoint, or of a trial, whose newest checkpoint is taken.",
+    )
+
+
+def _after_the_word_file(
+    ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
+) -> str | None:
+    if not words or ctx.resilient_parsing:
+        return None
+    if len(words) == 2 and words[0] == "file":
+        return words[1]
+    raise click.UsageError(
+        f"unexpected {' '.join(words)}: an experiment is given as in `rllib train file cartpole`",
+        ctx,
+    )
+
+
+@click.group(
+    cls=Group,
+    epilog=_COMPLETION,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="rllib-ppg", message="rllib-ppg %(version)s")
+@click.pass_context
+def rllib(ctx: click.Context) -> None:
+    """Train and evaluate PPG and RLlib's other algorithms."""
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("give a command, as in `rllib train file cartpole`", ctx)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["train --algo NAME --env ID [OPTIONS]", "train file FILE [OPTIONS]"],
+    params=[
+        click.Argument(
+            ["file"],
+            nargs=-1,
+            callback=_after_the_word_file,
+            metavar="file FILE",
+            help="An experiment in a .yaml file or a .py file, which is run, or the name of a "
+            "shipped example. Options override what it says.",
+        )
+    ],
+    option_groups=_TRAIN,
+)
+@click.pass_context
+def train(ctx: click.Context, **_: Any) -> int:
+    """Train an algorithm on an environment, or run an experiment file."""
+    from rllib_ppg_cli.train import main
+
+    return main(given(ctx), ctx.obj)
+
+
+@rllib.command(
+    cls=Command,
+    usage=[
+        "submit FILE --address http://HEAD:8265 [OPTIONS]",
+        "submit --algo NAME --env ID --address http://HEAD:8265 [OPTIONS]",
+        "submit --attach JOB --address http://HEAD:8265",
+    ],
+    params=[
+        click.Argument(
+            ["file"],
+            metavar="FILE",
+            required=False,
+            help="An experiment, as for `rllib train file FILE`.",
+        )
+    ],
+    option_groups={
+        "Job": [
+            click.Option(
+                ["--address"],
+                metavar="URL",
+                help="The cluster's job server. (default: RAY_API_SERVER_ADDRESS, or "
+                "http://127.0.0.1:8265)",
+            ),
+            click.Option(
+                ["--runtime-env"],
+                metavar="FILE",
+                help="A Ray runtime environment in YAML with what the nodes lack. This package and "
+                "the experiment file are always sent. (default: none)",
+            ),
+            click.Option(["--no-wait"], is_flag=True, help="Submit the job and return."),
+            click.Option(
+                ["--attach"], metavar="JOB", help="Follow a job that was submitted before."
+            ),
+        ],
+        **_EXPERIMENT,
+    },
+)
+@click.pass_context
+def submit(ctx: click.Context, **_: Any) -> int:
+    """Run an experiment on a Ray cluster and follow it."""
+    from rllib_ppg_cli.submit import main
+
+    return main(given(ctx), ctx.obj)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["evaluate CHECKPOINT [OPTIONS]"],
+    params=[_checkpoint()],
+    epilog=_TRUST,
+    option_groups={
+        "Evaluation": [
+            click.Option(
+                ["--episodes"],
+                type=_COUNT,
+                default=100,
+                metavar="N",
+                help="Episodes on training levels, and as many on held-out levels. (default: 100)",
+            ),
+            click.Option(
+                ["--steps"],
+                type=_COUNT,
+                metavar="N",
+                help="Stop after this many env steps, even before --episodes. (default: no limit)",
+            ),
+            click.Option(
+                ["--out", "-o"], metavar="FILE", help="Also write all results to a JSON file."
+            ),
+        ],
+        "Policy and environment": _PLAY,
+    },
+)
+def evaluate(**options: Any) -> int:
+    """Play episodes with a trained policy and print its mean returns."""
+    from rllib_ppg_cli.evaluate import main
+
+    return main(**options)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["record CHECKPOINT --out FILE [OPTIONS]"],
+    params=[_checkpoint()],
+    epilog=_TRUST,
+    option_groups={
+        "Video": [
+            click.Option(
+                ["--out", "-o"], metavar="FILE", required=True, help="The video: .mp4 or .gif."
+            ),
+            click.Option(
+                ["--episodes"],
+                type=_COUNT,
+                default=3,
+                metavar="N",
+                help="Number of episodes. (default: 3)",
+            ),
+            click.Option(
+                ["--fps"],
+                type=_COUNT,
+                metavar="N",
+                help="Steps per second. (default: the environment's own, or 30)",
+            ),
+        ],
+        "Policy and environment": _PLAY,
+    },
+)
+def record(**options: Any) -> int:
+    """Record a video of a trained policy's episodes."""
+    from rllib_ppg_cli.record import main
+
+    return main(**options)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["export CHECKPOINT --out FILE"],
+    params=[_checkpoint()],
+    epilog=_TRUST,
+    option_groups={
+        "Model": [
+            click.Option(
+                ["--out", "-o"], metavar="FILE", required=True, help="The model: an .onnx file."
+            )
+        ]
+    },
+)
+def export(**options: Any) -> int:
+    """Write a trained policy as an ONNX model, checked against torch."""
+    from rllib_ppg_cli.export import main
+
+    return main(**options)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["plot RUN... [OPTIONS]"],
+    params=[
+        click.Argument(
+            ["runs"],
+            nargs=-1,
+            required=True,
+            metavar="RUN...",
+            help="Folder or URI of an experiment or a trial.",
+        )
+    ],
+    option_groups={
+        "Picture": [
+            click.Option(
+                ["--out", "-o"],
+                default="plot.png",
+                metavar="FILE",
+                help="The picture: .png, .pdf or .svg. (default: plot.png)",
+            ),
+            click.Option(
+                ["--metric"],
+                metavar="RESULT",
+                help="The result to draw. (default: env_runners/episode_return_mean)",
+            ),
+            click.Option(
+                ["--against"],
+                metavar="SETTING",
+                help="Draw final returns against this setting, as in n_pi, instead of curves.",
+            ),
+            click.Option(
+                ["--reference"],
+                type=click.Choice(["openai"]),
+                help="Add OpenAI's published curves to games in hard mode. (default: none)",
+            ),
+            click.Option(
+                ["--reference-experiments"],
+                metavar="A,B,...",
+                help="Which of them: ppg, ppo, ppg_single, ppgkl, n_pi=2, ... (default: ppg,ppo; "
+                "with --against, their sweep)",
+            ),
+        ]
+    },
+)
+def plot(**options: Any) -> int:
+    """Draw the learning curves of runs, or a sweep's final returns."""
+    from rllib_ppg_cli.plot import main
+
+    return main(**options)
+
+
+@rllib.group(cls=Group, invoke_without_command=True)
+@click.pass_context
+def example(ctx: click.Context) -> None:
+    """List, print or run the experiments that come with this package."""
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("give an action: rllib example list, get NAME or run NAME", ctx)
+
+
+@example.command("list", cls=Command, usage=["example list"], option_groups={})
+def example_list() -> int:
+    """List the examples with a line on each."""
+    from rllib_ppg_cli.example import main_list
+
+    return main_list()
+
+
+def _example() -> click.Argument:
+    return click.Argument(["file"], metavar="NAME", help="One of `rllib example list`.")
+
+
+@example.command(
+    "get",
+    cls=Command,
+    usage=["example get NAME > my_experiment.yaml"],
+    params=[_example()],
+    option_groups={},
+)
+def example_get(file: str) -> int:
+    """Print an example's file, as a start for your own."""
+    from rllib_ppg_cli.example import main_get
+
+    return main_get(file)
+
+
+@example.command(
+    "run",
+    cls=Command,
+    usage=["example run NAME [OPTIONS]"],
+    params=[_example()],
+    option_groups=_TRAIN,
+)
+@click.pass_context
+def example_run(ctx: click.Context, **_: Any) -> int:
+    """Run an example, as `rllib train file NAME` does. Options override what it says."""
+    from rllib_ppg_cli.train import main
+
+    return main(given(ctx), ctx.obj)
