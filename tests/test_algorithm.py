@@ -169,7 +169,9 @@ def test_checkpoint_in_the_middle_of_a_phase(build, tmp_path):
         )
         for a, b in zip(saved, loaded, strict=True):
             np.testing.assert_array_equal(ray.get(a.ref).obs, ray.get(b.ref).obs)
-            np.testing.assert_array_equal(ray.get(a.ref).V_targ, ray.get(b.ref).V_targ)
+            np.testing.assert_array_equal(
+                ray.get(a.ref).columns["V_targ"], ray.get(b.ref).columns["V_targ"]
+            )
             np.testing.assert_array_equal(a.info.rows, b.info.rows)
         for name in ("default_optimizer", "aux"):
             for a, b in zip(

@@ -143,7 +143,7 @@ def test_the_replay_list_is_one_copy_and_not_in_the_driver(build):
 def replay_rows(algo):
     """{(iteration, row): (V_targ, learner)} of the replay list."""
     return {
-        (i, int(row)): (ray.get(e.ref).V_targ[k].tolist(), e.learner)
+        (i, int(row)): (ray.get(e.ref).columns["V_targ"][k].tolist(), e.learner)
         for i, entries in enumerate(only_module(algo).replay.iterations)
         for e in entries
         for k, row in enumerate(e.info.rows)
