@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import click
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -20,17 +20,6 @@ _ELSEWHERE = {
 }
 _COMMAND_LINE = "<!-- command line -->"
 _METRICS = "<!-- metrics -->"
-_COMMANDS = (
-    "train",
-    "submit",
-    "evaluate",
-    "record",
-    "plot",
-    "export",
-    "example list",
-    "example get",
-    "example run",
-)
 
 
 class Defaults(griffe.Extension):
@@ -86,19 +75,40 @@ def _fix_links(markdown: str) -> str:
 
 
 def _command_line() -> str:
-    sections = [f"```text\n{_help([])}\n```"]
-    for command in _COMMANDS:
-        sections.append(f"## rllib {command}\n\n```text\n{_help(command.split())}\n```")
-    return "\n\n".join(sections)
+    from rllib_ppg_cli.commands import rllib
+
+    return "\n\n".join(_help(rllib, "rllib"))
 
 
-def _help(command: list[str]) -> str:
-    from rllib_ppg_cli import main
+def _help(command: click.Command, name: str) -> Iterator[str]:
+    """Help of a command and of its sub-commands, as sections in Markdown."""
+    formatter = _MarkdownFormatter()
+    command.format_help(click.Context(command, info_name=name, **command.context_settings), formatter)
+    yield f"## {name}\n\n{formatter.getvalue()}"
+    if isinstance(command, click.Group):
+        for sub_name, sub_command in command.commands.items():
+            yield from _help(sub_command, f"{name} {sub_name}")
 
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        main([*command, "--help"])
-    return text.getvalue().strip()
+
+class _MarkdownFormatter(click.HelpFormatter):
+    """Writes what `--help` prints as Markdown, with a table for each group of options."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        self.write(f"    {prog} {args}\n")
+
+    def write_heading(self, heading: str) -> None:
+        self._heading = heading
+
+    def write_text(self, text: str) -> None:
+        if "\b" in text:  # click's mark of lines that are not to be wrapped
+            self.write("\n```text" + text.replace("\b", "").rstrip() + "\n```\n")
+        else:
+            self.write(f"\n{text}\n")
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *args: Any, **kwargs: Any) -> None:
+        self.write(f"\n| {self._heading} | |\n|---|---|\n")
+        for name, meaning in rows:
+            self.write(f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |\n")
 
 
 def _metrics() -> str:
