@@ -83,7 +83,9 @@ def _command_line() -> str:
 def _help(command: click.Command, name: str) -> Iterator[str]:
     """Help of a command and of its sub-commands, as sections in Markdown."""
     formatter = _MarkdownFormatter()
-    command.format_help(click.Context(command, info_name=name, **command.context_settings), formatter)
+    command.format_help(
+        click.Context(command, info_name=name, **command.context_settings), formatter
+    )
     yield f"## {name}\n\n{formatter.getvalue()}"
     if isinstance(command, click.Group):
         for sub_name, sub_command in command.commands.items():

@@ -1,9 +1,17 @@
 """The documentation against the code."""
 
+import importlib
 import re
+from pathlib import Path
 
+import pytest
+
+import rllib_ppg
 from rllib_ppg import PPGConfig
 from rllib_ppg.metrics import METRICS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 
 
 def test_documented_metrics_are_those_of_a_run(build):
@@ -29,3 +37,17 @@ def flat(result, prefix=""):
             yield from flat(value, f"{prefix}{key}/")
         else:
             yield prefix + key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_what_exists(page):
+    text = page.read_text()
+    for path in re.findall(
+        r"`((?:rllib_ppg|rllib_ppg_cli|benchmarks|tests|tuned_examples|cluster)/[\w./]*)`", text
+    ):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"\brllib_ppg\.([A-Z]\w+|load_policy)", text):
+        assert hasattr(rllib_ppg, name), name
+    for module, names in re.findall(r"^from (rllib_ppg[\w.]*) import ([\w, ]+)$", text, re.M):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
