@@ -108,7 +108,7 @@ _EPISODE_CALLBACKS = (
 class PPGConfig(AlgorithmConfig):
     """Configures `PPG`. The defaults are those of the paper's Procgen experiments (appendix A).
 
-    Example:
+    Examples:
         >>> from rllib_ppg import PPGConfig
         >>> config = (
         ...     PPGConfig()

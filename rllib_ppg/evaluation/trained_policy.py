@@ -43,7 +43,7 @@ _MODULE = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFA
 def load_policy(checkpoint: str) -> TrainedPolicy:
     """Loads the policy of a checkpoint; Ray is not started.
 
-    Example:
+    Examples:
         >>> import gymnasium as gym
         >>> from rllib_ppg import load_policy
         >>> policy = load_policy("results/my_run")  # doctest: +SKIP

@@ -19,7 +19,7 @@ _STATES_AT_ONCE = 1024
 class ImpalaPPOModule(PPGTorchRLModule):
     """PPG's network with `arch="shared"` and without the auxiliary head; for PPO-like algorithms.
 
-    Example:
+    Examples:
         >>> from ray.rllib.algorithms.ppo import PPOConfig
         >>> from ray.rllib.core.rl_module.rl_module import RLModuleSpec
         >>> spec = RLModuleSpec(module_class=ImpalaPPOModule)
