@@ -1,4 +1,4 @@
-"""`rllib train --dry-run`: what a run would do and need, before it does."""
+"""`rllib train --dry-run`: what a run would do and what resources it needs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 Line = tuple[str, str]
 _WIDTH = 100
-_PHASES = 15  # that a run should have; docs/results.md, "How long a phase should be"
+_PHASES = 15  # a run should have this many; docs/results.md, "How long a phase should be"
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def show(experiment: Experiment) -> bool:
-    """Prints what the trials of an experiment would do and need; those that are alike at once.
+    """Prints what the trials of an experiment would do and need; equal trials are shown once.
 
     Args:
-        experiment: A valid one. Ray is running: its resources are what there is.
+        experiment: A valid experiment. Ray must be running, since the trials share its resources.
 
     Returns:
-        Whether each trial fits.
+        Whether every trial fits.
     """
     _print(f"{experiment.run}: settings other than the defaults", _settings(experiment))
     fits = True
@@ -62,7 +62,7 @@ def _words(value: Any) -> str:
 
 
 def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[list[Line], bool]:
-    """The lines of one trial of `total`, and whether it fits."""
+    """Returns the lines of one of `total` trials, and whether it fits."""
     import ray
 
     from rllib_ppg.envs.vector_env import probe_spaces
@@ -80,21 +80,21 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     except ValueError as error:
         return [*lines, ("does not fit", str(error))], False
     words = ", ".join(f"{n:g} {name}s of {have.get(name, 0):g}" for name, n in needed.items())
-    # A little more, as ten tenths make a little less than one.
+    # Plus a little, since ten times 0.1 is slightly less than 1 in floating point.
     fit = (int(have.get(name, 0) / n + 1e-6) for name, n in needed.items())
     at_a_time = min([total, *fit])
     if total > 1:
         words += f": {_count(at_a_time, 'trial')} at a time"
     if at_a_time * replay > store:
         words += (
-            f", with {_size(at_a_time * replay)} of replay lists, of which Ray keeps on disk what "
-            "the object store has no room for"
+            f", with {_size(at_a_time * replay)} of replay lists; Ray moves to disk what does not "
+            "fit into the object store"
         )
     return [*lines, ("resources", words)], True
 
 
 def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: float) -> list[Line]:
-    """The arithmetic of PPG's phases, with bytes of a full replay list and of the object store."""
+    """Returns the arithmetic of PPG's phases; `replay` and `store` are sizes in bytes."""
     batch, T = config.batch_size, config.rollout_fragment_length
     n = config.num_env_runners
     runners = f"{_count(n, 'env runner')} x " if n else ""
@@ -151,7 +151,7 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
 
 
 def _iterations(stop: Mapping[str, float], batch: int) -> int | None:
-    """How many iterations a run has at most; None if its stop does not say."""
+    """Returns the largest number of iterations of a run; None if its stop does not limit it."""
     per_unit = {"training_iteration": 1, "num_env_steps_sampled_lifetime": batch}
     units = {key: per_unit.get(key.split("/")[-1]) for key in stop}
     limits = [
@@ -186,5 +186,5 @@ def _wrapped(text: str, head: str = "", indent: int = 0) -> list[str]:
         _WIDTH,
         initial_indent=head,
         subsequent_indent=" " * indent,
-        break_on_hyphens=False,  # they are parts of the envs' names
+        break_on_hyphens=False,  # hyphens are parts of env names
     )

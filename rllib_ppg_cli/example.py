@@ -1,4 +1,4 @@
-"""`rllib example`: the experiments that come with this package, shown and run."""
+"""`rllib example list` and `get`: the experiments that come with this package."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def main_get(file: str) -> int:
 
 
 def summary(path: Path) -> str:
-    """Returns the first paragraph of what stands at an experiment file's head, in one line."""
+    """Returns the first paragraph of an experiment file's description in one line."""
     return " ".join(head(path).split("\n\n")[0].split())
 
 
 def head(path: Path) -> str:
-    """Returns what an experiment file says of itself: its docstring, or its first comment."""
+    """Returns an experiment file's description: its docstring, or its first comment."""
     text = path.read_text()
     if path.suffix == ".py":
         return ast.get_docstring(ast.parse(text)) or ""

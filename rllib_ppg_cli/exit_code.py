@@ -1,4 +1,4 @@
-"""What the command's exit codes mean."""
+"""Exit codes of the command; 128 + N after signal N, as shells report it."""
 
 OK = 0
 FAILED = 1

@@ -1,4 +1,4 @@
-"""Keys and passwords, which environment variables hold, stay out of what a run writes."""
+"""Keeps keys and passwords in environment variables out of what a run writes."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ import re
 from collections.abc import Iterable
 
 _ENDINGS = ("API_KEY", "ACCESS_KEY", "TOKEN", "SECRET", "PASSWORD")
-_SHORTEST = 8  # what is shorter is in many a text by chance
-# As of variables: `pad_token: 3` is none.
+_SHORTEST = 8  # shorter values occur in many texts by chance
+# Only upper-case names, as of environment variables: `pad_token: 3` is an ordinary setting.
 _ASSIGNMENT = re.compile(rf"\b([A-Z][A-Z0-9_]*?(?:{'|'.join(_ENDINGS)}))(['\"]?\s*[=:]\s*)(\S+)")
 
 
 def redact(text: str) -> str:
-    """Returns a text with *** for values of secret variables, also of `WANDB_API_KEY=...`."""
+    """Returns a text in which *** replaces secret values and what follows `..._API_KEY=`."""
     for value in _values().values():
         text = text.replace(value, "***")
     return _ASSIGNMENT.sub(r"\1\2***", text)
 
 
 def check(texts: Iterable[str]) -> None:
-    """Checks that there are no secrets in a run's options and config.
-
-    Those are in its results, in Tune's files and in each checkpoint.
+    """Checks that a run's options and config, which its files repeat, contain no secrets.
 
     Raises:
-        ValueError: There is a secret variable's value, or an assignment to one; with its name.
+        ValueError: If they contain a secret variable's value or an assignment to one.
     """
     for text in texts:
         names = [name for name, value in _values().items() if value in text]
@@ -33,7 +31,7 @@ def check(texts: Iterable[str]) -> None:
         if names:
             raise ValueError(
                 f"the value of {names[0]} is in the run's options or its config, which are written "
-                "into results and checkpoints: have the env read it from the environment"
+                "into results and checkpoints: let the env read it from the environment instead"
             )
 
 

@@ -16,7 +16,7 @@ from rllib_ppg.experiments.experiment import Experiment, is_budget
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.words import without
 
-# In a job's environment: `submit` and its own options, as they were given.
+# Variable of a job's environment with the words `submit ...` that the user gave.
 SUBMITTED = "RLLIB_PPG_SUBMITTED"
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ def report(
     """Prints how the run ended, where its results are and how to continue it.
 
     Args:
-        results: What the Tuner returned.
-        experiment: What it ran.
-        argv: The command line that asked for it.
-        terminated: Whether SIGTERM ended it, if it was interrupted.
+        results: The Tuner's results.
+        experiment: The experiment.
+        argv: The command line.
+        terminated: Whether SIGTERM interrupted the run.
 
     Returns:
         The exit code.
     """
-    # A trial that failed in its first iteration, or never began, has no metrics at all.
+    # A trial that failed before its first result has no metrics at all.
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
     if not alone:
@@ -53,7 +53,7 @@ def report(
         folder = PurePath(results.experiment_path).name
         print(f"to resume: {to_resume(folder, experiment, argv)}")
     elif alone:
-        print(_how_to_go_on(results[0], experiment, _as_given(argv)))
+        print(_how_to_continue(results[0], experiment, _as_given(argv)))
     for result in results:
         if result.error:
             reason = str(result.error).strip().splitlines()[-1]
@@ -110,15 +110,15 @@ def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
 
 
 def goals(stop: Mapping[str, float]) -> dict[str, float]:
-    """Returns what is to be reached of a run's stop criteria; the rest is its budget."""
+    """Returns the stop criteria that are goals to reach; the others limit the budget."""
     return {key: value for key, value in stop.items() if not is_budget(key)}
 
 
 def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
-    """Says whether each trial reached a goal before its budget was spent.
+    """Checks whether each trial reached a goal before its budget was spent.
 
     Args:
-        results: What the Tuner returned.
+        results: The Tuner's results.
         stop: The stop criteria of each trial.
 
     Returns:
@@ -138,7 +138,7 @@ def judge(results: ResultGrid, stop: Mapping[str, float]) -> int:
 
 
 def _as_given(argv: Sequence[str]) -> list[str]:
-    """Returns the words that the user gave: in a job, to `rllib submit`."""
+    """Returns the words that the user typed: in a job, those of `rllib submit`."""
     submitted = os.environ.get(SUBMITTED)
     if submitted is None:
         return list(argv)
@@ -147,8 +147,8 @@ def _as_given(argv: Sequence[str]) -> list[str]:
 
 
 def _program() -> str:
-    # As `make run` calls it, out of an environment that is not activated, by its path; as a job
-    # does, as a module, which shows as the path of `__main__.py`.
+    # `make run` calls the script by its path, since the environment is not activated. A job calls
+    # the module, so that argv[0] is the path of `__main__.py`.
     if shutil.which("rllib") or sys.argv[0].endswith("__main__.py"):
         return "rllib"
     return sys.argv[0]
@@ -159,15 +159,15 @@ def to_resume(folder: str, experiment: Experiment, argv: Sequence[str]) -> str:
 
     Args:
         folder: The name of the experiment's folder.
-        experiment: What was run.
-        argv: The command line that asked for it.
+        experiment: The experiment.
+        argv: The command line.
     """
     name = [] if experiment.name else ["-n", folder]
     words = without(_as_given(argv), (), ("--resume",))
     return shlex.join([_program(), *words, *name, "--resume"])
 
 
-def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
+def _how_to_continue(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
     from ray.tune.utils import flatten_dict
 
     if result.checkpoint is None:
@@ -175,7 +175,7 @@ def _how_to_go_on(result: Result, experiment: Experiment, argv: Sequence[str]) -
     argv = without(argv, ("--restore",), ("--resume",))
     command = [_program(), *argv, "--restore", _place(result.checkpoint.path, experiment)]
     if experiment.stop:
-        # A budget grows by as much again; a return that was reached would end the run at once.
+        # Budgets double; a return that was already reached would end the run at once.
         flat = flatten_dict(result.metrics or {}, delimiter="/")
         stop = {
             key: 2 * value if is_budget(key) else value

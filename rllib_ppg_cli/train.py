@@ -1,4 +1,4 @@
-"""`rllib train`: from options to a trained, saved, or clearly failed run."""
+"""`rllib train`: runs an experiment that the options describe."""
 
 from __future__ import annotations
 
