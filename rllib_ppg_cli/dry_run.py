@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg.experiments.experiment import Experiment, as_data
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.settings import as_data
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig

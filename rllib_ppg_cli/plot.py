@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.plots import openai_curves, panels, pictures
 from rllib_ppg.plots.final_table import final_table
 from rllib_ppg.plots.results import read_trials

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rllib_ppg.experiments.experiment import Experiment, is_budget
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.settings import is_budget
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.words import without
 

@@ -19,8 +19,10 @@ from ray.tune import ResultGrid
 
 from rllib_ppg.callbacks import ProcgenMetrics
 from rllib_ppg.evaluation.evaluation_videos import EvaluationVideos
-from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN, Experiment
+from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file
+from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.tuner import find_saved_run, make_tuner, resume_tuner
 from rllib_ppg.tune_callbacks.crash_recovery import (
     ResumeFromLatestCheckpoint,
     StoreResults,
@@ -52,7 +54,7 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
     redact.check([*argv, str(experiment)])
     if client.is_client(_address(options)):
         client.check_options(options)
-    if "resume" in options and not has_saved_trials(experiment.resumable()):
+    if "resume" in options and not has_saved_trials(find_saved_run(experiment)):
         print("nothing of the run was saved, so it starts from the beginning", flush=True)
         del options["resume"]
     if "resume" not in options:  # a resumed run keeps its settings
@@ -119,7 +121,8 @@ def _run(
     python = file if file and file.suffix == ".py" else None
     remote = client.is_client(_address(options))
     with client.lines_from_head() if remote else nullcontext() as show:
-        tuner = experiment.to_tuner(
+        tuner = make_tuner(
+            experiment,
             callbacks=[
                 *_callbacks(experiment, options, saving, show),
                 RunFiles(experiment, argv, python),
@@ -135,7 +138,7 @@ def _resume(
     experiment: Experiment, options: Mapping[str, Any], saving: SaveOnInterrupt
 ) -> tuple[ResultGrid, Mapping[str, float]]:
     callbacks = [ResumeFromLatestCheckpoint(), *_callbacks(experiment, options, saving)]
-    tuner, stop = experiment.to_resumed_tuner(callbacks, keep=RunFiles)
+    tuner, stop = resume_tuner(experiment, callbacks, keep=RunFiles)
     return tuner.fit(), stop
 
 

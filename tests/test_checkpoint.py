@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import ray
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from ray import tune
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from rllib_ppg import PPG, load_policy
 from rllib_ppg.checkpoint import folder, plain_data
 from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint
+from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.tuner import find_saved_run
 from rllib_ppg.learner import PPGTorchLearner
 from tests.support.algorithms import only_module, small, weights
 from tests.support.comparison import assert_equal
@@ -195,7 +200,7 @@ def _newer(path):
         ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
         ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
         (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
-        (MANIFEST, _newer, r"was written by rllib_ppg 0.1.0, which is newer than this one"),
+        (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.1.0 \(format 99\)"),
         (MANIFEST, Path.unlink, r"can't|PPG can go on from: it has no ppg_checkpoint.json"),
     ],
 )
@@ -264,6 +269,62 @@ def test_plain_data_runs_no_code(tmp_path, capsys):
     for name in ("pickle.npz", "object.npz"):
         with pytest.raises(ValueError, match="is damaged"):
             plain_data.load(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def run_of_older_version(tmp_path):
+    """The folder of a run with one checkpoint; each of its pickles prints when it is loaded."""
+    run = tmp_path / "run"
+    checkpoint = run / "trial/checkpoint_000000"
+    for name in ("", "learner_group/learner/rl_module/default_policy", "env_runner"):
+        (checkpoint / name).mkdir(parents=True, exist_ok=True)
+        for file in ("class_and_ctor_args.pkl", "state.pkl", "algorithm_state.pkl"):
+            (checkpoint / name / file).write_bytes(pickle.dumps(Evil()))
+    for file in ("tuner.pkl", "trainable.pkl", "experiment_state-2026.json"):
+        (run / file).write_bytes(pickle.dumps(Evil()))
+    about = {"type": "Algorithm", "checkpoint_version": "2.1", "format": "cloudpickle"}
+    (checkpoint / "rllib_checkpoint.json").write_text(json.dumps(about))
+    (checkpoint / Algorithm.METADATA_FILE_NAME).write_text(json.dumps(about))
+    manifest = {"format": 1, "versions": {"rllib-ppg": "0.0.7"}, "files": {}}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    return run
+
+
+def _resume(run, checkpoint):
+    find_saved_run(Experiment(run="PPG", name=run.name, storage_path=str(run.parent)))
+
+
+def _restore(run, checkpoint):
+    Experiment(run="PPG", config={"env": "CartPole-v1"}, restore=str(checkpoint)).validate()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda run, checkpoint: PPG.from_checkpoint(checkpoint),
+        lambda run, checkpoint: PPG.from_checkpoint(tune.Checkpoint(checkpoint)),
+        lambda run, checkpoint: load_policy(checkpoint),
+        lambda run, checkpoint: load_policy(str(run)),
+        _restore,
+        _resume,
+    ],
+)
+def test_an_older_version_s_checkpoint_is_refused_unread(run_of_older_version, use, capsys):
+    checkpoint = run_of_older_version / "trial/checkpoint_000000"
+    message = r"was written by an older version of rllib_ppg, 0\.0\.7 \(format 1\), and this one"
+    with pytest.raises(ValueError, match=message) as error:
+        use(run_of_older_version, str(checkpoint))
+    assert "\n" not in str(error.value)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_component_of_an_older_version_is_refused(build, run_of_older_version, capsys):
+    algo = build(small(runners=0))
+    checkpoint = run_of_older_version / "trial/checkpoint_000000"
+    for component in (None, "env_runner", "learner_group"):
+        with pytest.raises(ValueError, match="was written by an older version"):
+            algo.restore_from_path(checkpoint, component=component)
     assert "executed" not in capsys.readouterr().out
 
 

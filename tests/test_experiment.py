@@ -6,8 +6,10 @@ import pytest
 from ray import tune
 from ray.tune.experiment import Trial
 
-from rllib_ppg.experiments.experiment import Experiment, is_budget
+from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.experiments.settings import is_budget
+from rllib_ppg.experiments.tuner import make_tuner, resume_tuner
 from rllib_ppg.tune_callbacks.run_files import RunFiles
 
 SMALL = {
@@ -134,7 +136,7 @@ def test_a_grid_is_checked_value_by_value():
         ({"num_samples": 0}, "num_samples"),
         (
             {"num_samples": 2, "config": {"seed": {"grid_search": [0, 1]}}},
-            r"num_samples=2 would train each seed of \[0, 1\] as often",
+            r"num_samples=2 would train each seed of \[0, 1\] 2 times",
         ),
         ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
@@ -164,7 +166,7 @@ def test_the_users_own_callbacks_stay(tmp_path):
     experiment = Experiment(
         run="PPG", config={**SMALL, "callbacks_class": path}, storage_path=str(tmp_path)
     )
-    tuner = experiment.to_tuner(rllib_callbacks=[Ours])
+    tuner = make_tuner(experiment, rllib_callbacks=[Ours])
     names = [cls.__name__ for cls in tuner._local_tuner.param_space["callbacks_class"]]
     assert names == ["PPGCallback", "Ours"]
 
@@ -186,7 +188,7 @@ def test_the_best_checkpoint_by_a_nested_result_is_kept(tmp_path, order, returns
     experiment = Experiment(
         "PPG", config=SMALL, checkpoint_config={**score, "checkpoint_score_order": order}
     )
-    tuner = experiment.to_tuner()._local_tuner
+    tuner = make_tuner(experiment)._local_tuner
     [callback] = tuner.param_space["callbacks_class"]
     manager = _CheckpointManager(tuner.get_run_config().checkpoint_config)
     for i, value in enumerate(returns):
@@ -294,7 +296,7 @@ def test_schedulers_by_name_go_by_the_return():
         scheduler_config={"max_t": 7, "grace_period": 2},
     )
     named.validate()
-    scheduler = named.to_tuner()._local_tuner._tune_config.scheduler
+    scheduler = make_tuner(named)._local_tuner._tune_config.scheduler
     assert type(scheduler).__name__ == "AsyncHyperBandScheduler"
     assert scheduler.metric == "env_runners/episode_return_mean"
     assert scheduler._max_t == 7
@@ -377,7 +379,7 @@ def test_networks_of_rllibs_algorithms_have_their_public_names():
     config = {"env": "CartPole-v1", "model_config": {"fcnet_hiddens": [8]}}
     experiment = Experiment(run="PPO", config=config)
     experiment.validate()
-    space = experiment.to_tuner()._local_tuner.param_space
+    space = make_tuner(experiment)._local_tuner.param_space
     merged = experiment.algorithm.get_default_config().update_from_dict(space)
     assert merged.model_config["fcnet_hiddens"] == [8]
 
@@ -411,7 +413,7 @@ config = PPOConfig().environment(MultiAgentCartPole, env_config={"num_agents": 2
 )
 """,
     )
-    assert "_rl_module_spec" not in Experiment.from_file(file).to_tuner()._local_tuner.param_space
+    assert "_rl_module_spec" not in make_tuner(Experiment.from_file(file))._local_tuner.param_space
 
 
 @pytest.mark.parametrize(
@@ -425,7 +427,7 @@ config = PPOConfig().environment(MultiAgentCartPole, env_config={"num_agents": 2
     ],
 )
 def test_rllibs_ppo_gets_a_network_for_images_unless_it_has_one(run, env, config, network):
-    tuner = Experiment(run=run, config={"env": env, **config}).to_tuner()
+    tuner = make_tuner(Experiment(run=run, config={"env": env, **config}))
     spec = tuner._local_tuner.param_space.get("_rl_module_spec")
     assert (spec.module_class.__name__ if spec else None) == network
 
@@ -434,8 +436,8 @@ def test_trials_start_from_a_checkpoint_also_if_the_run_is_resumed_before_they_s
     experiment = Experiment(
         run="PPG", name="x", config=SMALL, storage_path=str(tmp_path), restore="~/there"
     )
-    experiment.to_tuner(callbacks=[tune.Callback()])
-    tuner, _ = experiment.to_resumed_tuner([], keep=RunFiles)
+    make_tuner(experiment, callbacks=[tune.Callback()])
+    tuner, _ = resume_tuner(experiment, [], keep=RunFiles)
     [callback] = tuner._local_tuner.get_run_config().callbacks
     trial = Trial("PPG", stub=True)
     callback.on_trial_start(0, [trial], trial)

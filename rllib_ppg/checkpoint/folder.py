@@ -1,14 +1,14 @@
-"""Checkpoints as folders: where they are, whether they are whole, and how they are written.
+"""Checkpoint folders: how they are found, checked and written.
 
-What `PPG` writes, beside RLlib's own files:
+In addition to RLlib's files, `PPG` writes:
 
     ppg_checkpoint.json     the manifest: format, versions, shapes of the networks' parameters,
-                            and each file's size and SHA-256
-    replay/0000.npy ...     one file for each iteration of the phase (`replay.py`)
-    exact/*.npz             where env runners and random numbers are (`plain_data.py`)
+                            size and SHA-256 of each file
+    replay/*/0000.npy ...   a file for each iteration of the phase (`replay_files.py`)
+    exact/*.npz             state of env runners and random generators (`plain_data.py`)
 
-A folder is written under another name and gets its own when all of it is there. In a bucket,
-where folders can't be renamed, the manifest comes last.
+A folder is written under a temporary name and renamed when it is complete. In a bucket, where
+folders can't be renamed, the manifest is written last.
 """
 
 from __future__ import annotations
@@ -31,33 +31,48 @@ from rllib_ppg._version import versions
 
 MANIFEST = "ppg_checkpoint.json"
 REPLAY, EXACT = "replay", "exact"
-# To be raised when an older version of this package could not read a checkpoint any more.
-FORMAT = 1
+# Raise it when the layout changes or a pickled class moves. Other formats are refused.
+FORMAT = 2
+
+
+def check_format(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:
+    """Checks, without unpickling anything, that this version can read a checkpoint.
+
+    Args:
+        path: Folder or URI. A folder without a manifest passes: other algorithms write none.
+        filesystem: File system of `path`, if `path` is not a URI.
+
+    Raises:
+        ValueError: The checkpoint has another format, or its manifest is damaged.
+    """
+    filesystem, root = resolve(path, filesystem)
+    if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
+        read_manifest(filesystem, root)
 
 
 def check_checkpoint(
     path: str | pathlib.Path, filesystem: fs.FileSystem | None = None, *, replay: bool = True
 ) -> None:
-    """Checks that there is a whole checkpoint at `path`, of PPG or of another RLlib algorithm.
+    """Checks that there is a complete checkpoint at `path`, of PPG or another RLlib algorithm.
 
-    Files are compared by size; `PPG.restore_from_path` compares what is in them.
+    Only the sizes of files are compared. `PPG.restore_from_path` compares their contents.
 
     Args:
-        path: folder or URI.
-        filesystem: where `path` is, if it is no URI.
-        replay: whether the replay list is asked for, too; to evaluate, it is not needed.
+        path: Folder or URI.
+        filesystem: File system of `path`, if `path` is not a URI.
+        replay: Whether the replay list must be there; an evaluation does not need it.
 
     Raises:
-        ValueError: In one sentence.
+        ValueError: There is no checkpoint, it is incomplete, or it has another format.
     """
     filesystem, root = resolve(path, filesystem)
     marker = Algorithm.METADATA_FILE_NAME
     if filesystem.get_file_info(f"{root}/{marker}").type != fs.FileType.File:
-        aside = _aside(root, "before")
-        kept = f"; the one that was there before is {aside}" if os.path.isdir(aside) else ""
+        previous = _sibling(root, "before")
+        hint = f"; the previous one is in {previous}" if os.path.isdir(previous) else ""
         raise ValueError(
-            f"{path} is not a checkpoint: it has no {marker} (a run names its checkpoint when it "
-            f"ends: a folder like checkpoint_000000){kept}"
+            f"{path} is not a checkpoint: it has no {marker} (a run prints its checkpoint when it "
+            f"ends: a folder like checkpoint_000000){hint}"
         )
     if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
         _check_sizes(filesystem, root, read_manifest(filesystem, root), replay)
@@ -67,38 +82,42 @@ def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
     """The manifest of a checkpoint of PPG.
 
     Raises:
-        ValueError: There is none, it is damaged, or it was written by a newer version.
+        ValueError: There is no manifest, it is damaged, or the checkpoint has another format.
     """
     try:
         with filesystem.open_input_stream(f"{root}/{MANIFEST}") as f:
             manifest = json.loads(f.read())
-        newer = manifest["format"] > FORMAT
+        format_ = int(manifest["format"])
         written_by = manifest["versions"]["rllib-ppg"]
-        complete = {"files", "replay", "networks"} <= manifest.keys()
     except FileNotFoundError:
         raise ValueError(
-            f"{root} is not a checkpoint that PPG can go on from: it has no {MANIFEST} (it is of "
-            "another algorithm, of a save that was cut off, or of an earlier version of rllib_ppg)"
+            f"{root} is not a checkpoint that PPG can resume from: it has no {MANIFEST} (another "
+            "algorithm wrote it, or saving was cut off)"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"the checkpoint {root} is damaged: {MANIFEST} can't be read") from e
-    if newer:
+    if format_ != FORMAT:
+        age = "an older" if format_ < FORMAT else "a newer"
         raise ValueError(
-            f"the checkpoint {root} was written by rllib_ppg {written_by}, which is newer than "
-            f"this one, {versions()['rllib-ppg']}: upgrade to read it"
+            f"the checkpoint {root} was written by {age} version of rllib_ppg, {written_by} "
+            f"(format {format_}), and this one, {versions()['rllib-ppg']}, reads format {FORMAT} "
+            "only: use the version that wrote it"
         )
-    if not complete:
+    if not {"files", "replay", "networks"} <= manifest.keys():
         raise ValueError(f"the checkpoint {root} is damaged: {MANIFEST} is incomplete")
     return dict(manifest)
 
 
 def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dict[str, Any]:
-    """`check_checkpoint`, and compares what is in the files with the manifest, which is returned.
+    """Checks a checkpoint of PPG like `check_checkpoint`, and the contents of its files.
 
-    The replay list's are compared by size; `ReplayList.load` looks into them as it reads them.
+    Files of the replay list are compared by size here; `load_replay` checks what it reads.
+
+    Returns:
+        The manifest.
 
     Raises:
-        ValueError: It is no checkpoint of PPG, or not what was written.
+        ValueError: It is not a checkpoint of PPG, or a file has changed.
     """
     check_checkpoint(root, filesystem, replay=replay)
     manifest = read_manifest(filesystem, root)
@@ -111,17 +130,22 @@ def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dic
 
 
 def check_networks(root: str, there: dict[str, list[int]], here: dict[str, list[int]]) -> None:
-    """Compares the shapes of all parameters, those of a checkpoint and those of an algorithm.
+    """Checks that a checkpoint holds the networks of an algorithm.
+
+    Args:
+        root: Path of the checkpoint, for the error.
+        there: Shape of each parameter in the checkpoint.
+        here: Shape of each parameter of the algorithm.
 
     Raises:
-        ValueError: They are not of the same networks.
+        ValueError: A shape differs.
     """
     for name in sorted(there.keys() | here.keys()):
         shapes = there.get(name), here.get(name)
         if shapes[0] != shapes[1]:
             saved, mine = (f"{tuple(x)}" if x is not None else "not there" for x in shapes)
             raise ValueError(
-                f"the checkpoint {root} is of other networks: {name} is {saved} in it, and {mine} "
+                f"the checkpoint {root} holds other networks: {name} is {saved} in it, and {mine} "
                 "by this config's rl_module and spaces"
             )
 
@@ -140,20 +164,20 @@ def _check_sizes(
 
 
 def damaged(root: str, how: str) -> ValueError:
-    """The error for a checkpoint that is not what was written."""
+    """The error for a checkpoint that differs from what was written."""
     return ValueError(f"the checkpoint {root} is damaged: {how}")
 
 
 @dataclass
 class Written:
-    """A file that has been written.
+    """A written file of a checkpoint.
 
     Attributes:
-        filesystem: where it is.
-        path: its path there.
-        nbytes: its size.
-        digest: its SHA-256.
-        mtime_ns: when; by that it is told from another file that has taken its place since.
+        filesystem: File system of the file.
+        path: Path in it.
+        nbytes: Size.
+        digest: SHA-256.
+        mtime_ns: Time of the last change, which shows whether another file has replaced it.
     """
 
     filesystem: fs.FileSystem
@@ -166,18 +190,18 @@ class Written:
     def at(
         cls, filesystem: fs.FileSystem, path: str, nbytes: int, digest: str, *, to_be: str = ""
     ) -> Written:
-        """The file at `path`, which is about to be moved to `to_be`, if that is given."""
+        """The file at `path`, which will be moved to `to_be` if that is given."""
         mtime_ns = filesystem.get_file_info(path).mtime_ns
         return cls(filesystem, to_be or path, nbytes, digest, mtime_ns)
 
     def is_there(self) -> bool:
-        """Whether it is still what is at its path."""
+        """Whether the file is still at its path, unchanged."""
         info = self.filesystem.get_file_info(self.path)
         return (info.size, info.mtime_ns) == (self.nbytes, self.mtime_ns)
 
 
 class HashedStream:
-    """A binary file, and the number and SHA-256 of the bytes that have gone through it."""
+    """A binary file that counts and hashes the bytes written to it or read from it."""
 
     def __init__(self, file: Any):
         self._file = file
@@ -185,12 +209,12 @@ class HashedStream:
         self.nbytes = 0
 
     def write(self, data: Any) -> int:
-        """Writes."""
+        """Writes bytes to the file."""
         self._file.write(data)
         return self._count(data)
 
     def read(self, size: int = -1) -> bytes:
-        """Reads."""
+        """Reads at most `size` bytes; all of them by default."""
         data: bytes = self._file.read(size)
         self._count(data)
         return data
@@ -203,7 +227,7 @@ class HashedStream:
 
     @property
     def digest(self) -> str:
-        """Of all bytes so far."""
+        """SHA-256 of all bytes so far."""
         return self._hash.hexdigest()
 
 
@@ -211,7 +235,7 @@ class Draft:
     """A checkpoint that is being written.
 
     Attributes:
-        folder: a folder on this machine; what is in it at the end belongs to the checkpoint.
+        folder: Local folder; all files in it become part of the checkpoint.
     """
 
     def __init__(self, filesystem: fs.FileSystem, root: str, place: str, folder: pathlib.Path):
@@ -220,11 +244,11 @@ class Draft:
         self._streamed: dict[str, tuple[int, str]] = {}
 
     def stream(self, name: str, write: Callable[[HashedStream], None]) -> Written:
-        """Writes a file that need not fit into memory or onto this machine.
+        """Writes a file in pieces, straight to where the checkpoint is.
 
         Args:
-            name: of the file, from the checkpoint's folder.
-            write: writes its contents.
+            name: Path of the file in the checkpoint.
+            write: Function that writes the contents.
         """
         self._make_folder(name)
         with self._filesystem.open_output_stream(f"{self._place}/{name}") as f:
@@ -233,10 +257,10 @@ class Draft:
         return self._added(name, hashed.nbytes, hashed.digest)
 
     def link(self, name: str, earlier: Written) -> Written | None:
-        """Takes over a file of an earlier checkpoint without writing it again; None if it can't.
+        """Adds a file of an earlier checkpoint without writing it again; None if that fails.
 
-        On this machine's file systems as a hard link: the file stays until the last checkpoint
-        with it is deleted. A bucket copies it on its own side.
+        On a local disk this is a hard link: the file exists until the last checkpoint that has it
+        is deleted. A bucket copies the file without downloading it.
         """
         if not earlier.filesystem.equals(self._filesystem) or not earlier.is_there():
             return None
@@ -246,7 +270,7 @@ class Draft:
                 os.link(earlier.path, f"{self._place}/{name}")
             else:
                 self._filesystem.copy_file(earlier.path, f"{self._place}/{name}")
-        except OSError:  # it is on another disk
+        except OSError:  # another disk, for example
             return None
         return self._added(name, earlier.nbytes, earlier.digest)
 
@@ -256,7 +280,7 @@ class Draft:
         return Written.at(self._filesystem, path, nbytes, digest, to_be=to_be)
 
     def finish(self, **described: Any) -> None:
-        """Writes the manifest, with what `described` says of the rest."""
+        """Writes the manifest, with the entries of `described` added."""
         if self._place != str(self.folder):
             fs.copy_files(str(self.folder), self._place, None, self._filesystem)
         files = dict(self._streamed)
@@ -280,9 +304,9 @@ class Draft:
 
 @contextmanager
 def draft(filesystem: fs.FileSystem, root: str) -> Iterator[Draft]:
-    """A draft of a checkpoint, which becomes the one at `root` when the context ends.
+    """A draft that becomes the checkpoint at `root` when the context ends.
 
-    If it ends by an exception, or the process dies in it, what was at `root` is still there.
+    After an exception, or if the process dies, what was at `root` before is still there.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
         if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
@@ -290,7 +314,7 @@ def draft(filesystem: fs.FileSystem, root: str) -> Iterator[Draft]:
         with tempfile.TemporaryDirectory() as folder:
             yield Draft(filesystem, root, root, pathlib.Path(folder))
         return
-    place = pathlib.Path(_aside(root, "unfinished"))
+    place = pathlib.Path(_sibling(root, "unfinished"))
     shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
     place.mkdir(parents=True)
     try:
@@ -302,13 +326,13 @@ def draft(filesystem: fs.FileSystem, root: str) -> Iterator[Draft]:
         raise
 
 
-def _aside(root: str, what: str) -> str:
+def _sibling(root: str, suffix: str) -> str:
     folder, _, name = root.rstrip("/").rpartition("/")
-    return f"{folder}/.{name}.{what}"
+    return f"{folder}/.{name}.{suffix}"
 
 
 def _flush(folder: pathlib.Path) -> None:
-    """Has the disk write what it still holds back, so that a rename does not outrun it."""
+    """Flushes a folder to disk, so that the rename can't become visible before its files."""
     for path in (*folder.rglob("*"), folder):
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -318,13 +342,13 @@ def _flush(folder: pathlib.Path) -> None:
 
 
 def _rename(place: pathlib.Path, root: pathlib.Path) -> None:
-    before = pathlib.Path(_aside(str(root), "before"))
+    before = pathlib.Path(_sibling(str(root), "before"))
     shutil.rmtree(before, ignore_errors=True)
     if root.exists():
         root.rename(before)
     place.rename(root)
     if before.exists():
-        for other in before.iterdir():  # what somebody else keeps in this folder
+        for other in before.iterdir():  # files that are not ours
             if other.name not in (REPLAY, EXACT) and not (root / other.name).exists():
                 other.rename(root / other.name)
         shutil.rmtree(before, ignore_errors=True)
@@ -333,7 +357,7 @@ def _rename(place: pathlib.Path, root: pathlib.Path) -> None:
 def resolve(
     path: str | pathlib.Path, filesystem: fs.FileSystem | None = None
 ) -> tuple[fs.FileSystem, str]:
-    """The file system of a local path or URI, and the path within it."""
+    """The file system of a local path or URI, and the path in it."""
     if filesystem is not None:
         return filesystem, str(path)
     text = str(path)
@@ -344,14 +368,14 @@ def resolve(
 
 @contextmanager
 def local_copy(filesystem: fs.FileSystem, root: str, without: str) -> Iterator[str]:
-    """A checkpoint's folder on this machine: itself, or a copy for as long as the context lasts.
+    """A local folder with a checkpoint: the folder itself, or a copy while the context lasts.
 
-    RLlib brings a checkpoint to learners on other nodes, but takes its path for a local one.
+    RLlib sends a checkpoint to learners on other nodes, but reads it from a local path.
 
     Args:
-        filesystem: where the checkpoint is.
-        root: its path there.
-        without: a folder in it that a copy does not need.
+        filesystem: File system of the checkpoint.
+        root: Path in it.
+        without: Folder to leave out of a copy.
     """
     if isinstance(filesystem, fs.LocalFileSystem):
         yield root

@@ -25,11 +25,12 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 from ray.rllib.utils.typing import ModuleID
+from ray.tune import Checkpoint
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from rllib_ppg import ray_private
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.checkpoint.folder import REPLAY, local_copy, resolve
+from rllib_ppg.checkpoint.folder import REPLAY, check_format, local_copy, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.data.episodes import Episode, EpisodeWindow
 from rllib_ppg.data.rollout import RolloutSummary
@@ -214,6 +215,16 @@ class BaseAlgorithm(Algorithm):
         )
         return str(path or root)
 
+    @classmethod
+    @override(Algorithm)
+    def from_checkpoint(
+        cls, path: Any, filesystem: fs.FileSystem | None = None, **kwargs: Any
+    ) -> Algorithm:
+        is_checkpoint = isinstance(path, Checkpoint)
+        where = (path.path, path.filesystem) if is_checkpoint else (path, filesystem)
+        check_format(*where)  # before RLlib unpickles anything
+        return super().from_checkpoint(path, filesystem, **kwargs)
+
     @override(Algorithm)
     def restore_from_path(
         self,
@@ -236,6 +247,7 @@ class BaseAlgorithm(Algorithm):
                 algorithm's settings. Nothing has changed then.
         """
         filesystem, root = resolve(path, filesystem)
+        check_format(root, filesystem)
         restore_from_local = partial(super().restore_from_path, component=component, **kwargs)
 
         def restore_rllib_state(local: str) -> None:

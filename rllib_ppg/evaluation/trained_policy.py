@@ -30,7 +30,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, get_original_space
 
-from rllib_ppg.checkpoint.folder import MANIFEST, check_checkpoint, read_manifest, resolve
+from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.procgen_levels import procgen_game
@@ -61,9 +61,8 @@ def load_policy(checkpoint: str) -> TrainedPolicy:
             imported.
     """
     checkpoint = find_checkpoint(checkpoint)
+    check_format(checkpoint)
     filesystem, root = resolve(checkpoint)
-    if _is_file(filesystem, f"{root}/{MANIFEST}"):  # a checkpoint of PPG
-        read_manifest(filesystem, root)  # refuses other formats before anything is unpickled
     try:
         config = _read_config(filesystem, root)
         _check_single_agent(config, checkpoint)

@@ -1,4 +1,4 @@
-"""Experiment files: where they are, and how they are read."""
+"""Experiment files: how they are found, read and written."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SUFFIXES = (".yaml", ".yml", ".py")
 
 
 def find_experiment_file(file: str | Path) -> Path:
-    """Returns the path of an experiment file.
+    """Finds an experiment file.
 
     Args:
-        file: A path, or the name of a shipped example with or without its suffix.
+        file: Path, or the name of a shipped example with or without its suffix.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: There is no such file and no such example.
     """
     path = Path(file).expanduser()
     if path.is_file():
@@ -43,19 +43,19 @@ def find_experiment_file(file: str | Path) -> Path:
 
 
 def shipped_examples() -> list[Path]:
-    """Returns the experiment files that come with this package."""
+    """The experiment files that come with this package."""
     package = Path(__file__).parents[1]
-    # Inside the package where a wheel put them, beside it in a clone.
+    # Inside the package if it is installed, next to it in a clone.
     places = [package / "tuned_examples", package.parent / "tuned_examples"]
     folder = next((place for place in places if place.is_dir()), places[0])
     return sorted(path for path in folder.glob("[!_]*") if path.suffix in SUFFIXES)
 
 
 def import_experiment_file(path: Path) -> ModuleType:
-    """Runs a Python file and returns the module that it makes.
+    """Runs a Python file and returns its module.
 
     Raises:
-        ValueError: If it raises.
+        ValueError: The file raised an exception.
     """
     from ray import cloudpickle
 
@@ -63,9 +63,9 @@ def import_experiment_file(path: Path) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    # Other processes have no such module: what it defines, an env say, is to travel by value.
+    # Other processes can't import this module, so its classes are pickled by value.
     cloudpickle.register_pickle_by_value(module)
-    sys.path.insert(0, str(path.parent.absolute()))  # as `python FILE` has it
+    sys.path.insert(0, str(path.parent.absolute()))  # as `python FILE` does
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -74,19 +74,19 @@ def import_experiment_file(path: Path) -> ModuleType:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parses YAML, and JSON with it, safely: no tag in it can run code.
+    """Parses YAML or JSON safely: no tag can run code.
 
     Args:
-        text: The YAML.
-        source: What to call it in an error.
+        text: YAML or JSON.
+        source: Name of the text, for the error.
 
     Raises:
-        ValueError: If the text is not YAML.
+        ValueError: The text is neither.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        pass  # YAML reads most JSON, tabs are the exception
+        pass  # a YAML parser reads JSON too, except for tabs
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -97,16 +97,16 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(data: Any) -> str:
-    """Returns data as the YAML that `parse_yaml` reads it from."""
+    """Writes data as YAML that `parse_yaml` reads."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-4 as a string, for want of a dot; no learning rate is meant as one."""
+    """Reads 5e-4 as a number; in YAML 1.1 it is a string because it has no dot."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader` would read as a number."""
+    """Quotes text that `_Loader` reads as a number."""
 
 
 for _yaml in (_Loader, _Dumper):

@@ -1,4 +1,4 @@
-"""The checkpoint that a new run's trials start from, in a folder or at a URI."""
+"""The checkpoint that the trials of a new run start from."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ray.rllib.utils.annotations import override
 from ray.tune.utils import flatten_dict
 
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.experiments.experiment import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.tune_callbacks.progress_lines import ProgressLines
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ray import tune
 from ray.rllib.utils.annotations import override
 
 from rllib_ppg._version import versions
-from rllib_ppg.experiments.experiment import setting_of
+from rllib_ppg.experiments.settings import setting_of
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -20,7 +20,7 @@ from ray.tune.logger import LoggerCallback
 from ray.tune.utils import flatten_dict
 
 from rllib_ppg.evaluation.evaluation_videos import NO_VIDEO, VIDEO
-from rllib_ppg.experiments.experiment import as_data
+from rllib_ppg.experiments.settings import as_data
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
