@@ -75,12 +75,7 @@ CALLED = [
 # Not Ray's: documented names of Python, and gymnasium's.
 OTHERS = {"_asdict", "_exit", "_state"}
 # Files whose calls have not moved to `ray_private.py` yet.
-NOT_YET = {
-    "cli/parser.py",
-    "evaluation/onnx.py",
-    "evaluation/players.py",
-    "sampling/env_runner.py",
-}
+NOT_YET = {"cli/parser.py"}
 
 # Overridden in PPG's classes, or used there through `self`.
 INHERITED = [

@@ -21,6 +21,7 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
 from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
+from rllib_ppg import ray_private
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 # More than float32 rounding over a few layers, relative to the largest number or 1.
@@ -123,7 +124,8 @@ class _Network(nn.Module):
             self.register_buffer("high", torch.from_numpy(space.high))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
-        inputs = self.module._forward_inference({Columns.OBS: obs})[Columns.ACTION_DIST_INPUTS]
+        inputs = ray_private.forward_inference(self.module, {Columns.OBS: obs})
+        inputs = inputs[Columns.ACTION_DIST_INPUTS]
         if not self.has_actions:
             return (inputs,)
         if self.discrete:

@@ -22,6 +22,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 
+from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.envs.vector_env import (
@@ -182,22 +183,20 @@ class RLlibPlayer(Player):
         filesystem, path = policy.env_runner_state
         self._runner.restore_from_path(path, filesystem=filesystem)
         self._runner.module = policy.module
-        for connector in self._runner._env_to_module:
-            if isinstance(connector, MeanStdFilter):  # RLlib has no public way to set it later
-                connector._update_stats = False
+        for connector in ray_private.env_to_module(self._runner):
+            if isinstance(connector, MeanStdFilter):
+                ray_private.freeze_statistics(connector)
         self.num_envs = self._runner.num_envs
         # Procgen's engine resets at once. RLlib resets other envs in the next step.
         self.shows_next_episode = procgen_game(config.env) is not None
         self.fps = self._runner.env.metadata.get("render_fps")
-        self._runner._reset_envs_and_episodes(explore)  # to have pictures of the start
+        ray_private.reset_envs(self._runner, explore)  # to have pictures of the start
 
     @override(Player)
     def step(self) -> Step:
         self._seen.clear()
         self._runner.sample(num_timesteps=1, explore=self._explore)
-        # Otherwise it keeps all steps for metrics that are never read: 400 kB for an image.
-        self._runner._ongoing_episodes_for_metrics.clear()
-        self._runner._done_episodes_for_metrics.clear()
+        ray_private.drop_episodes(self._runner)
         rewards = np.zeros(self.num_envs)
         ended, valid = np.zeros((2, self.num_envs), bool)
         for n, reward, is_done in self._seen:

@@ -30,6 +30,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, get_original_space
 
+from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
@@ -156,7 +157,8 @@ class TrainedPolicy:
         """Raises ValueError unless the networks alone turn an observation into an action."""
         if self.module.is_stateful():
             raise ValueError("policies with a memory, such as LSTMs, are not supported here")
-        if not isinstance(self.config, PPGConfig) and self.config._env_to_module_connector:
+        has_connector = ray_private.has_env_to_module_connector(self.config)
+        if not isinstance(self.config, PPGConfig) and has_connector:
             raise ValueError(
                 "the policy sees observations through its env_to_module_connector, which is not "
                 "part of its networks"

@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor
 
+from rllib_ppg import ray_private
 from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.inference.action_sampling import draw
 
@@ -64,9 +65,8 @@ class Policy:
     def action_dist_inputs(self, obs: np.ndarray, explore: bool) -> Tensor:
         """The module's output for the observations: inputs of its action distribution `[B, A]`."""
         batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
-        # RLlib's `forward_exploration` puts all submodules into evaluation mode at every step.
-        forward = self.module._forward_exploration if explore else self.module._forward_inference
-        return forward(batch)[Columns.ACTION_DIST_INPUTS]
+        forward = ray_private.forward_exploration if explore else ray_private.forward_inference
+        return forward(self.module, batch)[Columns.ACTION_DIST_INPUTS]
 
     def draw(self, inputs: Tensor, explore: bool) -> tuple[Any, np.ndarray]:
         """Actions and their log-probability, from inputs of the action distribution `[B, A]`."""
