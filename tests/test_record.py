@@ -1,17 +1,17 @@
-"""`rllib record`: the videos are read back with ffmpeg and Pillow."""
+"""`rllib record`: the videos are read back with PyAV and Pillow."""
 
 import itertools
 import os
 import shlex
-import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
-from rllib_ppg.evaluation.video import _ffmpeg, captioned, write_video
+from rllib_ppg.evaluation.video import captioned, write_video
 from rllib_ppg_cli import main
 from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
@@ -28,15 +28,12 @@ def quiet_main(monkeypatch):
 
 
 def read_mp4(path, height, width):
-    """All frames, `[T, H, W, 3]`; ffmpeg is asked for the size, too."""
-    ended = subprocess.run([_ffmpeg(), "-i", path], capture_output=True, text=True)
-    assert f" {width}x{height}," in ended.stderr
-    raw = subprocess.run(
-        [_ffmpeg(), "-loglevel", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-        capture_output=True,
-        check=True,
-    )
-    return np.frombuffer(raw.stdout, np.uint8).reshape(-1, height, width, 3)
+    """All frames, `[T, H, W, 3]`."""
+    with av.open(str(path)) as file:
+        video = file.streams.video[0]
+        assert (video.height, video.width) == (height, width)
+        assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video)])
 
 
 def grey_levels(frames):
@@ -65,6 +62,21 @@ def test_two_episodes_as_an_mp4(checkpoint, tmp_path):
     lines = frames[:, :32].astype(int)
     changes = [bool(np.abs(a - b).max() > 100) for a, b in itertools.pairwise(lines)]
     assert changes == [True, True, True, *[False] * 4, True, True, True, True, *[False] * 4]
+
+
+@pytest.mark.parametrize("fps", [5, 29.97])
+def test_an_mp4_takes_as_long_as_the_episode(tmp_path, fps):
+    frames = (np.full((16, 32, 3), 10 * i, np.uint8) for i in range(20))
+    assert write_video(tmp_path / "x.mp4", frames, fps) == 20
+    with av.open(str(tmp_path / "x.mp4")) as file:
+        assert file.duration / av.time_base == pytest.approx(20 / fps, rel=1e-3)
+    assert len(read_mp4(tmp_path / "x.mp4", 16, 32)) == 20
+
+
+def test_a_file_that_can_t_be_written(tmp_path):
+    frames = iter([np.zeros((16, 16, 3), np.uint8)])
+    with pytest.raises(ValueError, match=r"x\.mp4 can't be written: .*No such file"):
+        write_video(tmp_path / "nowhere" / "x.mp4", frames, 5)
 
 
 @pytest.mark.parametrize(("fps", "n", "shown"), [(30, 60, 60), (67, 134, 134), (125, 250, 100)])

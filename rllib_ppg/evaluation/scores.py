@@ -1,7 +1,7 @@
-"""Returns of a trained policy: the numbers of `rllib evaluate`.
+"""Scores of a trained policy, for `rllib evaluate`.
 
-Every env plays a number of episodes that is fixed beforehand, and what it plays after these does
-not count. The first episodes to end, of all envs, would be the short ones.
+The number of episodes that count is fixed for each env in advance. Counting the episodes that end
+first, over all envs, would favour short episodes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from rllib_ppg.envs.procgen_levels import (
 from rllib_ppg.evaluation.players import Player, make_player
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
-# Envs at a time. More would step faster, and wait longer for the last of them.
+# Number of envs. With more, steps are faster, but the wait for the last episode is longer.
 NUM_ENVS = 16
 
-# Called after each step with the episodes and env steps so far.
+# Called after each step with the numbers of episodes and env steps so far.
 OnProgress = Callable[[int, int], None]
 
 
@@ -42,7 +42,7 @@ class Played(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean and its standard error; that of a single episode is not known, and None."""
+    """A mean and its standard error, which is None for a single value."""
 
     mean: float
     std_error: float | None
@@ -54,7 +54,7 @@ class Mean(NamedTuple):
         return cls(fmean(values), stdev(values) / math.sqrt(n) if n > 1 else None)
 
     def minus(self, other: Mean) -> Mean:
-        """The difference of two independent means."""
+        """Difference of two independent means."""
         gap = self.mean - other.mean
         if self.std_error is None or other.std_error is None:
             return Mean(gap, None)
@@ -63,12 +63,12 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a policy's episodes in one env came to.
+    """The episodes of a policy in one env.
 
     Attributes:
-        env: the env.
-        env_config: its config.
-        episodes: in the order of the copies of the env that played them.
+        env: The env.
+        env_config: Its config.
+        episodes: The episodes, ordered by the copy of the env that played them.
     """
 
     env: Any
@@ -77,7 +77,7 @@ class Score:
 
     @property
     def means(self) -> dict[str, Mean]:
-        """Of "return", "length" and, where there is one, "normalized_return"."""
+        """Means of "return", "length" and, for Procgen, "normalized_return"."""
         returns = [episode.episode_return for episode in self.episodes]
         means = {
             "return": Mean.of(returns),
@@ -90,15 +90,15 @@ class Score:
 
 
 def columns(policy: TrainedPolicy, config: AlgorithmConfig) -> dict[str, AlgorithmConfig]:
-    """The envs to compare, by name.
+    """The configs to compare, by name: the columns of the table.
 
     Args:
-        policy: the policy.
-        config: its config, perhaps with changes (see `TrainedPolicy.config_with`).
+        policy: The policy.
+        config: Its config, perhaps with changes (see `TrainedPolicy.config_with`).
 
     Returns:
-        For the Procgen game and levels of the training, these and those held out, if there are
-        any; otherwise the env as it is.
+        For the Procgen game and levels of the training: the training levels and the held-out
+        levels, if there are any. Otherwise the config as it is.
     """
     trained, env_config = policy.config, config.env_config
     if procgen_game(config.env) is None:
@@ -122,16 +122,16 @@ def score(
     explore: bool,
     on_progress: OnProgress | None = None,
 ) -> Score:
-    """Has a policy play an env.
+    """Plays episodes of an env with a policy.
 
     Args:
-        policy: the policy.
-        config: its config, with the env.
-        episodes: how many.
-        max_steps: env steps after which no more are played, or None.
-        seed: of the envs and actions.
-        explore: whether to sample actions, or take the most probable ones.
-        on_progress: see `OnProgress`.
+        policy: The policy.
+        config: Its config, with the env.
+        episodes: Number of episodes.
+        max_steps: Maximum number of env steps, or None.
+        seed: Seed of the envs and the actions.
+        explore: Whether to sample actions or to take the most probable ones.
+        on_progress: See `OnProgress`.
 
     Raises:
         ValueError: The env can't be made, or no episode ended within `max_steps`.
@@ -153,10 +153,10 @@ def play_episodes(
     max_steps: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Played]:
-    """Plays `episodes` episodes, fewer if `max_steps` end first.
+    """Plays `episodes` episodes, or fewer if `max_steps` env steps are reached first.
 
     Raises:
-        ValueError: None of them ended within `max_steps`.
+        ValueError: No episode ended within `max_steps`.
     """
     N = player.num_envs
     shares = [(episodes + n) // N for n in range(N)]

@@ -1,16 +1,18 @@
-"""Videos of a policy's episodes: pictures at a readable size, under a line with the return."""
+"""Videos of a policy's episodes: pictures at a readable size, below a line with the return.
+
+Shapes: frames `[H, W, 3]`, uint8.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -21,16 +23,16 @@ from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 SUFFIXES = (".mp4", ".gif")
 _FPS = 30
-_READABLE = 512  # pixels, of the longer side
-_LINE, _TEXT = 32, 20  # pixels: the line's height, and its letters'
-_HOLD_S = 1.0  # how long an episode's end is shown
+_MIN_SIZE = 512  # pixels of the longer side
+_LINE_HEIGHT, _FONT_SIZE = 32, 20  # pixels
+_HOLD_S = 1.0  # how long the end of an episode is shown
 
 # Called with the return of each episode as it ends.
 OnEpisode = Callable[[float], None]
 
 
 def use_no_display() -> None:
-    """Keeps pygame from looking for a screen and loudspeakers, and MuJoCo for a screen."""
+    """Lets pygame work without a screen and loudspeakers, and MuJoCo without a screen."""
     for kind in ("VIDEO", "AUDIO"):
         os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -47,19 +49,19 @@ def film(
     explore: bool,
     fps: float | None = None,
 ) -> tuple[list[float], int, float]:
-    """Has a policy play an env, and writes what it looks like.
+    """Records a policy that plays an env.
 
     Args:
-        policy: the policy.
-        config: the env and how it is played (see `TrainedPolicy.config_with`).
-        path: an .mp4 or .gif.
-        episodes: how many to play.
-        seed: of the env and the actions.
-        explore: whether to sample actions, or take the most probable ones.
-        fps: steps shown a second; None: as many as the env says, or 30.
+        policy: The policy.
+        config: The env and how it is played (see `TrainedPolicy.config_with`).
+        path: The file to write, an .mp4 or .gif.
+        episodes: Number of episodes.
+        seed: Seed of the env and the actions.
+        explore: Whether to sample actions or to take the most probable ones.
+        fps: Steps shown per second; None: as the env says, or 30.
 
     Returns:
-        The episodes' returns, and the number of frames and how many of them are a second.
+        The returns of the episodes, the number of frames, and the frames per second.
 
     Raises:
         ValueError: The env can't be made or has no pictures, or the file can't be written.
@@ -76,27 +78,25 @@ def film(
 
 
 def check_video_file(path: Path) -> None:
-    """Raises ValueError unless `path` is named like a video that can be written here."""
+    """Raises ValueError unless the name of `path` ends in .mp4 or .gif."""
     if path.suffix not in SUFFIXES:
         hint = did_you_mean(path.suffix, SUFFIXES)
-        raise ValueError(f"a video's name ends in .mp4 or .gif, not as {path.name}{hint}")
-    if path.suffix == ".mp4":
-        _ffmpeg()
+        raise ValueError(f"the name of a video ends in .mp4 or .gif, unlike {path.name}{hint}")
 
 
 def episode_frames(
     player: Player, episodes: int, fps: float, on_episode: OnEpisode
 ) -> Iterator[np.ndarray]:
-    """Has a player of one env play; yields frames, uint8 `[H, W, 3]`.
+    """Plays episodes and yields their frames.
 
-    Where the env shows the next episode's start after the last step of one (`Player`), the picture
-    before that step stands for the end.
+    If the env shows the start of the next episode after the last step of one (see `Player`), the
+    picture before that step is shown as the end.
 
     Args:
-        player: of one env.
-        episodes: how many to play.
-        fps: frames a second, for how long an episode's end is held.
-        on_episode: see `OnEpisode`.
+        player: A player of one env.
+        episodes: Number of episodes.
+        fps: Frames per second; the end of an episode is held for a second.
+        on_episode: See `OnEpisode`.
 
     Raises:
         ValueError: The env has no pictures.
@@ -125,22 +125,22 @@ def episode_frames(
 def captioned(
     picture: np.ndarray, episode: int, episode_return: float, *, ended: bool = False
 ) -> np.ndarray:
-    """A picture, `[h, w, 3]`, at least 512 pixels wide or high, under a line of text."""
-    scale = -(-_READABLE // max(picture.shape[:2]))
+    """A frame: the picture `[h, w, 3]`, enlarged to at least 512 pixels, below a line of text."""
+    scale = -(-_MIN_SIZE // max(picture.shape[:2]))
     picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width, _ = picture.shape
-    # Even numbers of pixels, which H.264 in its common form needs.
-    frame = Image.new("RGB", (width + width % 2, _LINE + height + height % 2))
-    frame.paste(Image.fromarray(picture), (0, _LINE))
+    # H.264 needs even numbers of pixels.
+    frame = Image.new("RGB", (width + width % 2, _LINE_HEIGHT + height + height % 2))
+    frame.paste(Image.fromarray(picture), (0, _LINE_HEIGHT))
     text = f"episode {episode}   return {episode_return:.4g}{'   end' if ended else ''}"
     ImageDraw.Draw(frame).text(
-        (10, _LINE // 2), text, "white", ImageFont.load_default(_TEXT), anchor="lm"
+        (10, _LINE_HEIGHT // 2), text, "white", ImageFont.load_default(_FONT_SIZE), anchor="lm"
     )
     return np.asarray(frame)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Writes frames, uint8 `[H, W, 3]`, to an .mp4 or .gif file; returns how many there were.
+    """Writes frames to an .mp4 or .gif file and returns their number.
 
     Raises:
         ValueError: The file can't be written.
@@ -154,22 +154,21 @@ def _picture(player: Player) -> np.ndarray:
     except Exception as e:  # no display, no driver, no package to draw with
         raise ValueError(f"the env can't draw its pictures: {' '.join(str(e).split())}") from e
     if pictures is None:
-        raise ValueError("the env has no pictures: it does not know render_mode='rgb_array'")
+        raise ValueError("the env has no pictures: it does not support render_mode='rgb_array'")
     picture = np.asarray(pictures[0])
     if picture.shape[-1] == 3:
         return picture
-    # Grey frames, stacked the one way or the other: the latest is the last.
+    # Grey frames, stacked first or last. The latest one is the last.
     latest = picture[-1] if picture.shape[0] <= picture.shape[-1] else picture[..., -1]
     return latest if latest.ndim == 3 else latest[..., None].repeat(3, axis=-1)
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Leaves frames out where there are more than 50 a second.
+    """Writes a GIF of at most 50 frames per second; other frames are left out.
 
-    Times in a GIF are multiples of 10 ms, and what is to be shown for less than 20 is shown for a
-    tenth of a second.
+    Times in a GIF are multiples of 10 ms, and viewers show frames of less than 20 ms for 100 ms.
     """
-    starts: list[int] = []  # in 10 ms
+    starts: list[int] = []  # in units of 10 ms
     images, count = [], 0
     for frame in frames:
         start = round(100 * count / fps)
@@ -186,38 +185,16 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
     frames = iter(frames)
     first, count = next(frames), 0
-    height, width, _ = first.shape
-    command = [
-        *(_ffmpeg(), "-y", "-loglevel", "error"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}"),
-        *("-i", "-", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"),
-        *("-movflags", "+faststart", str(path)),
-    ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
-        assert ffmpeg.stdin and ffmpeg.stderr
-        try:
+    try:
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as file:
+            rate = Fraction(fps).limit_denominator(1000)
+            video = file.add_stream("libx264", rate=rate, options={"crf": "18"})
+            video.height, video.width, _ = first.shape
+            video.pix_fmt = "yuv420p"
             for frame in itertools.chain([first], frames):
-                ffmpeg.stdin.write(frame.tobytes())
+                file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                 count += 1
-            ffmpeg.stdin.close()
-        except BrokenPipeError:
-            pass  # what ffmpeg has to say comes below
-        said = ffmpeg.stderr.read().decode().strip()
-    if ffmpeg.returncode:
-        raise ValueError(f"ffmpeg can't write {path}: {' '.join(said.split())}")
+            file.mux(video.encode())
+    except av.FFmpegError as e:
+        raise ValueError(f"{path} can't be written: {e}") from e
     return count
-
-
-def _ffmpeg() -> str:
-    """The ffmpeg of IMAGEIO_FFMPEG_EXE, of the system, or of the imageio-ffmpeg package.
-
-    Procgen pins that package to a version that can't be imported beside today's setuptools; the
-    program in it runs all the same.
-    """
-    if found := os.environ.get("IMAGEIO_FFMPEG_EXE") or shutil.which("ffmpeg"):
-        return found
-    package = importlib.util.find_spec("imageio_ffmpeg")
-    for folder in (package and package.submodule_search_locations) or ():
-        for program in sorted(Path(folder, "binaries").glob("ffmpeg*")):
-            return str(program)
-    raise ValueError("an .mp4 needs ffmpeg: `pip install imageio-ffmpeg`, or record a .gif")

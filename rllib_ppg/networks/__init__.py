@@ -1,1 +1,1 @@
-"""The networks that PPG trains."""
+"""Networks: what PPG trains."""

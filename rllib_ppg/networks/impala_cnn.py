@@ -1,8 +1,7 @@
-"""The paper's encoder for images: the IMPALA CNN (Espeholt et al. 2018), normalised at the start.
+"""The paper's encoder for images: the IMPALA CNN (Espeholt et al. 2018), with normalised weights.
 
-Shapes: B images of H x W x C, as the env gives them (NHWC). Read through `permute`, such a batch
-already is in torch's channels-last format, so nothing is copied on the way to the first
-convolution.
+Shapes: B images of H x W x C, as the env returns them (NHWC). `permute` turns such a batch into
+torch's channels-last format without a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ENCODER_OUT, Encoder
 from ray.rllib.core.models.configs import ModelConfig
 from ray.rllib.core.models.torch.base import TorchModel
+from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,13 +50,14 @@ class _Residual(nn.Module):
 class ImpalaCNN(nn.Module):
     """`[B, H, W, C]` images to `[B, dense]` features.
 
-    A stack is: 3x3 convolution, 3x3 max-pool of stride 2, two residual blocks. After the stacks:
-    relu, dense, relu. uint8 images are divided by 255; float ones are taken as they are.
+    A stack has a 3x3 convolution, a 3x3 max-pool of stride 2 and two residual blocks. The stacks
+    are followed by relu, a dense layer and relu. uint8 images are divided by 255, float images are
+    not scaled.
 
     Args:
         input_dims: (H, W, C).
-        channels: one stack each; the paper's are (16, 32, 32).
-        dense: number of features; the paper's is 256.
+        channels: Channels of each stack; (16, 32, 32) in the paper.
+        dense: Number of features; 256 in the paper.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class ImpalaCNN(nn.Module):
     ):
         super().__init__()
         h, w, c = input_dims
-        # Two convolutions a block and two blocks a stack share the stack's part of the variance:
-        # sqrt(1/sqrt(stacks)/sqrt(blocks)) each, .639 for three stacks of two blocks.
+        # Each convolution contributes an equal share of the variance:
+        # sqrt(1/sqrt(stacks)/sqrt(blocks)), which is .639 for three stacks of two blocks.
         scale = math.sqrt(1.0 / math.sqrt(len(channels)) / math.sqrt(_BLOCKS_PER_STACK))
         stacks = []
         for out in channels:
@@ -83,7 +84,7 @@ class ImpalaCNN(nn.Module):
         norm_init(self.dense, 1.4)
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Features `[B, dense]` of images `[B, H, W, C]`."""
         x = images.permute(0, 3, 1, 2).to(self.dense.weight.dtype)
         if images.dtype == torch.uint8:
             x = x / 255.0
@@ -93,29 +94,30 @@ class ImpalaCNN(nn.Module):
 
 @dataclass
 class ImpalaEncoderConfig(ModelConfig):
-    """RLlib's way to describe the encoder, so that a catalog can build it."""
+    """Describes the encoder, so that a catalog can build it."""
 
     input_dims: Sequence[int] = ()
     channels: Sequence[int] = field(default=CHANNELS)
     dense: int = DENSE
 
     @property
+    @override(ModelConfig)
     def output_dims(self) -> tuple[int]:
-        """Width of the features."""
         return (self.dense,)
 
+    @override(ModelConfig)
     def build(self, framework: str = "torch") -> ImpalaEncoder:
-        """Builds the encoder."""
         return ImpalaEncoder(self)
 
 
 class ImpalaEncoder(TorchModel, Encoder):
-    """`ImpalaCNN` behind RLlib's encoder interface: {"obs": images} -> {ENCODER_OUT: features}."""
+    """`ImpalaCNN` with RLlib's interface: {"obs": images} -> {ENCODER_OUT: features}."""
 
     def __init__(self, config: ImpalaEncoderConfig):
         TorchModel.__init__(self, config)
         Encoder.__init__(self, config)
         self.net = ImpalaCNN(config.input_dims, config.channels, config.dense)
 
+    @override(Encoder)
     def _forward(self, inputs: dict, **kwargs: object) -> dict:
         return {ENCODER_OUT: self.net(inputs[Columns.OBS])}

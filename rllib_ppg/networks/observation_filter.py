@@ -1,9 +1,9 @@
-"""Observation normalisation: RLlib's MeanStdFilter, inside the networks.
+"""Observation normalisation: RLlib's MeanStdFilter as a layer of the networks.
 
-Env runners send the moments of their observations, the driver adds them up, and the statistics
-are part of the networks' state. So they reach env runners (training and evaluation), checkpoints
-and exported modules with the weights, the replay list holds raw observations, and within an
-iteration, its auxiliary phase included, they don't change.
+Env runners send the moments of their observations, and the driver adds them up. The statistics are
+part of the networks' state, so env runners, checkpoints and exported modules get them together with
+the weights. They do not change within an iteration and its auxiliary phase. The replay list holds
+raw observations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CLIP = 10.0
 
 
 class MeanStdFilter(nn.Module):
-    """(observation - mean) / std, clipped to +-10; the identity but for the clipping at first."""
+    """(observation - mean) / std, clipped to +-10. At first, mean is 0 and std is 1."""
 
     mean: Tensor
     std: Tensor
@@ -27,5 +27,5 @@ class MeanStdFilter(nn.Module):
         self.register_buffer("std", torch.ones(shape))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """`[B, ...]` observations, normalised."""
+        """Normalised observations `[B, ...]`."""
         return ((obs - self.mean) / self.std).clamp(-_CLIP, _CLIP)

@@ -1,4 +1,4 @@
-"""The paper's network for RLlib's own PPO, whose default networks take no uint8 images."""
+"""The paper's network for RLlib's own PPO, whose default networks fail on uint8 images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 
-_STATES_AT_ONCE = 1024
+_CHUNK_SIZE = 1024
 
 
 class ImpalaPPOModule(PPGTorchRLModule):
-    """PPG's network with `arch="shared"` and without the auxiliary head; for PPO-like algorithms.
+    """PPG's network with `arch="shared"` and without the auxiliary head, for RLlib's PPO.
 
     Examples:
         >>> from ray.rllib.algorithms.ppo import PPOConfig
@@ -32,7 +32,7 @@ class ImpalaPPOModule(PPGTorchRLModule):
     def setup(self) -> None:
         self.model_config = {**self.model_config, "arch": "shared"}
         super().setup()
-        del self.vf_aux  # a parameter without a gradient would stop several learners
+        del self.vf_aux  # with several learners, a parameter without a gradient is an error
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
@@ -45,15 +45,15 @@ class ImpalaPPOModule(PPGTorchRLModule):
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
-        """V of each observation in the batch, `[B]`.
+        """Values `[B]` of the observations.
 
-        PPO's loss comes with the features that `_forward_train` has given it. Its advantages come
-        without, and with a whole rollout, whose gradients nobody uses and which would take 17 GB a
-        layer for 65,536 frames: these go through in parts, without gradients.
+        PPO's loss passes the features that `_forward_train` returned. The computation of advantages
+        passes no features and a whole rollout. It needs no gradients, which would take 17 GB per
+        layer for 65,536 frames, so the rollout is evaluated in parts without them.
         """
         if embeddings is not None:
             return self.vf(embeddings).squeeze(-1)
         with torch.no_grad():
-            parts = batch[Columns.OBS].split(_STATES_AT_ONCE)
+            parts = batch[Columns.OBS].split(_CHUNK_SIZE)
             features = [self._encode(self.pi_encoder, {Columns.OBS: part}) for part in parts]
             return self.vf(torch.cat(features)).squeeze(-1)

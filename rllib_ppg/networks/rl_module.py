@@ -1,10 +1,10 @@
-"""PPG's networks: two encoders or one, and the heads pi, vf and vf_aux (paper, section 2 and 3.6).
+"""PPG's networks: one or two encoders, and the heads pi, vf and vf_aux (paper, sections 2 and 3.6).
 
     dual      pi_encoder -> pi, vf_aux      vf_encoder -> vf
     detach    pi_encoder -> pi, vf_aux, vf   (vf sees detached features)
-    shared    pi_encoder -> pi, vf_aux, vf   (vf's gradient goes everywhere, as in PPO)
+    shared    pi_encoder -> pi, vf_aux, vf   (vf's gradient reaches the encoder, as in PPO)
 
-Env runners build the part that acts, pi_encoder and pi, and nothing else.
+Env runners build only the part that acts: pi_encoder and pi.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from rllib_ppg.networks.observation_filter import MeanStdFilter
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
 
-# What `forward_train` can compute, by the column that it comes in.
+# Columns that `forward_train` can compute.
 TRAIN_OUTPUTS = (Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS)
 
-# Entries of `model_config` beside RLlib's `DefaultModelConfig`.
+# Entries of `model_config` in addition to RLlib's `DefaultModelConfig`.
 _OWN_MODEL_KEYS = {
     "arch": "dual",
     "detach_vf_in_aux_phase": True,
@@ -56,7 +56,7 @@ _HEAD_SCALE = 0.1
 
 
 def check_model_config(model_config: Mapping[str, Any]) -> None:
-    """Raises ValueError for an entry that neither RLlib's default models nor PPG's have."""
+    """Raises ValueError for an entry that neither RLlib's default models nor PPG's use."""
     known = {*asdict(DefaultModelConfig()), *_OWN_MODEL_KEYS}
     for key in model_config:
         if key not in known:
@@ -64,10 +64,10 @@ def check_model_config(model_config: Mapping[str, Any]) -> None:
 
 
 class PPGCatalog(PPOCatalog):
-    """RLlib's PPO catalog with the IMPALA CNN for images and one encoder a call.
+    """RLlib's PPO catalog with the IMPALA CNN for images. Each call builds a separate encoder.
 
-    `model_config` takes RLlib's `DefaultModelConfig` entries and, for images, `impala_channels`
-    and `impala_dense`; with `conv_filters` an image gets RLlib's own CNN.
+    `model_config` takes the entries of RLlib's `DefaultModelConfig` and, for images,
+    `impala_channels` and `impala_dense`. With `conv_filters`, images get RLlib's own CNN.
     """
 
     @classmethod
@@ -94,13 +94,13 @@ class PPGCatalog(PPOCatalog):
 class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
     """The default module of PPG.
 
-    Entries of `model_config` beside RLlib's and those of `PPGCatalog`:
+    Entries of `model_config` in addition to those of `PPGCatalog`:
 
-    - `arch`: dual, detach or shared; set by `PPGConfig.training(arch=...)`.
-    - `freeze`: names of parts that are not trained, such as `["pi_encoder"]`.
+    - `arch`: dual, detach or shared; set it with `PPGConfig.training(arch=...)`.
+    - `freeze`: Names of parts that are not trained, such as `["pi_encoder"]`.
 
     Raises:
-        ValueError: `freeze` names what is no part of the module.
+        ValueError: `freeze` names something that is not part of the module.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -127,7 +127,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.observation_filter: nn.Module = nn.Identity()
         if config["observation_filter"] != "NoFilter":
             if self._image:
-                raise ValueError("observation_filter is for vectors: images are divided by 255")
+                raise ValueError("observation_filter is for vectors; images are divided by 255")
             self.observation_filter = MeanStdFilter(self.observation_space.shape)
 
     @override(InferenceOnlyAPI)
@@ -147,13 +147,13 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         aux_phase: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Computes just the `outputs` asked for, with the gradient flow of the phase.
+        """Computes the given `outputs`, with the gradient flow of the phase.
 
         Args:
             batch: {"obs": `[B, ...]`}.
-            outputs: some of `TRAIN_OUTPUTS`.
-            aux_phase: whether this is the auxiliary phase, where `detach_vf_in_aux_phase=False`
-                lets the gradient of `arch="detach"`'s value head into the encoder.
+            outputs: Some of `TRAIN_OUTPUTS`.
+            aux_phase: Whether this is the auxiliary phase. Then, with `arch="detach"` and
+                `detach_vf_in_aux_phase=False`, the value head's gradient reaches the encoder.
 
         Returns:
             The outputs: `action_dist_inputs` `[B, A]`, `vf_preds` `[B]`, `vf_aux_preds` `[B]`.
@@ -176,7 +176,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """V of each observation in the batch, `[B]`."""
+        """Values `[B]` of the observations."""
         return self._forward_train(batch, outputs=(Columns.VF_PREDS,))[Columns.VF_PREDS]
 
     def _freeze(self, name: str) -> None:
@@ -184,14 +184,14 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if name not in parts or not name:
             known = {n for n in parts if n and "." not in n}
             raise ValueError(
-                f"model_config['freeze'] names {name!r}, which is no part of the networks"
+                f"model_config['freeze'] names {name!r}, which is not part of the networks"
                 f"{did_you_mean(name, known)}"
             )
         parts[name].requires_grad_(False)
 
     def _encode(self, encoder: Encoder, batch: dict[str, Any]) -> Tensor:
         obs = batch[Columns.OBS]
-        if not isinstance(encoder, ImpalaEncoder):  # which takes images of any dtype
+        if not isinstance(encoder, ImpalaEncoder):  # which scales images itself
             scale = 255.0 if self._image and obs.dtype == torch.uint8 else 1.0
             obs = self.observation_filter(obs.to(next(encoder.parameters()).dtype) / scale)
         return encoder({Columns.OBS: obs})[ENCODER_OUT]

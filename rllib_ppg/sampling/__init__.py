@@ -1,1 +1,1 @@
-"""What runs in env runners."""
+"""Sampling: what runs in env runners."""

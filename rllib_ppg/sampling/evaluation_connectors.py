@@ -1,4 +1,8 @@
-"""Evaluation by RLlib's own env runner, which samples whole episodes, on PPG's networks."""
+"""Connectors with which RLlib's own env runner evaluates PPG's policies.
+
+It samples whole episodes. With these connectors it treats observations and actions as PPG's env
+runner does in training.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +22,23 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.annotations import override
 
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation, is_flat
-from rllib_ppg.inference.action_sampling import draw
+from rllib_ppg.inference.policy import Policy
 
 
 def observe_as_in_training(pipeline: EnvToModulePipeline) -> None:
-    """Puts before the user's connectors what PPG's vector envs do."""
+    """Flattens observations before the user's connectors see them."""
     pipeline.prepend(FlattenAsInTraining())
 
 
 def act_as_in_training(pipeline: ModuleToEnvPipeline, normalized: bool, clip: bool) -> None:
-    """Puts around the user's connectors what PPG's env runner does, in the place of RLlib's."""
+    """Draws actions before the user's connectors and converts them for the env after those."""
     pipeline.prepend(DrawActions())
     pipeline.insert_before(NormalizeAndClipActions, ActionsForEnv(normalized, clip))
     pipeline.remove(NormalizeAndClipActions)
 
 
 class FlattenAsInTraining(SingleAgentObservationPreprocessor):
-    """Flattens the observations that PPG's vector envs flatten (see `spaces.is_flat`)."""
+    """Flattens observations as PPG's vector envs do (see `spaces.is_flat`)."""
 
     @override(ConnectorV2)
     def recompute_output_observation_space(
@@ -45,39 +49,37 @@ class FlattenAsInTraining(SingleAgentObservationPreprocessor):
 
     @override(SingleAgentObservationPreprocessor)
     def preprocess(self, observation: Any, episode: Any) -> np.ndarray:
-        """One observation, `[d]` or as it is."""
         if is_flat(self.input_observation_space):
             return observation
         return flatten_observation(self.input_observation_space, observation)
 
 
 class DrawActions(ConnectorV2):
-    """Draws actions as in training; RLlib's modes of composite actions have no one logp a state."""
+    """Draws actions as in training.
+
+    RLlib's own connector has no single log-probability per state for the most probable Tuple and
+    Dict actions.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # RLlib has seeded numpy's own generator from the config's seed and the env runner's index.
+        # RLlib seeds numpy's global generator with the config's seed and the env runner's index.
         self._rng = np.random.default_rng(np.random.randint(2**31))
 
     @override(ConnectorV2)
     def __call__(
         self, *, rl_module: RLModule, batch: dict[str, Any], explore: bool | None, **kwargs: Any
     ) -> dict[str, Any]:
-        if Columns.ACTIONS not in batch:  # a user's module may give actions itself
-            dist_cls = (
-                rl_module.get_exploration_action_dist_cls()
-                if explore
-                else rl_module.get_inference_action_dist_cls()
-            )
-            inputs = batch[Columns.ACTION_DIST_INPUTS]
-            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = draw(
-                dist_cls, inputs, self._rng if explore else None
+        if Columns.ACTIONS not in batch:  # a user's module may choose actions itself
+            policy = Policy(rl_module, self._rng)
+            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = policy.draw(
+                batch[Columns.ACTION_DIST_INPUTS], bool(explore)
             )
         return batch
 
 
 class ActionsForEnv(ConnectorV2):
-    """Gives the env its actions as in training; RLlib would leave out a discrete space's start."""
+    """Converts actions for the env as in training. RLlib ignores the `start` of discrete spaces."""
 
     def __init__(self, normalized: bool, clip: bool):
         super().__init__()
