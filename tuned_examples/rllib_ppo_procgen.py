@@ -17,7 +17,7 @@ There is no replay list: a rollout is 16,384 x 12,288 B = 0.2 GB.
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_ppg.networks.ppo_rl_module import ImpalaPPOModule
+from rllib_ppg import ImpalaPPOModule
 
 ENVS, STEPS = 64, 256
 
