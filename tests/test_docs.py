@@ -51,3 +51,11 @@ def test_pages_name_what_exists(page):
     for module, names in re.findall(r"^from (rllib_ppg[\w.]*) import ([\w, ]+)$", text, re.M):
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "cluster/README.md"])
+def test_links_outside_the_site(page):
+    """`mkdocs build --strict` checks those within it."""
+    path = ROOT / page
+    for link in re.findall(r"\]\((?!http)([^)#\s]+)", path.read_text()):
+        assert (path.parent / link).exists(), link
