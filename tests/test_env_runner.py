@@ -127,7 +127,7 @@ def test_the_next_rollout_starts_where_the_last_one_ended():
 
 
 @pytest.mark.parametrize("env", [Counting, NextStepCounting])
-def test_discounted_returns_start_anew_with_episodes_and_skip_resets(env):
+def test_discounted_returns_restart_with_episodes_and_skip_resets(env):
     """Rewards of 1 in episodes of 3 steps: 1, 1 + g, 1 + g + g^2, and again."""
     g = RETURN_GAMMA
     episode = np.array([1.0, 1.0 + g, 1.0 + g + g * g])
@@ -267,12 +267,12 @@ def test_nan_reward_names_the_place_and_ends_the_episodes(env, monkeypatch):
     runner = make_runner(env, N=1, length=5)
     with pytest.raises(ValueError, match=r"NaN or infinite reward from env 0 .* step 3 of the"):
         runner.sample_rollout(1)
-    _, r = runner.sample_rollout(1)  # from new episodes: what was cut off does not go on
+    _, r = runner.sample_rollout(1)  # from new episodes; the interrupted ones are dropped
     assert r.obs[0, :, 0].tolist()[:5] == [0, 1, 2, 3, 4]
     assert r.valid[0, :5].all() and r.terminated[0, 4]
 
 
-def test_a_failing_env_is_an_error_or_made_anew():
+def test_a_failing_env_is_an_error_or_made_again():
     with pytest.raises(EnvStepError, match="the cable broke"):
         make_runner(N=1, fail_at=4).sample_rollout(1)
 
@@ -300,7 +300,7 @@ def test_an_env_runner_can_be_asked_again_after_its_envs_have_failed(mode):
     runner.stop()
 
 
-def test_an_env_s_process_that_is_killed_is_made_anew():
+def test_a_killed_process_of_an_env_is_started_again():
     """With the second of two gone, gymnasium would wait for the first when it closes them."""
     runner = make_runner(N=2, T=3, mode="async")
     runner.config.restart_failed_sub_environments = True
@@ -312,7 +312,7 @@ def test_an_env_s_process_that_is_killed_is_made_anew():
 
 
 def test_seeds_of_episodes_are_used_once():
-    """By envs that are made anew, and by an env runner that Ray has started again."""
+    """By envs that are made again, and by an env runner that Ray has restarted."""
 
     def first_obs(runner, env_steps):
         _, r = runner.sample_rollout(1, env_steps)
