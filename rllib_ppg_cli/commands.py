@@ -25,133 +25,98 @@ Shell completion: add the line of your shell to its start-up file.
   fish   _RLLIB_COMPLETE=fish_source rllib | source
 """
 
+
+def _option(line: str, about: str, kind: Any = None, **kwargs: Any) -> click.Option:
+    """Returns an option from a line such as "--env -e ID" and its help text."""
+    names = [word for word in line.split() if word.startswith("-")]
+    metavar = " ".join(line.split()[len(names) :]) or None
+    return click.Option(names, type=kind, metavar=metavar, help=about, **kwargs)
+
+
+def _flag(name: str, about: str) -> click.Option:
+    return click.Option([name], is_flag=True, help=about)
+
+
 _WHAT_TO_TRAIN = [
-    click.Option(
-        ["--algo", "--run", "-a", "-r"],
-        metavar="NAME",
-        help="The algorithm: PPG, or one of RLlib's, such as PPO.",
+    _option("--algo --run -a -r NAME", "The algorithm: PPG, or one of RLlib's, such as PPO."),
+    _option("--env -e ID", "A gymnasium id, such as procgen-coinrun-v0."),
+    _option(
+        "--config -c {...}",
+        "Settings of the algorithm in JSON or YAML, as in '{\"n_pi\": 4}'.",
+        _YAML,
     ),
-    click.Option(["--env", "-e"], metavar="ID", help="A gymnasium id, such as procgen-coinrun-v0."),
-    click.Option(
-        ["--config", "-c"],
-        type=_YAML,
-        metavar="{...}",
-        help="Settings of the algorithm in JSON or YAML, as in '{\"n_pi\": 4}'.",
-    ),
-    click.Option(
-        ["--set"],
-        type=Setting(),
+    _option(
+        "--set KEY=VALUE",
+        "One setting, as in n_pi=4 or env_config.num_levels=200. Repeat it for more.",
+        Setting(),
         multiple=True,
-        metavar="KEY=VALUE",
-        help="One setting, as in n_pi=4 or env_config.num_levels=200. Repeat it for more.",
     ),
-    click.Option(["--seed"], type=int, metavar="N", help="The random seed. (default: drawn)"),
-    click.Option(
-        ["--num-samples"],
-        type=int,
-        metavar="N",
-        help="Number of runs of each config, with different seeds. (default: 1)",
+    _option("--seed N", "The random seed. (default: drawn)", int),
+    _option(
+        "--num-samples N", "Number of runs of each config, with different seeds. (default: 1)", int
     ),
-    click.Option(
-        ["--scheduler"],
-        metavar="NAME",
-        help="A Tune scheduler that stops or changes trials, such as async_hyperband or pbt. "
+    _option(
+        "--scheduler NAME",
+        "A Tune scheduler that stops or changes trials, such as async_hyperband or pbt. "
         "(default: none)",
     ),
-    click.Option(
-        ["--scheduler-config"],
-        type=_YAML,
-        metavar="{...}",
-        help="The scheduler's arguments in JSON or YAML.",
-    ),
-    click.Option(
-        ["--dry-run"],
-        is_flag=True,
-        help="Show settings, phases, size of the replay list and resources, and train nothing.",
+    _option("--scheduler-config {...}", "The scheduler's arguments in JSON or YAML.", _YAML),
+    _flag(
+        "--dry-run",
+        "Show settings, phases, size of the replay list and resources, and train nothing.",
     ),
 ]
 _STOP = [
-    click.Option(
-        ["--stop", "-s"],
-        type=_YAML,
-        metavar="{...}",
-        help="Stop when a result reaches a value, as in "
-        "'{\"num_env_steps_sampled_lifetime\": 100000}'. (default: train until Ctrl-C)",
+    _option(
+        "--stop -s {...}",
+        "Stop when a result reaches a value, as in '{\"num_env_steps_sampled_lifetime\": 100000}'. "
+        "(default: train until Ctrl-C)",
+        _YAML,
     ),
-    click.Option(
-        ["--as-test"],
-        is_flag=True,
-        help="Fail if the run ends before it reaches the return in --stop.",
+    _flag("--as-test", "Fail if the run ends before it reaches the return in --stop."),
+    _option(
+        "--max-failures N",
+        "Restart a failed run up to N times from its last checkpoint. (default: 0)",
+        int,
     ),
-    click.Option(
-        ["--max-failures"],
-        type=int,
-        metavar="N",
-        help="Restart a failed run up to N times from its last checkpoint. (default: 0)",
+    _option(
+        "--grace-time SECONDS",
+        "How long to wait for a checkpoint after SIGTERM. (default: 25)",
+        float,
     ),
-    click.Option(
-        ["--grace-time"],
-        type=float,
-        metavar="SECONDS",
-        help="How long to wait for a checkpoint after SIGTERM. (default: 25)",
-    ),
-    click.Option(["--restore"], metavar="PATH", help="Start a new run from this checkpoint."),
-    click.Option(
-        ["--resume"],
-        is_flag=True,
-        help="Resume an interrupted experiment with its original settings.",
-    ),
+    _option("--restore PATH", "Start a new run from this checkpoint."),
+    _flag("--resume", "Resume an interrupted experiment with its original settings."),
 ]
 _RESULTS = [
-    click.Option(
-        ["--storage-path"],
-        metavar="PATH",
-        help="Folder or URI for the results. (default: ~/ray_results)",
+    _option("--storage-path PATH", "Folder or URI for the results. (default: ~/ray_results)"),
+    _option(
+        "--experiment-name -n NAME",
+        "Name of the experiment's folder there. (default: algorithm and date)",
     ),
-    click.Option(
-        ["--experiment-name", "-n"],
-        metavar="NAME",
-        help="Name of the experiment's folder there. (default: algorithm and date)",
-    ),
-    click.Option(
-        ["--checkpoint-freq"],
-        type=int,
-        metavar="N",
-        help="Save a checkpoint every N iterations. (default: never)",
-    ),
-    click.Option(
-        ["--checkpoint-at-end/--no-checkpoint-at-end"],
+    _option("--checkpoint-freq N", "Save a checkpoint every N iterations. (default: never)", int),
+    _option(
+        "--checkpoint-at-end/--no-checkpoint-at-end",
+        "Save a checkpoint at the end. (default: no)",
         default=None,
-        help="Save a checkpoint at the end. (default: no)",
     ),
-    click.Option(
-        ["--keep-checkpoints-num"],
-        type=int,
-        metavar="N",
-        help="Number of checkpoints to keep. (default: all)",
-    ),
-    click.Option(
-        ["--checkpoint-score-attr"],
-        metavar="RESULT",
-        help="Keep the checkpoints with the highest value of this result; min-RESULT keeps the "
+    _option("--keep-checkpoints-num N", "Number of checkpoints to keep. (default: all)", int),
+    _option(
+        "--checkpoint-score-attr RESULT",
+        "Keep the checkpoints with the highest value of this result; min-RESULT keeps the "
         "lowest. (default: the latest)",
     ),
 ]
 _TRACKING = [
-    click.Option(["--track"], is_flag=True, help="Log to Weights & Biases."),
-    click.Option(["--wandb-project"], metavar="NAME", help="Its project. (default: rllib_ppg)"),
-    click.Option(
-        ["--wandb-group"], metavar="NAME", help="Its group. (default: the experiment's name)"
+    _flag("--track", "Log to Weights & Biases."),
+    _option("--wandb-project NAME", "Its project. (default: rllib_ppg)"),
+    _option("--wandb-group NAME", "Its group. (default: the experiment's name)"),
+    _option(
+        "--wandb-mode",
+        "offline keeps the data on disk. (default: online; offline without a key or network)",
+        click.Choice(["online", "offline"]),
     ),
-    click.Option(
-        ["--wandb-mode"],
-        type=click.Choice(["online", "offline"]),
-        help="offline keeps the data on disk. (default: online; offline without a key or network)",
-    ),
-    click.Option(["--wandb-checkpoints"], is_flag=True, help="Upload the checkpoints."),
-    click.Option(
-        ["--wandb-videos"], is_flag=True, help="Upload a video of one episode per evaluation."
-    ),
+    _flag("--wandb-checkpoints", "Upload the checkpoints."),
+    _flag("--wandb-videos", "Upload a video of one episode per evaluation."),
 ]
 _EXPERIMENT = {
     "What to train": _WHAT_TO_TRAIN,
@@ -161,56 +126,36 @@ _EXPERIMENT = {
 }
 _TRAIN = _EXPERIMENT | {
     "Ray": [
-        click.Option(
-            ["--ray-address"],
-            metavar="ADDRESS",
-            help="A Ray cluster: auto, HOST:6379 or ray://HOST:10001. (default: RAY_ADDRESS, or a "
-            "new Ray on this machine)",
+        _option(
+            "--ray-address ADDRESS",
+            "A Ray cluster: auto, HOST:6379 or ray://HOST:10001. (default: RAY_ADDRESS, or a new "
+            "Ray on this machine)",
         ),
-        click.Option(
-            ["--ray-num-cpus"], type=int, metavar="N", help="CPUs of the new Ray. (default: all)"
-        ),
-        click.Option(
-            ["--ray-num-gpus"], type=int, metavar="N", help="GPUs of the new Ray. (default: all)"
-        ),
-        click.Option(
-            ["--ray-object-store-memory"],
-            type=int,
-            metavar="BYTES",
-            help="Size of the new Ray's object store. (default: Ray's)",
+        _option("--ray-num-cpus N", "CPUs of the new Ray. (default: all)", int),
+        _option("--ray-num-gpus N", "GPUs of the new Ray. (default: all)", int),
+        _option(
+            "--ray-object-store-memory BYTES",
+            "Size of the new Ray's object store. (default: Ray's)",
+            int,
         ),
     ]
 }
 _PLAY = [
-    click.Option(
-        ["--env", "-e"], metavar="ID", help="Another environment. (default: the training's)"
+    _option("--env -e ID", "Another environment. (default: the training's)"),
+    _option(
+        "--env-config {...}",
+        "Settings of the environment that replace those of the training or its evaluation, as in "
+        "'{\"num_levels\": 0}'.",
+        _YAML,
     ),
-    click.Option(
-        ["--env-config"],
-        type=_YAML,
-        metavar="{...}",
-        help="Settings of the environment that replace those of the training or its evaluation, "
-        "as in '{\"num_levels\": 0}'.",
-    ),
-    click.Option(
-        ["--config", "-c"],
-        type=_YAML,
-        metavar="{...}",
-        help="Settings of the algorithm that replace the training's.",
-    ),
-    click.Option(
-        ["--explore/--no-explore"],
-        default=None,
-        help="Sample actions, as Procgen's published returns do, or take the most probable ones. "
+    _option("--config -c {...}", "Settings of the algorithm that replace the training's.", _YAML),
+    _option(
+        "--explore/--no-explore",
+        "Sample actions, as Procgen's published returns do, or take the most probable ones. "
         "(default: `explore` of the training's evaluation_config or config; PPG samples)",
+        default=None,
     ),
-    click.Option(
-        ["--seed"],
-        type=int,
-        default=0,
-        metavar="N",
-        help="Seed of the environment and the actions. (default: 0)",
-    ),
+    _option("--seed N", "Seed of the environment and the actions. (default: 0)", int, default=0),
 ]
 
 
@@ -289,22 +234,18 @@ def train(ctx: click.Context, **_: Any) -> int:
     ],
     option_groups={
         "Job": [
-            click.Option(
-                ["--address"],
-                metavar="URL",
-                help="The cluster's job server. (default: RAY_API_SERVER_ADDRESS, or "
+            _option(
+                "--address URL",
+                "The cluster's job server. (default: RAY_API_SERVER_ADDRESS, or "
                 "http://127.0.0.1:8265)",
             ),
-            click.Option(
-                ["--runtime-env"],
-                metavar="FILE",
-                help="A Ray runtime environment in YAML with what the nodes lack. This package and "
+            _option(
+                "--runtime-env FILE",
+                "A Ray runtime environment in YAML with what the nodes lack. This package and "
                 "the experiment file are always sent. (default: none)",
             ),
-            click.Option(["--no-wait"], is_flag=True, help="Submit the job and return."),
-            click.Option(
-                ["--attach"], metavar="JOB", help="Follow a job that was submitted before."
-            ),
+            _flag("--no-wait", "Submit the job and return."),
+            _option("--attach JOB", "Follow a job that was submitted before."),
         ],
         **_EXPERIMENT,
     },
@@ -324,22 +265,18 @@ def submit(ctx: click.Context, **_: Any) -> int:
     epilog=_TRUST,
     option_groups={
         "Evaluation": [
-            click.Option(
-                ["--episodes"],
-                type=_COUNT,
+            _option(
+                "--episodes N",
+                "Episodes on training levels, and as many on held-out levels. (default: 100)",
+                _COUNT,
                 default=100,
-                metavar="N",
-                help="Episodes on training levels, and as many on held-out levels. (default: 100)",
             ),
-            click.Option(
-                ["--steps"],
-                type=_COUNT,
-                metavar="N",
-                help="Stop after this many env steps, even before --episodes. (default: no limit)",
+            _option(
+                "--steps N",
+                "Stop after this many env steps, even before --episodes. (default: no limit)",
+                _COUNT,
             ),
-            click.Option(
-                ["--out", "-o"], metavar="FILE", help="Also write all results to a JSON file."
-            ),
+            _option("--out -o FILE", "Also write all results to a JSON file."),
         ],
         "Policy and environment": _PLAY,
     },
@@ -358,22 +295,9 @@ def evaluate(**options: Any) -> int:
     epilog=_TRUST,
     option_groups={
         "Video": [
-            click.Option(
-                ["--out", "-o"], metavar="FILE", required=True, help="The video: .mp4 or .gif."
-            ),
-            click.Option(
-                ["--episodes"],
-                type=_COUNT,
-                default=3,
-                metavar="N",
-                help="Number of episodes. (default: 3)",
-            ),
-            click.Option(
-                ["--fps"],
-                type=_COUNT,
-                metavar="N",
-                help="Steps per second. (default: the environment's own, or 30)",
-            ),
+            _option("--out -o FILE", "The video: .mp4 or .gif.", required=True),
+            _option("--episodes N", "Number of episodes. (default: 3)", _COUNT, default=3),
+            _option("--fps N", "Steps per second. (default: the environment's own, or 30)", _COUNT),
         ],
         "Policy and environment": _PLAY,
     },
@@ -390,13 +314,7 @@ def record(**options: Any) -> int:
     usage=["export CHECKPOINT --out FILE"],
     params=[_checkpoint()],
     epilog=_TRUST,
-    option_groups={
-        "Model": [
-            click.Option(
-                ["--out", "-o"], metavar="FILE", required=True, help="The model: an .onnx file."
-            )
-        ]
-    },
+    option_groups={"Model": [_option("--out -o FILE", "The model: an .onnx file.", required=True)]},
 )
 def export(**options: Any) -> int:
     """Write a trained policy as an ONNX model, checked against torch."""
@@ -419,32 +337,27 @@ def export(**options: Any) -> int:
     ],
     option_groups={
         "Picture": [
-            click.Option(
-                ["--out", "-o"],
+            _option(
+                "--out -o FILE",
+                "The picture: .png, .pdf or .svg. (default: plot.png)",
                 default="plot.png",
-                metavar="FILE",
-                help="The picture: .png, .pdf or .svg. (default: plot.png)",
             ),
-            click.Option(
-                ["--metric"],
-                metavar="RESULT",
-                help="The result to draw. (default: env_runners/episode_return_mean)",
+            _option(
+                "--metric RESULT", "The result to draw. (default: env_runners/episode_return_mean)"
             ),
-            click.Option(
-                ["--against"],
-                metavar="SETTING",
-                help="Draw final returns against this setting, as in n_pi, instead of curves.",
+            _option(
+                "--against SETTING",
+                "Draw final returns against this setting, as in n_pi, instead of curves.",
             ),
-            click.Option(
-                ["--reference"],
-                type=click.Choice(["openai"]),
-                help="Add OpenAI's published curves to games in hard mode. (default: none)",
+            _option(
+                "--reference",
+                "Add OpenAI's published curves to games in hard mode. (default: none)",
+                click.Choice(["openai"]),
             ),
-            click.Option(
-                ["--reference-experiments"],
-                metavar="A,B,...",
-                help="Which of them: ppg, ppo, ppg_single, ppgkl, n_pi=2, ... (default: ppg,ppo; "
-                "with --against, their sweep)",
+            _option(
+                "--reference-experiments A,B,...",
+                "Which of them: ppg, ppo, ppg_single, ppgkl, n_pi=2, ... (default: ppg,ppo; with "
+                "--against, their sweep)",
             ),
         ]
     },
