@@ -176,9 +176,12 @@ def drop_episodes(env_runner: SingleAgentEnvRunner) -> None:
 # -- Settings ----------------------------------------------------------------------------------
 
 
-def has_env_to_module_connector(config: AlgorithmConfig) -> bool:
-    """Whether a user gave connectors between env and module. There is no public getter."""
-    return config._env_to_module_connector is not None
+def given_setting(config: AlgorithmConfig, name: str) -> Any:
+    """The value that a user gave for a setting; None if it was not set.
+
+    Public properties of the same name merge it with defaults, or do not exist.
+    """
+    return getattr(config, f"_{name}")
 
 
 # -- Envs and the cluster ----------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_unknown_training_setting():
         ({"e_pi": 0}, ["e_pi", "at least 1"]),
         ({"beta_clone": -1.0}, ["beta_clone", "non-negative"]),
         ({"aux_lr": -1.0}, ["aux_lr", "non-negative"]),
-        ({"vf_clip_param": 0.0}, ["vf_clip_param", "None or positive"]),
+        ({"vf_clip_param": 0.0}, ["vf_clip_param", "None or a positive"]),
         ({"collective_timeout_s": 0}, ["collective_timeout_s", "positive"]),
         ({"gamma": 1.5}, ["gamma", "between 0 and 1"]),
         ({"segment_length": 5}, ["segment_length=5", "rollout_fragment_length=32"]),

@@ -157,8 +157,8 @@ class TrainedPolicy:
         """Raises ValueError unless the networks alone turn an observation into an action."""
         if self.module.is_stateful():
             raise ValueError("policies with a memory, such as LSTMs, are not supported here")
-        has_connector = ray_private.has_env_to_module_connector(self.config)
-        if not isinstance(self.config, PPGConfig) and has_connector:
+        connector = ray_private.given_setting(self.config, "env_to_module_connector")
+        if not isinstance(self.config, PPGConfig) and connector:
             raise ValueError(
                 "the policy sees observations through its env_to_module_connector, which is not "
                 "part of its networks"

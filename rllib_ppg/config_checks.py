@@ -1,0 +1,407 @@
+"""Every check of `PPGConfig` that needs no cluster. Each error is one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.models import MODEL_DEFAULTS
+from ray.rllib.utils import force_list
+
+from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.spaces import check_action_space
+from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
+from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.learning.trained_module import PRECISIONS
+from rllib_ppg.networks.observation_filter import FILTERS
+from rllib_ppg.networks.rl_module import (
+    ARCHITECTURES,
+    PPGCatalog,
+    PPGTorchRLModule,
+    check_model_config,
+)
+from rllib_ppg.ray_private import given_setting
+from rllib_ppg.resources.node_roles import ROLE_OF
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+
+if TYPE_CHECKING:
+    from rllib_ppg.config import PPGConfig
+
+# Settings of PPG that the networks read, too.
+MODEL_SETTINGS = ("arch", "detach_vf_in_aux_phase", "observation_filter")
+
+_FLOAT32_MAX = 3.4e38
+_LONGEST_TIMEOUT_S = 1e9
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that float32 can hold."""
+    if is_whole(value):
+        return abs(value) < 2**63
+    return isinstance(value, float) and abs(value) < _FLOAT32_MAX
+
+
+def _is_exactly(value: Any, expected: Any) -> bool:
+    # Arrays compare by element, and True == 1.
+    return type(value) is type(expected) and bool(value == expected)
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return isinstance(value, np.ndarray) or bool(value != default)
+
+
+# -- A rule for each setting -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a setting may be.
+
+    Attributes:
+        allows: Whether a value is valid.
+        what: Completes the sentence "`setting` is ...".
+        choices: Valid names, for "did you mean".
+    """
+
+    allows: Callable[[Any], bool]
+    what: str
+    choices: Sequence[str] = ()
+
+    def check(self, setting: str, value: Any) -> None:
+        """Raises ValueError if the value of a setting is not valid."""
+        if not self.allows(value):
+            hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
+            raise _invalid_setting(setting, self.what, value, hint)
+
+
+def _whole(minimum: int) -> _Rule:
+    return _Rule(
+        lambda value: is_whole(value) and minimum <= value < 2**31,
+        f"a whole number of at least {minimum} and below 2**31",
+    )
+
+
+def _one_of(choices: Sequence[str]) -> _Rule:
+    return _Rule(
+        lambda value: isinstance(value, str) and value in choices,
+        f"one of {', '.join(choices)}",
+        choices,
+    )
+
+
+def _or(special: Any, rule: _Rule) -> _Rule:
+    return _Rule(
+        lambda value: _is_exactly(value, special) or rule.allows(value),
+        f"{special!r} or {rule.what}",
+        rule.choices,
+    )
+
+
+_NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "a non-negative number")
+_POSITIVE = _Rule(lambda value: _is_number(value) and value > 0, "a positive number")
+_FRACTION = _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "between 0 and 1")
+_SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
+_TIMEOUT = _Rule(
+    lambda value: _is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S,
+    f"a positive number of at most {_LONGEST_TIMEOUT_S:g} seconds",
+)
+# The seeds of a run's parts are up to some millions larger, and numpy takes 32 bits.
+_SEED = _Rule(
+    lambda value: is_whole(value) and 0 <= value < 2**31, "a whole number from 0 to 2**31 - 1"
+)
+_RESOURCES = _Rule(
+    lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(n, str) and _NOT_NEGATIVE.allows(x) for n, x in value.items())
+    ),
+    "a dict of names and non-negative numbers",
+)
+
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(("n_pi", "e_aux", "num_env_runners", "num_learners"), _whole(0)),
+    **dict.fromkeys((
+        "e_pi", "e_v", "num_minibatches", "num_aux_minibatches", "num_envs_per_env_runner",
+        "rollout_fragment_length",
+    ), _whole(1)),
+    **dict.fromkeys((
+        "beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty", "num_cpus_per_env_runner",
+        "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
+    ), _NOT_NEGATIVE),
+    **dict.fromkeys((
+        "normalize_rewards", "detach_vf_in_aux_phase", "replay_may_spill", "checkpoint_replay",
+        "explore",
+    ), _SWITCH),
+    **dict.fromkeys(("gamma", "lambda_"), _FRACTION),
+    **dict.fromkeys(("policy_precision", "aux_precision"), _one_of(PRECISIONS)),
+    **dict.fromkeys(ROLE_OF, _RESOURCES),
+    "segment_length": _or(None, _whole(1)),
+    "micro_batch_size": _or("auto", _whole(1)),
+    "vf_clip_param": _or(None, _POSITIVE),
+    "grad_clip": _or(None, _NOT_NEGATIVE),
+    "grad_clip_by": _one_of(("value", "norm", "global_norm")),
+    "num_cpus_per_learner": _or("auto", _NOT_NEGATIVE),
+    "collective_timeout_s": _TIMEOUT,
+    "sample_timeout_s": _or(None, _TIMEOUT),
+    "seed": _or(None, _SEED),
+    "arch": _one_of(ARCHITECTURES),
+    "replay_compression": _or(None, _Rule(lambda value: _is_exactly(value, "lz4"), "'lz4'")),
+    "observation_filter": _one_of(FILTERS),
+}  # fmt: skip
+_SCHEDULES = ("lr", "aux_lr", "entropy_coeff")
+
+# RLlib's settings that PPG replaces: their defaults, and what to set instead.
+_REPLACED = {
+    "num_epochs": (1, "e_pi and e_v"),
+    "minibatch_size": (None, "num_minibatches (of the whole batch, per policy epoch)"),
+    "shuffle_batch_per_epoch": (False, "nothing: PPG always shuffles"),
+    "batch_mode": ("truncate_episodes", "rollout_fragment_length"),
+}
+# RLlib's settings that PPG does not support, with their defaults.
+_UNSUPPORTED = {
+    "_learner_connector": (None, "custom learner connectors"),
+    "num_aggregator_actors_per_learner": (0, "aggregator actors"),
+    "output": (None, "recording with .offline_data(output=...)"),
+    "torch_compile_learner": (False, "torch_compile_learner"),
+    "_torch_grad_scaler_class": (None, "gradient scalers"),
+    "_torch_lr_scheduler_classes": (None, "torch's learning-rate schedulers: give `lr` a schedule"),
+    "use_env_runner_state_server": (False, "the env runner state server"),
+    "input_": ("sampler", "offline data"),
+    "compress_observations": (False, "compress_observations"),
+    "algorithm_config_overrides_per_module": (
+        {},
+        "algorithm_config_overrides_per_module: there is only one module",
+    ),
+    "log_gradients": (False, "log_gradients"),
+    "optimizer": ({}, "settings of RLlib's optimizers: it trains with Adam, at `lr` and `aux_lr`"),
+    "model": (MODEL_DEFAULTS, "the old API stack's `model`: set .rl_module(model_config=...)"),
+    "torch_skip_nan_gradients": (
+        False,
+        "torch_skip_nan_gradients: a NaN gradient ends the phase and leaves the weights unchanged",
+    ),
+}
+_EPISODE_CALLBACKS = (
+    "on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end",
+)  # fmt: skip
+
+
+# -- Checks ------------------------------------------------------------------------------------
+
+
+def check_setting(setting: str, value: Any) -> None:
+    """Checks one setting on its own.
+
+    Raises:
+        ValueError: The value is not valid.
+    """
+    _RULES[setting].check(setting, value)
+
+
+def check_is_dict(setting: str, value: Any) -> None:
+    """Raises ValueError unless the value of a setting is a dict."""
+    if not isinstance(value, dict):
+        raise _invalid_setting(setting, "a dict", value)
+
+
+def check_settings(config: PPGConfig) -> None:
+    """Checks all settings but the env's.
+
+    Raises:
+        ValueError: A setting is not valid, is not supported, or contradicts another one.
+    """
+    _check_what_ppg_replaces(config)
+    check_needs_no_episodes(config)
+    for setting, rule in _RULES.items():
+        rule.check(setting, getattr(config, setting))
+    # With a KL penalty nothing is clipped, and OpenAI's command line sets clip_param=0.
+    if config.kl_penalty == 0:
+        _POSITIVE.check("clip_param", config.clip_param)
+    for setting in _SCHEDULES:
+        _check_schedule(setting, getattr(config, setting))
+    modes = [mode.value for mode in gym.VectorizeMode]
+    _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
+    _check_batches(config)
+    _check_module_spec(config)
+
+
+def check_env(config: PPGConfig) -> None:
+    """Checks the env, by making one unless `disable_env_checking` is set.
+
+    Raises:
+        ValueError: There is no such env, or PPG can't train on its spaces.
+    """
+    check_env_id(config.env)
+    if config.disable_env_checking:
+        return
+    observation_space, action_space = probe_spaces(config)
+    check_action_space(action_space)
+    if config.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
+        raise ValueError(
+            f"observation_filter={config.observation_filter!r} normalises vectors; images are "
+            "divided by 255 without it"
+        )
+
+
+def check_needs_no_episodes(config: AlgorithmConfig) -> None:
+    """Refuses what needs episode objects, which only RLlib's env runner builds.
+
+    Raises:
+        ValueError: Connectors or callbacks need episodes.
+    """
+    for way in ("env_to_module", "module_to_env"):
+        if given_setting(config, f"{way}_connector") is not None:
+            raise ValueError(f"PPG does not support custom {way.replace('_', '-')} connectors")
+    overridden = {
+        hook
+        for cls in force_list(config.callbacks_class)
+        for hook in _EPISODE_CALLBACKS
+        if getattr(cls, hook, None) is not getattr(RLlibCallback, hook) and hasattr(cls, hook)
+    } | {hook for hook in _EPISODE_CALLBACKS if getattr(config, f"callbacks_{hook}", None)}
+    if overridden:
+        instead = "use on_sample_end or on_train_result"
+        if not config.in_evaluation:
+            instead += ", or set it in the evaluation_config, whose episodes are RLlib's"
+        raise ValueError(
+            f"PPG's env runner builds no episode objects and can't call {min(overridden)}; "
+            f"{instead}"
+        )
+
+
+def _check_what_ppg_replaces(config: PPGConfig) -> None:
+    runner, learner = config.env_runner_cls, given_setting(config, "learner_class")
+    if not (isinstance(runner, type) and issubclass(runner, BatchedEnvRunner)):
+        raise _invalid_setting("env_runner_cls", "a class derived from BatchedEnvRunner", runner)
+    if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
+        raise _invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
+    if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
+        raise ValueError("PPG runs on RLlib's new API stack only")
+    if config.framework_str != "torch":
+        raise ValueError(f"PPG runs on torch only, not on {config.framework_str!r}")
+    if config.is_multi_agent:
+        raise ValueError("PPG trains single-agent envs only, and .multi_agent() is set")
+    for setting, (default, instead) in _REPLACED.items():
+        value = getattr(config, setting)
+        if _differs(value, default):
+            raise ValueError(f"PPG does not use {setting}={_format_value(value)}: set {instead}")
+    if config.clip_rewards:  # False and None both mean "never"
+        raise ValueError("PPG does not use clip_rewards: set normalize_rewards")
+    for setting, (default, what) in _UNSUPPORTED.items():
+        if _differs(getattr(config, setting), default):
+            raise ValueError(f"PPG does not support {what}")
+
+
+def _check_schedule(setting: str, value: Any) -> None:
+    """Checks a number or a schedule; RLlib's own check accepts any two lists of two."""
+    form = "a non-negative number or a schedule [[env steps, value], ...]"
+    if not isinstance(value, list | tuple):
+        _Rule(_NOT_NEGATIVE.allows, form).check(setting, value)
+        return
+    pairs = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
+    if not pairs or not all(_NOT_NEGATIVE.allows(x) for pair in value for x in pair):
+        raise _invalid_setting(setting, f"{form} of non-negative numbers", value)
+    steps = [pair[0] for pair in value]
+    if len(steps) < 2 or steps[0] != 0 or steps != sorted(steps):
+        raise _invalid_setting(setting, f"{form} of at least two, from 0 env steps upwards", value)
+
+
+def _check_batches(config: PPGConfig) -> None:
+    T = config.rollout_fragment_length
+    L = config.segment_length or T
+    if T % L:
+        raise ValueError(f"segment_length={L} does not divide rollout_fragment_length={T}")
+    segments = config.rows * (T // L)
+    what = f"{config.rows} rows" if L == T else f"{segments} segments"
+    num_env_runners = max(config.num_env_runners, 1)
+    shape = f"{num_env_runners} env runners x {config.num_envs_per_env_runner} envs"
+    for setting in ["num_minibatches"] + ["num_aux_minibatches"] * config.has_aux_phase:
+        if segments % getattr(config, setting):
+            raise ValueError(
+                f"{what} ({shape}, {T} steps each) can't be cut into {setting}="
+                f"{getattr(config, setting)} equal minibatches: set {setting} to one of "
+                f"{_divisors(segments)}, or a smaller segment_length"
+            )
+    total = f"{shape} x {T} steps = {config.batch_size} env steps an iteration"
+    size = config.train_batch_size
+    if not is_whole(size) or size not in (AlgorithmConfig().train_batch_size, config.batch_size):
+        raise ValueError(
+            f"train_batch_size={_format_value(size)} contradicts {total}; leave it out"
+        )
+    size, num_learners = given_setting(config, "train_batch_size_per_learner"), config.num_learners
+    per_learner = config.batch_size / max(num_learners, 1)
+    if size is not None and not (_is_number(size) and size == per_learner):
+        raise ValueError(
+            f"train_batch_size_per_learner={_format_value(size)} contradicts {total} over "
+            f"{max(num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
+        )
+
+
+def _check_module_spec(config: PPGConfig) -> None:
+    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    if not isinstance(spec, RLModuleSpec):
+        raise ValueError(f"rl_module_spec is an RLModuleSpec, not a {type(spec).__name__}")
+    is_custom = spec.module_class not in (None, PPGTorchRLModule)
+    is_ppgs = not is_custom or issubclass(spec.module_class, PPGTorchRLModule)
+    for model_config in (given_setting(config, "model_config"), spec.model_config):
+        if isinstance(model_config, DefaultModelConfig):
+            model_config = asdict(model_config)
+        model_config = {} if model_config is None else model_config
+        if not isinstance(model_config, Mapping):
+            raise _invalid_setting("model_config", "a dict or DefaultModelConfig", model_config)
+        if is_ppgs:
+            _check_no_conflicting_model_settings(config, model_config)
+        if not is_custom and spec.catalog_class in (None, PPGCatalog):
+            check_model_config(model_config)
+        if model_config.get("use_lstm"):
+            raise ValueError("PPG does not train recurrent modules, and use_lstm is set")
+    if not is_ppgs and config.observation_filter != "NoFilter":
+        raise ValueError(
+            f"observation_filter={config.observation_filter!r} is part of PPG's own networks: "
+            f"derive {spec.module_class.__name__} from PPGTorchRLModule"
+        )
+
+
+def _check_no_conflicting_model_settings(
+    config: PPGConfig, model_config: Mapping[str, Any]
+) -> None:
+    """Refuses entries of `model_config` that contradict settings of the same name."""
+    for setting in MODEL_SETTINGS:
+        if setting in model_config and _differs(model_config[setting], getattr(config, setting)):
+            raise ValueError(
+                f"{setting} does not belong in model_config: set {setting}, not model_config"
+            )
+
+
+# -- Sentences ---------------------------------------------------------------------------------
+
+
+def _invalid_setting(setting: str, what: str, value: Any, hint: str = "") -> ValueError:
+    return ValueError(f"{setting} is {what}, not {_format_value(value)}{hint}")
+
+
+def _format_value(value: Any) -> str:
+    """A value in one line, with its type unless a file could hold it."""
+    if is_whole(value) and value.bit_length() > 64:
+        return f"one of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    if isinstance(value, float) and _FLOAT32_MAX <= value < math.inf:
+        return f"{text}, which is more than float32 holds"
+    plain = value is None or isinstance(value, int | float | str | list | tuple | dict)
+    return text if plain else f"{text} of type {type(value).__name__}"
+
+
+def _divisors(n: int) -> str:
+    found = [str(d) for d in range(1, min(n, 4096) + 1) if n % d == 0]
+    return ", ".join(found if len(found) <= 12 else [*found[:12], "..."])
