@@ -143,17 +143,17 @@ class PPGConfig(AlgorithmConfig):
             n_pi: Number of iterations in a policy phase (N_pi in Algorithm 1). An auxiliary phase
                 follows each policy phase; 0 turns PPG into PPO. For runs shorter than the paper's
                 100M steps, choose a value that gives the run at least 15 phases
-                (docs/results.md).
+                (docs/results/phase-length.md).
             e_pi: Number of policy epochs in each iteration (E_pi). The paper's value suits Procgen.
                 Small vector tasks need 4 to 10, as in PPO. If the return rises and then falls
-                again, fewer epochs can help (docs/results.md, InvertedDoublePendulum).
+                again, fewer epochs can help (docs/results/mujoco.md, InvertedDoublePendulum).
             e_v: Number of value epochs in each iteration (E_V). If it differs from `e_pi`, the
                 value epochs come first and have their own Adam optimizer. Otherwise each pass
                 trains both losses.
             e_aux: Number of epochs in an auxiliary phase (E_aux). 0 turns PPG into PPO.
             beta_clone: Weight of the cloning loss KL[pi_old, pi] in L_joint. With 0, auxiliary
                 phases damage the policy: on MinAtar's SpaceInvaders it loses half of its return
-                (docs/results.md).
+                (docs/results/minatar.md).
             vf_true_weight: Weight of L_value in the auxiliary phase.
             aux_lr: Learning rate of the auxiliary phase's Adam optimizer, or a schedule
                 `[[env steps, value], ...]` as for `lr`.
@@ -166,7 +166,7 @@ class PPGConfig(AlgorithmConfig):
             arch: Network architecture. "dual": separate encoders for policy and value function.
                 "detach": one encoder, which the value loss does not train (section 3.6).
                 "shared": one encoder that all losses train, as in PPO. With layers of 64 units,
-                "detach" scores a third less on MuJoCo than "dual" (docs/results.md).
+                "detach" scores a third less on MuJoCo than "dual" (docs/results/mujoco.md).
             detach_vf_in_aux_phase: Whether `arch="detach"` keeps the value loss from training the
                 encoder in the auxiliary phase, too, as OpenAI's code does. False trains the encoder
                 there, as section 3.6 of the paper says.

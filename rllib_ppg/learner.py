@@ -48,7 +48,11 @@ class OpenAuxPhase(NamedTuple):
 
 
 class PPGTorchLearner(BaseLearner):
-    """Trains modules through PPG's phases, which the driver calls one by one."""
+    """Trains modules through PPG's phases, which the driver calls one by one.
+
+    To change a loss, override the method that computes its terms: `policy_loss`, `value_loss`,
+    `policy_and_value_loss` or `aux_loss`, and set `.training(learner_class=...)`.
+    """
 
     # -- Policy phase: Algorithm 1, lines 2 to 6 -----------------------------------------------
 
@@ -127,16 +131,24 @@ class PPGTorchLearner(BaseLearner):
         return ((result, infos), *blocks) if blocks else (result, infos)
 
     def policy_loss(self, module: TrainedModule, batch: Batch) -> Terms:
-        """-L_clip (or -L_KL), the entropy, and metrics of how far the policy has moved."""
+        """-L_clip (-L_KL with a KL penalty) and the entropy, for the policy epochs.
+
+        Args:
+            module: The module in training.
+            batch: Columns of a micro-batch: `obs`, `actions`, `logp_old`, `A`, `V_targ`.
+
+        Returns:
+            Terms `[B]`: `policy_loss`, `entropy`, and the metrics `clip_fraction`, `approx_kl`.
+        """
         return self._policy_terms(module, batch, module.forward(batch, Columns.ACTION_DIST_INPUTS))
 
     def value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
-        """L_value."""
+        """L_value, for the value epochs; arguments as in `policy_loss`, the term is `vf_loss`."""
         V = module.forward(batch, Columns.VF_PREDS)[Columns.VF_PREDS]
         return {"vf_loss": L_value(V, batch["V_targ"], module.config.vf_clip_param)}
 
     def policy_and_value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
-        """Both in one pass, for E_pi = E_V."""
+        """The terms of `policy_loss` and `value_loss` from one pass, for E_pi = E_V."""
         out = module.forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
         vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], module.config.vf_clip_param)
         return self._policy_terms(module, batch, out) | {"vf_loss": vf_loss}
@@ -270,7 +282,16 @@ class PPGTorchLearner(BaseLearner):
         return self._reduced_metrics(module_id, {f"aux/{k}": v for k, v in metrics.items()})
 
     def aux_loss(self, module: TrainedModule, batch: Batch) -> Terms:
-        """The terms of L_joint and L_value, and the sums that explained variance is made of."""
+        """L_joint = L_aux + beta_clone KL and L_value, for the auxiliary epochs.
+
+        Args:
+            module: The module in training.
+            batch: Columns of a micro-batch: `obs`, `V_targ`, `pi_old`.
+
+        Returns:
+            Terms `[B]`: `vf_aux_loss`, `clone_kl`, `vf_loss`, and the sums that the explained
+            variance is computed from.
+        """
         out = module.forward(
             batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS, aux_phase=True
         )

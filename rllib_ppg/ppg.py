@@ -26,7 +26,10 @@ AUX_PHASE_TIMER = "auxiliary_phase"
 
 
 class PPG(BaseAlgorithm):
-    """Policy phases of PPO on two networks, and auxiliary phases that distil the value function."""
+    """Policy phases of PPO on two networks, and auxiliary phases that distil the value function.
+
+    Build it with `PPGConfig(...).build_algo()`, or name it in Tune: `tune.Tuner("PPG", ...)`.
+    """
 
     @override(Algorithm)
     def training_step(self) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Line = tuple[str, str]
 _WIDTH = 100
-_PHASES = 15  # a run should have this many; docs/results.md, "How long a phase should be"
+_PHASES = 15  # a run should have this many; docs/results/phase-length.md
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
@@ -145,7 +145,8 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
             lines.append(
                 (
                     "  shorter phases",
-                    f"n_pi={n_pi} or so: a run should have {_PHASES} phases, see docs/results.md",
+                    f"n_pi={n_pi} or so: a run should have {_PHASES} phases "
+                    "(docs/results/phase-length.md)",
                 )
             )
     return lines
