@@ -1,8 +1,13 @@
 """One small Ray for all tests that need one."""
 
+import logging
+import subprocess
+import warnings
+
 import pytest
 import ray
 
+from rllib_ppg_cli import main
 from tests.support.checkpoints import checkpoint  # noqa: F401 (a fixture)
 
 
@@ -32,3 +37,27 @@ def build(cluster):
     yield build
     for algorithm in algorithms:
         algorithm.stop()
+
+
+@pytest.fixture
+def rllib(monkeypatch, capsys):
+    """Runs `rllib words...` in this process, up to where it would start Ray.
+
+    For mistakes in the arguments: a process takes seconds to import what they are compared with.
+    Takes and returns what `run` does; the environment is this process's.
+    """
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT"):
+        monkeypatch.setenv(name, "0")  # what the command sets is taken back
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.rllib", "ray.tune")]
+    levels = [logger.level for logger in loggers]
+
+    def rllib(*words):
+        with warnings.catch_warnings():
+            code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, out, err)
+
+    monkeypatch.setattr(ray, "init", lambda *args, **kwargs: pytest.fail("Ray would start"))
+    yield rllib
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
+import ray
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg_cli import dry_run
+from rllib_ppg_cli import dry_run, train
 from tests.support.command import run
 
 
@@ -122,9 +123,12 @@ def test_sizes(num_bytes, words):
     assert dry_run._size(num_bytes) == words
 
 
-def test_options_of_the_command_count(capsys):
+def test_options_of_the_command_count(cluster, rllib, monkeypatch):
+    """On the tests' Ray, which the command would stop."""
+    monkeypatch.setattr(train, "_start_ray", lambda options: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     config = json.dumps({"num_env_runners": 0})
-    ended = run(
+    ended = rllib(
         "train", "-a", "PPG", "-e", "CartPole-v1", "-c", config, "--set", "n_pi=3", "--dry-run"
     )
     assert line(ended.stdout, "n_pi") == "3   (default: 32)"

@@ -227,8 +227,8 @@ def test_rllibs_ppo_has_the_network_of_the_baseline_and_values_rollouts_in_parts
 # -- The command ------------------------------------------------------------------------------
 
 
-def test_list_names_each_example_and_says_what_it_is():
-    ended = run("example", "list")
+def test_list_names_each_example_and_says_what_it_is(rllib):
+    ended = rllib("example", "list")
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines] == EXAMPLES

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from rllib_ppg.tune_callbacks.save_on_interrupt import SaveOnInterrupt
-from tests.support.command import RLLIB, run
+from tests.support.command import RLLIB
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_run_that_cannot_save_ends_in_time(tmp_path, how):
     assert err == "rllib: terminated\n"
 
 
-def test_a_grace_time_below_zero():
-    ended = run("train", "-a", "PPG", "-e", "CartPole-v1", "--grace-time", "-1")
+def test_a_grace_time_below_zero(rllib):
+    ended = rllib("train", "-a", "PPG", "-e", "CartPole-v1", "--grace-time", "-1")
     assert ended.returncode == 2
     assert "--grace-time must be 0 or more" in ended.stderr

@@ -245,8 +245,8 @@ def test_an_episode_of_each_evaluation_is_filmed(tmp_path):
         ("--track --wandb-mode of", "invalid choice: 'of'"),
     ],
 )
-def test_tracking_options_that_make_no_sense(options, complaint):
-    ended = run("train", "-a", "PPG", "-e", "CartPole-v1", *options.split())
+def test_tracking_options_that_make_no_sense(rllib, options, complaint):
+    ended = rllib("train", "-a", "PPG", "-e", "CartPole-v1", *options.split())
     assert ended.returncode == 2
     assert complaint in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -92,11 +92,10 @@ def test_the_key_is_in_no_file_of_a_run(tmp_path, ray_folder):
         ("train", ["--storage-path", f"s3://me:{SECRET}@bucket"]),
     ],
 )
-def test_a_key_among_the_options_is_refused(command, words, tmp_path):
-    ended = run(
-        *(command, "-a", "PPG", "-e", "CartPole-v1", *words),
-        env=os.environ | {"WANDB_API_KEY": SECRET, "HOME": str(tmp_path)},
-    )
+def test_a_key_among_the_options_is_refused(rllib, monkeypatch, command, words, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ended = rllib(command, "-a", "PPG", "-e", "CartPole-v1", *words)
     assert ended.returncode == 2
     assert ended.stderr.startswith("rllib: error: the value of WANDB_API_KEY is in the run's")
     assert ended.stderr.count("\n") == 1
@@ -104,17 +103,18 @@ def test_a_key_among_the_options_is_refused(command, words, tmp_path):
     assert "unknown-to" not in ended.stderr
 
 
-def test_a_key_in_a_file_is_refused(tmp_path):
+def test_a_key_in_a_file_is_refused(rllib, monkeypatch, tmp_path):
     file = tmp_path / "mine.yaml"
     config = CONFIG | {"env_config": {"nested": [SECRET]}}
     file.write_text(json.dumps({"mine": {"run": "PPG", "config": config}}))
-    ended = run("train", "file", file, env=os.environ | {"MY_PASSWORD": SECRET})
+    monkeypatch.setenv("MY_PASSWORD", SECRET)
+    ended = rllib("train", "file", file)
     assert ended.returncode == 2
     assert "the value of MY_PASSWORD" in ended.stderr
 
 
-def test_a_complaint_does_not_repeat_a_key():
-    ended = run("train", "-a", "PPG", f"WANDB_API_KEY={SECRET}")
+def test_a_complaint_does_not_repeat_a_key(rllib):
+    ended = rllib("train", "-a", "PPG", f"WANDB_API_KEY={SECRET}")
     assert ended.returncode == 2
     assert "WANDB_API_KEY=***" in ended.stderr
     assert SECRET not in ended.stderr

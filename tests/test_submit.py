@@ -42,22 +42,22 @@ def runtime_env(folder, **content):
     return file
 
 
-def test_a_job_server_that_is_not_there():
-    done = run("submit", "cartpole", "--address", NOWHERE)
+def test_a_job_server_that_is_not_there(rllib):
+    done = rllib("submit", "cartpole", "--address", NOWHERE)
     assert done.returncode == 2
     assert f"no job server answers at {NOWHERE}" in done.stderr
     assert "ray[default]" in done.stderr
-    done = run("submit", "--attach", "raysubmit_x", "--address", NOWHERE)
+    done = rllib("submit", "--attach", "raysubmit_x", "--address", NOWHERE)
     assert done.returncode == 2
 
 
-def test_the_address_that_is_given_is_the_one_that_counts(monkeypatch):
+def test_the_address_that_is_given_is_the_one_that_counts(rllib, monkeypatch):
     """Ray would rather go by these; and RAY_ADDRESS is for `rllib train`."""
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:10")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:11")
-    done = run("submit", "--attach", "raysubmit_x", "--address", "127.0.0.1:9")
+    done = rllib("submit", "--attach", "raysubmit_x", "--address", "127.0.0.1:9")
     assert f"no job server answers at {NOWHERE}" in done.stderr
-    done = run("submit", "--attach", "raysubmit_x")
+    done = rllib("submit", "--attach", "raysubmit_x")
     assert "no job server answers at http://127.0.0.1:11" in done.stderr
 
 
@@ -77,33 +77,33 @@ def test_the_address_that_is_given_is_the_one_that_counts(monkeypatch):
         ((), "give an algorithm"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_sent(words, sentence):
-    done = run("submit", *words, "--address", NOWHERE)
+def test_mistakes_are_found_before_anything_is_sent(rllib, words, sentence):
+    done = rllib("submit", *words, "--address", NOWHERE)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "job server" not in done.stderr
 
 
-def test_a_file_outside_of_the_working_dir(tmp_path, experiment):
+def test_a_file_outside_of_the_working_dir(rllib, tmp_path, experiment):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     env = runtime_env(tmp_path, working_dir=str(folder))
-    done = run("submit", experiment, "--runtime-env", env, "--address", NOWHERE)
+    done = rllib("submit", experiment, "--runtime-env", env, "--address", NOWHERE)
     assert done.returncode == 2
     assert f"{experiment} must lie in the runtime environment's working_dir" in done.stderr
 
 
-def test_a_runtime_env_that_is_none(tmp_path):
+def test_a_runtime_env_that_is_none(rllib, tmp_path):
     file = tmp_path / "env.yaml"
     file.write_text("- pip\n")
-    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    done = rllib("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
     assert done.returncode == 2
     assert "must be a mapping" in done.stderr
     file.write_text("py_modules: foo\n")
-    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    done = rllib("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
     assert "must be a list, not 'foo'" in done.stderr
     file.write_text("a: !!python/object/apply:os.getcwd []\n")
-    done = run("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
+    done = rllib("submit", "cartpole", "--runtime-env", file, "--address", NOWHERE)
     assert done.returncode == 2
     assert "is not valid YAML" in done.stderr
 
