@@ -10,7 +10,7 @@ define run_suite
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lint format docs test test-learning test-faults test-cluster test-all benchmark clean
+.PHONY: help setup run lint format docs test test-unit test-long test-learning test-faults test-cluster test-all benchmark clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ docs: setup ## Build the documentation's site in site/
 test: lint docs ## Check style and types, build the documentation, then run the fast tests
 	@$(BIN)/pytest
 
+test-unit: setup ## Formulas, configs and files, in less than a minute
+	@$(BIN)/pytest -q -m unit
+
+test-long: setup ## All cases of what the quick tests check a few of
+	$(call run_suite,long)
+
 test-learning: setup ## Tests that train to a return (minutes each)
 	$(call run_suite,learning)
 
@@ -52,7 +58,7 @@ test-faults: setup ## Tests that kill processes
 test-cluster: setup ## Tests on several Ray nodes
 	$(call run_suite,cluster)
 
-test-all: test test-learning test-faults test-cluster ## Every test
+test-all: test test-long test-learning test-faults test-cluster ## Every test
 
 benchmark: setup ## Measure speed and memory against their targets (20 minutes)
 	@$(BIN)/python -m benchmarks.throughput

@@ -12,6 +12,8 @@ from rllib_ppg import PPGConfig
 from rllib_ppg.inference.action_sampling import draw
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 
+pytestmark = pytest.mark.unit
+
 
 def RNG():
     return np.random.default_rng(0)

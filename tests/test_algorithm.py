@@ -31,7 +31,7 @@ class Epochs(PPGCallback):
 
 
 def test_phase_clock(build):
-    algo = build(small(n_pi=3).callbacks(Epochs))
+    algo = build(small(n_pi=3, runners=0).callbacks(Epochs))
     results = [algo.train() for _ in range(6)]
     assert [r["ppg"]["policy_iteration"] for r in results] == [1, 2, 3, 1, 2, 3]
     assert [r["ppg"]["num_aux_phases_lifetime"] for r in results] == [0, 0, 1, 1, 1, 2]
@@ -109,11 +109,11 @@ def test_states_are_in_the_object_store_and_the_driver_has_references(build):
 
 @pytest.mark.parametrize("off", [{"n_pi": 0}, {"e_aux": 0}])
 def test_without_auxiliary_phases_it_is_ppo(build, off):
-    algo = build(small(**off))
+    algo = build(small(runners=0, **off))
     results = [algo.train() for _ in range(3)]
     assert len(only_module(algo).replay) == 0
     assert not any("aux" in learner_metrics(r) for r in results)
-    before = build(small(**off))
+    before = build(small(runners=0, **off))
     assert_equal(weights(algo, ["vf_aux"]), weights(before, ["vf_aux"]))  # same seed, never trained
 
 
@@ -122,7 +122,7 @@ def test_reward_normalisation_sees_all_env_runners(build):
     algo.train()
     # Two runners x 4 envs x 16 steps, and the prior's 1e-4.
     assert only_module(algo).reward_norm.moments.count == pytest.approx(2 * 4 * 16, abs=1e-3)
-    off = build(small(Counting, normalize_rewards=False))
+    off = build(small(Counting, runners=0, normalize_rewards=False))
     off.train()
     assert only_module(off).reward_norm.scale == pytest.approx(1.0)
 
@@ -146,7 +146,7 @@ def test_episode_metrics_are_over_the_last_hundred_episodes(build):
     ]
     last_hundred = ended[-100:]
     assert means[1] == pytest.approx(np.mean(last_hundred))
-    long = small(Counting)
+    long = small(Counting, runners=0)
     long.environment(env_config={"length": 20})
     algo = build(long)
     seen = [algo.train()["env_runners"].get("episode_return_mean") for _ in range(4)]
@@ -235,7 +235,7 @@ def test_a_remote_learners_checkpoint(build, tmp_path):
 @pytest.mark.parametrize("then", [None, "lz4"])
 def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
     """It holds them as they are, for a run with or without compression."""
-    algo = build(small(replay_compression="lz4"))
+    algo = build(small(replay_compression="lz4", runners=0))
     algo.train()
     path = algo.save_to_path(tmp_path / "checkpoint")
     restored = build(small(runners=0, replay_compression=then))
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_compressed_observations(build, tmp_path, then):
 
 
 def test_what_is_no_checkpoint(build, tmp_path):
-    algo = build(small())
+    algo = build(small(runners=0))
     with pytest.raises(ValueError, match="is not a checkpoint"):
         algo.restore_from_path(tmp_path)
     path = Path(algo.save_to_path(tmp_path / "saved"))
@@ -262,7 +262,7 @@ def test_what_is_no_checkpoint(build, tmp_path):
 
 
 def test_get_module_acts(build):
-    algo = build(small())
+    algo = build(small(runners=0))
     algo.train()
     out = algo.get_module().forward_inference({"obs": torch.zeros(1, 4)})
     assert out["action_dist_inputs"].shape == (1, 2)

@@ -34,7 +34,7 @@ def full(*args):
 @pytest.fixture
 def saved(build, tmp_path):
     """An algorithm in the middle of a phase of three, and its checkpoint."""
-    algo = build(small(n_pi=3))
+    algo = build(small(n_pi=3, runners=0))
     algo.train()
     algo.train()
     return algo, Path(algo.save_to_path(tmp_path / "saved"))
@@ -198,7 +198,7 @@ def _newer(path):
         ),
         ("algorithm_state.pkl", _changed, "is damaged: algorithm_state.pkl is not what was"),
         ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
-        ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
+        ("exact/env_runner_0000.npz", _changed, "is damaged: exact/env_runner_0000.npz"),
         (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
         (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.1.0 \(format 99\)"),
         (MANIFEST, Path.unlink, r"can't|PPG can go on from: it has no ppg_checkpoint.json"),
@@ -226,7 +226,7 @@ def test_what_is_damaged_is_refused_and_changes_nothing(saved, name, damage, mes
 )
 def test_other_networks_are_refused_and_change_nothing(saved, build, hiddens, arch, message):
     _, path = saved
-    config = small().rl_module(model_config={"fcnet_hiddens": hiddens})
+    config = small(runners=0).rl_module(model_config={"fcnet_hiddens": hiddens})
     other = build(config.training(arch=arch))
     before = weights(other)
     with pytest.raises(ValueError, match=message) as error:
@@ -253,7 +253,7 @@ def test_what_can_be_is_no_pickle(saved):
         header, obs, valid, V_targ = (np.load(f, allow_pickle=False) for _ in range(4))
     assert json.loads(header.item()) == {"columns": ["V_targ"]}
     assert obs.shape == (4, 16, 4) and V_targ.shape == valid.shape == (4, 16)
-    plain_data.load(path / "exact/env_runner_0001.npz")
+    plain_data.load(path / "exact/env_runner_0000.npz")
 
 
 class Evil:
@@ -329,13 +329,13 @@ def test_a_component_of_an_older_version_is_refused(build, run_of_older_version,
 
 
 def test_without_the_replay_list_the_phase_begins_anew(build, tmp_path, caplog):
-    algo = build(small(n_pi=3, checkpoint_replay=False))
+    algo = build(small(runners=0, n_pi=3, checkpoint_replay=False))
     algo.train()
     algo.train()
     path = Path(algo.save_to_path(tmp_path / "saved"))
     assert not (path / "replay").exists()
     algo.stop()
-    other = build(small(n_pi=3, checkpoint_replay=False))
+    other = build(small(runners=0, n_pi=3, checkpoint_replay=False))
     other.restore_from_path(path)
     assert "its 2 of n_pi=3 iterations start over" in caplog.text
     phases = [other.train()["ppg"]["num_aux_phases_lifetime"] for _ in range(3)]
@@ -348,7 +348,7 @@ def test_settings_without_auxiliary_phases_leave_the_list_alone(saved, build, se
     algo.stop()
     for file in (path / REPLAY).iterdir():
         file.unlink()
-    other = build(small(**{"n_pi": 2, **settings}))
+    other = build(small(runners=0, **{"n_pi": 2, **settings}))
     other.restore_from_path(path)
     assert "these settings have no auxiliary phases" in caplog.text
     assert len(only_module(other).replay) == 0
@@ -365,7 +365,7 @@ def test_a_list_that_is_not_there_can_be_left_out(saved, build, caplog):
     with pytest.raises(ValueError, match=r"has no replay/default_policy/0000.npy"):
         algo.restore_from_path(path)
     algo.stop()
-    other = build(small(n_pi=3, checkpoint_replay=False))
+    other = build(small(runners=0, n_pi=3, checkpoint_replay=False))
     other.restore_from_path(path)
     assert len(only_module(other).replay) == 0 and other.training_iteration == 2
 

@@ -11,6 +11,8 @@ from rllib_ppg.tune_callbacks.progress import Progress
 from rllib_ppg.tune_callbacks.progress_lines import ProgressLines, duration
 from rllib_ppg.tune_callbacks.time_left import TimeLeft
 
+pytestmark = pytest.mark.unit
+
 STEPS = 2048
 
 

@@ -34,6 +34,8 @@ from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 from rllib_ppg_cli.train import experiment_from
 from tests.support.command import parse
 
+pytestmark = pytest.mark.unit
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10

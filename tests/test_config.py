@@ -15,6 +15,8 @@ from ray.tune.registry import get_trainable_cls
 from rllib_ppg import PPG, PPGConfig
 from tests.support.envs import AnySpaces, Counting, NextStepCounting
 
+pytestmark = pytest.mark.unit
+
 
 def small(env="CartPole-v1", **training):
     return (

@@ -59,7 +59,10 @@ def run_phases(algo, *env_runner_rows):
     return [*states, learner_states(algo)], metrics, iterations
 
 
-@pytest.mark.parametrize("num_learners", [1, 2, 3])
+@pytest.mark.parametrize(
+    "num_learners",
+    [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(3, marks=pytest.mark.long)],
+)
 def test_any_number_of_learners_does_what_one_does(build, num_learners):
     def double(num_learners):
         config = several(num_learners, e_v=2, segment_length=4)
@@ -150,7 +153,14 @@ def replay_rows(algo):
     }
 
 
-def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_path):
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param([(2, 0, 6), (0, 2, 3)], id="quick"),
+        pytest.param([(3, 0, 6)], id="three learners", marks=pytest.mark.long),
+    ],
+)
+def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_path, others):
     algo = build(several(2, n_pi=3))
     for _ in range(2):
         algo.train()
@@ -158,7 +168,7 @@ def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_
     assert len(saved) == 2 * 6
     weights, moments = learner_states(algo)
     algo.train()
-    for num_learners, runners, envs in [(2, 0, 6), (3, 0, 6), (0, 2, 3)]:
+    for num_learners, runners, envs in others:
         same = num_learners == 2  # live, and an iteration and an auxiliary phase ahead
         other = algo if same else build(several(num_learners, runners=runners, envs=envs, n_pi=3))
         other.restore_from_path(path)
@@ -377,8 +387,14 @@ def test_an_error_of_ray_that_is_raised_in_an_actor_is_no_death(cluster):
             *("policy", "kill", RuntimeError, r"learner 1 of 2 died in policy_phase\(\)"),
             marks=pytest.mark.faults,
         ),
-        ("aux", "kill", RuntimeError, r"learner 1 of 2 died in aux_epoch\(\)"),
-        ("aux", "hang", CollectiveError, "collective_timeout_s=2"),
+        pytest.param(
+            *("aux", "kill", RuntimeError, r"learner 1 of 2 died in aux_epoch\(\)"),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *("aux", "hang", CollectiveError, "collective_timeout_s=2"),
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             *("presleep", "hang", LearnerLostError, r"learner 1 of 2 hangs in presleep\(\)"),
             marks=pytest.mark.faults,

@@ -17,6 +17,8 @@ from rllib_ppg.sampling.env_contract import EnvStepError
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.envs import Counting, NextStepCounting, OneArray, SameStepCounting
 
+pytestmark = pytest.mark.unit
+
 
 def make_runner(
     env=Counting, N=2, T=12, worker_index=1, seed=0, mode=None, settings=None, **env_config

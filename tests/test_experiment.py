@@ -12,6 +12,8 @@ from rllib_ppg.experiments.settings import is_budget
 from rllib_ppg.experiments.tuner import make_tuner, resume_tuner
 from rllib_ppg.tune_callbacks.run_files import RunFiles
 
+pytestmark = pytest.mark.unit
+
 SMALL = {
     "env": "CartPole-v1",
     "num_env_runners": 1,

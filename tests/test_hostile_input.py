@@ -17,6 +17,8 @@ from rllib_ppg.sampling.env_contract import EnvStepError
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.envs import Counting, NextStepCounting, SameStepCounting
 
+pytestmark = pytest.mark.unit
+
 WRONG_AT = 4  # the step, of an env's life, that the hostile envs go wrong at
 
 

@@ -32,6 +32,8 @@ from tests.support.learners import (
     policy_phase,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def distribution(inputs, act):
     """Written by torch, not by RLlib."""

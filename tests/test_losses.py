@@ -8,6 +8,8 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 
 from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
 
+pytestmark = pytest.mark.unit
+
 
 def f64(*values):
     return torch.tensor(values, dtype=torch.float64)

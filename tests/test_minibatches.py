@@ -5,6 +5,8 @@ import pytest
 
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 
+pytestmark = pytest.mark.unit
+
 
 def epoch_in_rows(rows_of_learners, num_rows, T, L, num_minibatches, seed=(1, 2)):
     """The minibatches as sets of (row, step), put together from all learners."""

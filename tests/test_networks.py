@@ -11,6 +11,8 @@ from rllib_ppg.learning import trained_module
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGTorchRLModule
 
+pytestmark = pytest.mark.unit
+
 IMAGE = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
 

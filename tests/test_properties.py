@@ -22,6 +22,8 @@ from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
 from tests.support.learners import T, aux_phase, make_learner, parameters, policy_phase
 
+pytestmark = pytest.mark.unit
+
 PATTERNS = ("random", "all terminated", "all truncated", "no end", "ends at the last step")
 seeds = st.integers(0, 2**31)
 

@@ -6,6 +6,8 @@ from pyarrow import fs
 from rllib_ppg.plots.results import read_trials
 from tests.support.trial_folders import write_trial
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_trial_is_read_without_what_has_no_return(tmp_path):
     run = tmp_path / "mine"

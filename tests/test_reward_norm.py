@@ -12,6 +12,8 @@ from rllib_ppg.data.reward_norm import (
 )
 from rllib_ppg.data.running_moments import Moments
 
+pytestmark = pytest.mark.unit
+
 
 def test_scale_is_the_std_of_all_returns_of_all_env_runners():
     rng = np.random.default_rng(0)

@@ -6,6 +6,8 @@ import pytest
 from rllib_ppg.data.advantages import gae, successor_values
 from rllib_ppg.data.rollout import Rollout
 
+pytestmark = pytest.mark.unit
+
 GAMMA, LAMBDA = 0.9, 0.8
 
 

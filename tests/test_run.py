@@ -241,8 +241,8 @@ def test_an_episode_of_each_evaluation_is_filmed(tmp_path):
     [
         ("--wandb-project x", "--wandb-project has no effect without --track"),
         ("--track --wandb-videos", "--set evaluation_interval=N"),
-        ("--track --wandb-videos -a PPO", "PPG's episodes only"),
-        ("--track --wandb-mode of", "invalid choice: 'of'"),
+        ("--track --wandb-videos -a PPO", "works with PPG only"),
+        ("--track --wandb-mode of", "'of' is not one of 'online', 'offline'"),
     ],
 )
 def test_tracking_options_that_make_no_sense(rllib, options, complaint):

@@ -9,6 +9,8 @@ import torch
 from rllib_ppg.learning import batches
 from rllib_ppg.learning.batches import StateDataset, prefetch
 
+pytestmark = pytest.mark.unit
+
 CPU = torch.device("cpu")
 SIZES = [4, 1, 6, 3]
 
