@@ -40,7 +40,7 @@ format: setup ## Format the code and fix what ruff can fix
 docs: setup ## Build the documentation's site in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test: lint docs ## Check style and types, build the documentation, then run the fast tests
+test: lint docs ## Check style and types, build the documentation, then run the quick tests
 	@$(BIN)/pytest
 
 test-unit: setup ## Formulas, configs and files, in less than a minute

@@ -368,7 +368,7 @@ def run_python(code):
 
 def test_nothing_on_stderr_and_nothing_imported_early():
     result = run_python(
-        "import sys, gymnasium; from rllib_ppg import procgen; procgen.register()\n"
+        "import sys, gymnasium; from rllib_ppg.envs import procgen; procgen.register()\n"
         "print('procgen' in sys.modules, 'gym' in sys.modules)\n"
         "env = gymnasium.make('procgen-maze-v0'); env.reset(seed=0); env.step(0)\n"
         "env = gymnasium.make_vec('procgen-maze-v0', num_envs=2); env.reset(seed=0)\n"
