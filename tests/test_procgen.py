@@ -13,8 +13,6 @@ from gymnasium.vector import AutoresetMode
 from rllib_ppg.envs import procgen
 from rllib_ppg.envs.procgen import GAMES, MODES, ProcgenEnv, ProcgenVectorEnv, normalized_return
 
-pytestmark = pytest.mark.unit
-
 pytest.importorskip("procgen")
 procgen.register()
 RNG = np.random.default_rng(0)
