@@ -198,7 +198,7 @@ def _newer(path):
         ),
         ("algorithm_state.pkl", _changed, "is damaged: algorithm_state.pkl is not what was"),
         ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
-        ("exact/env_runner_0000.npz", _changed, "is damaged: exact/env_runner_0000.npz"),
+        ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
         (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
         (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.1.0 \(format 99\)"),
         (MANIFEST, Path.unlink, r"can't|PPG can go on from: it has no ppg_checkpoint.json"),
@@ -253,7 +253,7 @@ def test_what_can_be_is_no_pickle(saved):
         header, obs, valid, V_targ = (np.load(f, allow_pickle=False) for _ in range(4))
     assert json.loads(header.item()) == {"columns": ["V_targ"]}
     assert obs.shape == (4, 16, 4) and V_targ.shape == valid.shape == (4, 16)
-    plain_data.load(path / "exact/env_runner_0000.npz")
+    plain_data.load(path / "exact/env_runner_0001.npz")
 
 
 class Evil:
