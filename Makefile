@@ -28,10 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup ## Train PPG on Procgen for a few minutes (tuned_examples/procgen_small.yaml)
 	@$(BIN)/rllib train file procgen_small
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types and the directions of imports
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 format: setup ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
