@@ -1,4 +1,4 @@
-"""The nearest valid choice, for error messages."""
+"""Suggests the nearest valid choice, for errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Returns a hint at what a mistyped word was meant to be, or "" if nothing is near.
+    """A hint at the word that was meant, as in "; did you mean 'n_pi'?"; "" if nothing is near.
 
     Args:
-        word: What was given; case does not count.
-        choices: What would have been valid; private names are never hinted at.
+        word: The mistyped word; case is ignored.
+        choices: Valid words; those that start with an underscore are never suggested.
     """
     by_lower_case = {choice.lower(): choice for choice in choices if not choice.startswith("_")}
     matches = get_close_matches(word.lower(), by_lower_case, n=1)

@@ -1,7 +1,10 @@
-"""One small Ray for all tests that need one."""
+"""One small Ray for all tests that need one; one for each worker of pytest-xdist."""
 
 import logging
+import os
+import shutil
 import subprocess
+import tempfile
 import warnings
 
 import pytest
@@ -11,8 +14,20 @@ from rllib_ppg_cli import main
 from tests.support.checkpoints import checkpoint  # noqa: F401 (a fixture)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_ray_folder(worker_id):
+    """Keeps the Rays of two workers apart: each finds its own through this folder."""
+    if worker_id == "master":
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="ray")  # short: Ray puts sockets into it
+    os.environ["RAY_TMPDIR"] = folder
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def cluster():
+def cluster(own_ray_folder):
     ray.init(
         address="local",
         num_cpus=4,

@@ -262,7 +262,7 @@ class Evil:
 
 
 def test_plain_data_runs_no_code(tmp_path, capsys):
-    with pytest.raises(ValueError, match="holds a Evil, which is no plain data"):
+    with pytest.raises(ValueError, match="holds a Evil, which is not plain data"):
         plain_data.save(tmp_path / "x.npz", {"a": [Evil()]})
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Evil()))
     np.savez(tmp_path / "object.npz", structure=np.array(Evil(), dtype=object))

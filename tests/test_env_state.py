@@ -361,8 +361,8 @@ def test_a_reset_that_is_due_is_not_saved():
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ({"a": [1, {2}]}, "the state of Odd holds a set, which is no plain data"),
-        ({"a": np.array([None])}, "the state of Odd holds a ndarray, which is no plain data"),
+        ({"a": [1, {2}]}, "the state of Odd holds a set, which is not plain data"),
+        ({"a": np.array([None])}, "the state of Odd holds a ndarray, which is not plain data"),
         ({1: 2}, "the state of Odd has the key 1, where plain data have text"),
     ],
 )

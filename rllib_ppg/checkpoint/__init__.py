@@ -1,1 +1,1 @@
-"""Checkpoints as files."""
+"""Checkpoints as files: their folder, replay lists, and states of processes."""

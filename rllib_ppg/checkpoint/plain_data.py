@@ -1,7 +1,7 @@
-"""Nested data in one file that holds no code: JSON for the structure, npz for the arrays.
+"""Nested data in one file without code: JSON for the structure, npz for the arrays.
 
-What a checkpoint holds of env runners and random number generators is written so. Unlike a pickle
-it can be read from anywhere without running what it says; npz has a checksum of each array.
+Checkpoints hold the states of env runners and random generators in this form. Unlike a pickle, the
+file can't run code when it is read. npz has a checksum for each array.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _STRUCTURE = "structure"
 
 
 def save(file: Path, data: Any) -> None:
-    """Writes `data`, which `load` gives back.
+    """Writes plain data, which `load` reads.
 
     Raises:
-        ValueError: It is no plain data.
+        ValueError: It is not plain data.
     """
-    check(data, "what is to be saved")
+    check(data, "the data to save")
     arrays: list[np.ndarray] = []
     text = json.dumps(_encoded(data, arrays))
     columns: dict[str, Any] = {f"array_{k}": array for k, array in enumerate(arrays)}
@@ -33,7 +33,7 @@ def load(file: Path) -> Any:
     """Reads what `save` wrote.
 
     Raises:
-        ValueError: The file is no such file, or is damaged.
+        ValueError: The file is damaged, or was not written by `save`.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
@@ -45,15 +45,15 @@ def load(file: Path) -> Any:
 def check(x: Any, what: str) -> None:
     """Checks that `x` is plain data.
 
-    That is None, numbers, text, bytes, arrays, and lists, tuples and dicts, whose keys are text, of
-    such.
+    Plain data are None, numbers, text, bytes, arrays, and lists, tuples and dicts of these, with
+    text as keys.
 
     Args:
-        x: what may be so.
-        what: to call it in an error.
+        x: Any value.
+        what: Name of the value, for the error.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not plain data.
     """
     if isinstance(x, dict):
         for key, value in x.items():
@@ -66,7 +66,7 @@ def check(x: Any, what: str) -> None:
     elif isinstance(x, np.ndarray | np.generic) and not x.dtype.hasobject:
         return
     elif x is not None and type(x) not in (bool, int, float, str, bytes):
-        raise ValueError(f"{what} holds a {type(x).__name__}, which is no plain data")
+        raise ValueError(f"{what} holds a {type(x).__name__}, which is not plain data")
 
 
 def _encoded(x: Any, arrays: list[np.ndarray]) -> Any:

@@ -1,7 +1,7 @@
-"""The random numbers of a process, as data: Python's, numpy's and torch's global generators.
+"""State of a process's global random generators: Python's, numpy's and torch's.
 
-PPG draws its own from generators of its own. These are for what users bring: networks with
-dropout, envs and callbacks.
+PPG itself does not draw from them. They are saved for users' code: networks with dropout, envs and
+callbacks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def get_state() -> dict[str, Any]:
-    """The state of all global generators of this process, those of its GPUs included."""
+    """The state of all global generators of this process, including those of its GPUs."""
     version, words, gauss = random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
@@ -26,7 +26,7 @@ def get_state() -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any]) -> None:
-    """Restores what `get_state` returned, of as many GPUs as there are now."""
+    """Restores what `get_state` returned, for as many GPUs as there are now."""
     python = state["python"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     np.random.set_state(state["numpy"])

@@ -1,9 +1,10 @@
-"""Atari's games as gymnasium envs whose frames are stacked last, as networks for images want them.
+"""Atari games as gymnasium envs, with the stacked frames in the last axis, as networks need them.
 
-`register` makes `atari-pong-v5` and the other ids known to gymnasium: the game of `ALE/Pong-v5`
-(sticky actions, a step is four frames) as ale_py's own vector env shows it, 84 x 84 pixels, grey,
-four frames a state. ale_py has these four first, and a network that takes H x W x C would read
-them as a picture of 4 x 84 pixels with 84 colours. ale_py is not imported before an env is made.
+`register` makes `atari-pong-v5` and the other ids known to gymnasium. These are the games of
+`ALE/Pong-v5` (sticky actions, four frames a step) as ale_py's vector env shows them: 84 x 84 grey
+pixels and four frames in a state. ale_py stacks the frames in the first axis, which a network for
+H x W x C images would read as 4 x 84 pixels with 84 colours. ale_py is imported when an env is
+made.
 
 Shapes: N envs; a state is uint8 [84, 84, 4], the newest frame last.
 """
@@ -22,7 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from rllib_ppg.did_you_mean import did_you_mean
 
-# Those of `ALE/<Game>-v5`.
+# The games of `ALE/<Game>-v5`.
 _NAMES = """
 adventure air_raid alien amidar assault asterix asteroids atlantis atlantis2 backgammon bank_heist
 basic_math battle_zone beam_rider berzerk blackjack bowling boxing breakout carnival casino
@@ -38,14 +39,14 @@ venture video_checkers video_chess video_cube video_pinball wizard_of_wor word_z
 zaxxon
 """
 GAMES = tuple(_NAMES.split())
-# Of their states ale_py 0.12.1 loses a part (Arcade-Learning-Environment#732 is about it).
+# ale_py 0.12.1 loses part of their states (Arcade-Learning-Environment#732).
 _LOSSY_STATES = {"miniature_golf", "pitfall2", "qbert", "tetris", "tic_tac_toe_3d"}
-# What this module decides itself, or what would make ale_py's vector env an asynchronous one.
+# Options that this module sets, or that would make ale_py's vector env asynchronous.
 _NOT_OPTIONS = {"self", "game", "num_envs", "batch_size", "autoreset_mode"}
 
 
 class AtariVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """N copies of a game, stepped by ale_py's own threads; SAME_STEP autoreset."""
+    """N copies of a game, stepped by ale_py's threads, with SAME_STEP autoreset."""
 
     metadata: ClassVar[dict[str, Any]] = {
         "render_modes": ["rgb_array"],
@@ -61,9 +62,9 @@ class AtariVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             game: One of `GAMES`.
-            num_envs: N.
-            render_mode: "rgb_array": `render` gives the newest frames.
-            **options: Those of `ale_py.vector_env.AtariVectorEnv`, among them `reward_clipping`
+            num_envs: Number of copies N.
+            render_mode: "rgb_array" lets `render` return the newest frames.
+            **options: Options of `ale_py.vector_env.AtariVectorEnv`, such as `reward_clipping`
                 (rewards are -1, 0 or 1; on by default), `episodic_life`, `grayscale`, `stack_num`,
                 `repeat_action_probability` and `max_num_frames_per_episode`.
 
@@ -126,7 +127,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(self, game: str, *, render_mode: str | None = None, **options: Any) -> None:
-        """Takes the arguments of `AtariVectorEnv`, and raises what it raises."""
+        """Makes the game; arguments and errors are those of `AtariVectorEnv`."""
         self._envs = AtariVectorEnv(game, render_mode=render_mode, **options)
         self.render_mode = render_mode
         self.observation_space = self._envs.single_observation_space
@@ -140,7 +141,7 @@ class AtariEnv(gym.Env[np.ndarray, np.int64]):
         return self._envs.reset(seed=seed)[0][0], {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Returns a state, the episode's last one included, reward, terminated and truncated."""
+        """Returns a state, reward, terminated, truncated; at an episode's end its last state."""
         states, rewards, terminated, truncated, infos = self._envs.step(np.asarray([action]))
         ended = bool(terminated[0]), bool(truncated[0])
         state = infos["final_obs"][0] if any(ended) else states[0]
@@ -167,13 +168,13 @@ def register() -> None:
                 f"atari-{game}-v5",
                 entry_point="rllib_ppg.envs.atari:AtariEnv",
                 vector_entry_point="rllib_ppg.envs.atari:AtariVectorEnv",
-                # As `ALE/<Game>-v5` has it.
+                # As in `ALE/<Game>-v5`.
                 kwargs={"game": game, "repeat_action_probability": 0.25},
             )
 
 
 def stacked_first(spec: gym.envs.registration.EnvSpec) -> str | None:
-    """The id to take in the place of one of ale_py's own; None for any other env."""
+    """The id here of one of ale_py's envs; None for other envs."""
     if not str(spec.vector_entry_point).startswith("ale_py."):
         return None
     return f"atari-{spec.kwargs['game']}-v5"
@@ -182,14 +183,14 @@ def stacked_first(spec: gym.envs.registration.EnvSpec) -> str | None:
 def get_ale_state(env: Any) -> dict[str, Any] | None:
     """The state of an `ale_py.AtariEnv` as plain data; None if ale_py can't save it exactly.
 
-    ale_py's vector env, and so those above, gives no access to the states of its games. They could
-    be played again from a seed, but to give each episode one would load its ROM anew.
+    ale_py's vector env, and so the envs above, gives no access to the states of its games. Playing
+    them again from a seed would need a seed for each episode, which loads the ROM each time.
     """
     if env._game in _LOSSY_STATES or env.continuous:
         return None
     ale = env.ale
     state = ale.cloneState(include_rng=True)
-    # The action that sticky actions would repeat is not in it: what comes next shows which it is.
+    # The state lacks the action that sticky actions may repeat. The next frames tell which it is.
     future = _future(ale)
     for action in ale.getLegalActionSet():
         _set_ale(ale, state, action)
@@ -205,7 +206,7 @@ def set_ale_state(env: Any, saved: dict[str, Any]) -> None:
     """Restores what `get_ale_state` returned.
 
     Raises:
-        ValueError: It is of another version of ale_py.
+        ValueError: Another version of ale_py saved it.
     """
     ale_py = importlib.import_module("ale_py")
     if saved["version"] != ale_py.__version__:
@@ -220,7 +221,7 @@ def _set_ale(ale: Any, state: Any, action: Any) -> None:
 
 
 def _future(ale: Any) -> list[bytes]:
-    """The states to come without an action, until the one before can't go on any more."""
+    """The next states without an action, until the previous action can no longer repeat."""
     states = []
     for _ in range(_frames_to_act(ale)):
         ale.act(0)
@@ -229,13 +230,13 @@ def _future(ale: Any) -> list[bytes]:
 
 
 def _frames_to_act(ale: Any) -> int:
-    """After how many frames an action has been taken; but for one time in 10^15."""
+    """Number of frames after which an action has been taken, except once in 10^15 times."""
     sticky = ale.getFloat("repeat_action_probability")
     return math.ceil(math.log(1e-15, sticky)) if 0 < sticky < 1 else 1
 
 
 def _stack_last(states: np.ndarray) -> np.ndarray:
-    """`[N, stack, H, W]` to `[N, H, W, stack]`, and RGB's `[N, stack, H, W, 3]` to 3 x stack."""
+    """Moves the stack last: `[N, stack, H, W, ...]` to `[N, H, W, C]`, C = stack or 3 x stack."""
     moved = np.moveaxis(states, 1, 3)
     return np.ascontiguousarray(moved).reshape(*moved.shape[:3], -1)
 

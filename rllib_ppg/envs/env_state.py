@@ -1,10 +1,10 @@
-"""Where envs are, as data: with it a restored run's envs go on in the middle of their episodes.
+"""The state of envs as data, from which a restored run continues in the middle of episodes.
 
-Every env and wrapper has an adapter here that says what its state is made of, or has none,
-and then the envs begin new episodes. Pickle is no way: gymnasium's EzPickle and ALE come back
-reset, without a word. A function given to a wrapper is taken to keep nothing between two calls.
+An adapter here lists what the state of an env or wrapper consists of. Without an adapter, the envs
+start new episodes. Pickle does not work: EzPickle and ALE silently restore envs in their reset
+state. A function given to a wrapper is assumed to keep no state between calls.
 
-An env of your own, a `gymnasium.Env`, a `VectorEnv` or a wrapper, takes part by two methods::
+To support your own `gymnasium.Env`, `VectorEnv` or wrapper, write two methods::
 
     def get_env_state(self):
         return {"position": self.position, "wind": rng_state(self.wind)}
@@ -13,10 +13,10 @@ An env of your own, a `gymnasium.Env`, a `VectorEnv` or a wrapper, takes part by
         self.position = state["position"]
         set_rng_state(self.wind, state["wind"])
 
-What they exchange is plain data: None, numbers, text, bytes, arrays, and lists, tuples and dicts
-(with text as keys) of such. It holds all that later steps and resets depend on, beside
-`self.np_random` and the state of an env that it wraps, which are saved with it. An env that can't
-tell its state at the moment, or with these options, returns None.
+The state is plain data: None, numbers, text, bytes, arrays, and lists, tuples and dicts of these,
+with text as keys. It holds everything that later steps and resets depend on, except for
+`self.np_random` and the state of a wrapped env, which are saved anyway. Return None if the state
+can't be saved at the moment, or with these options.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from rllib_ppg.checkpoint import plain_data
 from rllib_ppg.envs.atari import get_ale_state, set_ale_state
 
-# By package and class, the attributes that make up the state, beside `np_random`. A subclass is not
-# meant: who knows what else it keeps.
+# The attributes that make up the state in addition to `np_random`, by package and class. They do
+# not apply to subclasses, which may keep more.
 _KEPT = {
     "gymnasium.envs.classic_control.AcrobotEnv": "state",
     "gymnasium.envs.classic_control.CartPoleEnv": "state steps_beyond_terminated",
@@ -71,7 +71,7 @@ _KEPT = {
     ),
     "gymnasium.wrappers.OrderEnforcing": "_has_reset",
     "gymnasium.wrappers.PassiveEnvChecker": "checked_reset checked_step checked_render",
-    # But for the clock: of an episode's seconds, infos["episode"]["t"], those before are lost.
+    # Without the clock: infos["episode"]["t"] does not count the seconds before the checkpoint.
     "gymnasium.wrappers.RecordEpisodeStatistics": (
         "episode_count episode_returns episode_lengths time_queue return_queue length_queue"
     ),
@@ -87,8 +87,8 @@ _KEPT = {
     "gymnasium.wrappers.TransformReward": "",
     "rllib_ppg.envs.FlattenObservations": "",
 }
-# What gymnasium's MuJoCo envs read of what the last `mj_step` has derived, some of it before the
-# next one. It can't be computed again: it belongs to the positions before the step's last substep.
+# Derived values that gymnasium's MuJoCo envs read before the next `mj_step`. They can't be computed
+# again, because they belong to the positions before the last substep.
 _DERIVED = (
     *("xpos", "xipos", "site_xpos", "cinert", "cvel", "cfrc_ext", "qfrc_actuator"),
     *("qfrc_constraint", "ten_length", "ten_velocity"),
@@ -96,16 +96,16 @@ _DERIVED = (
 
 
 def get_env_state(env: VectorEnv) -> Any | None:
-    """The state of all envs as plain data; None if these envs can't be saved exactly.
+    """The state of all envs as plain data; None if they can't be saved exactly.
 
     Raises:
-        ValueError: An env's own `get_env_state` returns something else than plain data.
+        ValueError: An env's `get_env_state` does not return plain data.
     """
     inner = _vectorizer(env)
     if inner is None:
         return _saved(env)
-    # What a sub-env shows next may depend on a reset that is due, which an async one's process
-    # keeps to itself. `make_vector_env` has none due.
+    # In other modes a reset may be due, which only the process of an async env knows. With
+    # SAME_STEP, which `make_vector_env` sets, none is.
     if inner.autoreset_mode != AutoresetMode.SAME_STEP:
         return None
     states: list[Any] = [None]
@@ -120,10 +120,10 @@ def get_env_state(env: VectorEnv) -> Any | None:
 
 
 def set_env_state(env: VectorEnv, state: Any) -> None:
-    """Has all envs, which have been reset once, go on where the saved ones were.
+    """Restores the state of all envs. They must have been reset once.
 
     Raises:
-        ValueError: The state is of other envs, or one of them refuses it; `reset` all then.
+        ValueError: It is the state of other envs, or an env refuses it. Reset all envs then.
     """
     now = get_env_state(env)
     here = now["env"] if now else f"{env}, which can't be restored"
@@ -142,11 +142,11 @@ def set_env_state(env: VectorEnv, state: Any) -> None:
 
 
 class SubEnv(gym.Wrapper):
-    """Around each env of a `SyncVectorEnv` or `AsyncVectorEnv` with SAME_STEP autoreset.
+    """Wrapper of each env in a `SyncVectorEnv` or `AsyncVectorEnv` with SAME_STEP autoreset.
 
-    To get at its state from another process, and to keep the observation that an episode is
-    truncated at: both vector envs reset the env before they copy it, and an env that returns one
-    array each time, and clears it for the next episode, would have cleared that, too.
+    It gives access to the env's state from another process. It also copies the last observation of
+    a truncated episode: both vector envs reset the env before they copy the observation, which
+    destroys it if the env reuses one array.
     """
 
     env_state_to_restore: Any = None
@@ -159,7 +159,7 @@ class SubEnv(gym.Wrapper):
         return obs, reward, terminated, truncated, info
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
-        """Sets it on the env, as if this wrapper were not there."""
+        """Sets an attribute of the env, as if this wrapper were not there."""
         if name == "env_state_to_restore":
             return super().set_wrapper_attr(name, value, force=force)
         return self.env.set_wrapper_attr(name, value, force=force)
@@ -169,13 +169,13 @@ class SubEnv(gym.Wrapper):
         return _saved(self.env)
 
     def restore_env_state(self) -> str | None:
-        """Restores `env_state_to_restore`; why it can't be. To raise would end the process."""
+        """Restores `env_state_to_restore`; returns why that failed, as raising ends the process."""
         state, self.env_state_to_restore = self.env_state_to_restore, None
         return _restore(self.env, state)
 
 
 def rng_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The state of a random number generator as plain data."""
+    """The state of a random generator as plain data."""
     return dict(generator.bit_generator.state)
 
 
@@ -200,18 +200,18 @@ def _saved(env: gym.Env | VectorEnv) -> dict[str, Any] | None:
         states.append(state)
     rng = layers[-1].np_random
     rng = rng_state(rng) if isinstance(rng, np.random.Generator) else None
-    # A copy, as there are arrays in it that the next step changes.
+    # A copy, since the next step changes some of the arrays.
     return copy.deepcopy({"env": _name(layers), "layers": states, "rng": rng})
 
 
 def _restore(env: gym.Env | VectorEnv, state: dict[str, Any]) -> str | None:
-    """Restores what `_saved` returned; why not, if it can't be."""
+    """Restores what `_saved` returned; returns why that failed, or None."""
     state = copy.deepcopy(state)
     layers = list(_layers(env))
     try:
         for layer, its_state in zip(layers, state["layers"], strict=True):
             adapter = _adapter(layer)
-            assert adapter  # as for `_saved`, by which `set_env_state` compares the envs
+            assert adapter  # `set_env_state` has compared the envs
             adapter[1](layer, its_state)
         if state["rng"]:
             set_rng_state(layers[-1].np_random, state["rng"])
@@ -221,7 +221,7 @@ def _restore(env: gym.Env | VectorEnv, state: dict[str, Any]) -> str | None:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    """The wrappers from the outermost on, but for `SubEnv`, and last the env itself."""
+    """The wrappers from the outermost to the innermost, except `SubEnv`, then the env."""
     while isinstance(env, gym.Wrapper | VectorWrapper):
         if not isinstance(env, SubEnv):
             yield env
@@ -230,15 +230,15 @@ def _layers(env: Any) -> Iterator[Any]:
 
 
 def _vectorizer(env: VectorEnv) -> SyncVectorEnv | AsyncVectorEnv | None:
-    """What steps single envs, one by one or in processes; None for a native vector env."""
+    """The vector env that steps single envs; None for a native vector env."""
     *wrappers, inner = _layers(env)
     stateless = all(_KEPT.get(_key(wrapper)) == "" for wrapper in wrappers)
-    # Not for a subclass, which may keep something else.
+    # Not a subclass, which may keep more state.
     return inner if type(inner) in (SyncVectorEnv, AsyncVectorEnv) and stateless else None
 
 
 def _adapter(layer: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], None]] | None:
-    """How the state of an env or wrapper is read, None if it can't be just now, and written."""
+    """The functions that read and write the state of an env or wrapper; None without an adapter."""
     cls, key = type(layer), _key(layer)
     if hasattr(cls, "get_env_state") and hasattr(cls, "set_env_state"):
         return cls.get_env_state, cls.set_env_state
@@ -264,7 +264,7 @@ def _set_attributes(layer: Any, values: dict[str, Any]) -> None:
         owner = attrgetter(path)(layer) if path else layer
         now = getattr(owner, attribute)
         if isinstance(now, deque):
-            now.clear()  # and keeps its maxlen
+            now.clear()  # it keeps its maxlen
             now.extend(value)
         else:
             setattr(owner, attribute, value)
@@ -272,7 +272,7 @@ def _set_attributes(layer: Any, values: dict[str, Any]) -> None:
 
 def _mujoco(env: Any) -> dict[str, Any]:
     mujoco = importlib.import_module("mujoco")
-    # With the accelerations from which the solver starts.
+    # Includes the accelerations that the solver starts from.
     kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
     state = np.empty(mujoco.mj_stateSize(env.model, kind))
     mujoco.mj_getState(env.model, env.data, state, kind)

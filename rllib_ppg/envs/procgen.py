@@ -1,11 +1,11 @@
-"""Procgen's 16 games as gymnasium envs, and the constants that go with them.
+"""Procgen's 16 games as gymnasium envs, and their constants.
 
-`register` makes `procgen-coinrun-v0` and the other ids known to gymnasium. Procgen itself, which
-takes a second to load, is not imported before an env is made.
+`register` makes `procgen-coinrun-v0` and the other ids known to gymnasium. Procgen takes a second
+to load, so it is imported when an env is made.
 
-The engine autoresets in the same step and loses the terminal frame: the frame that comes with
-`terminated` is the first one of the next episode. Nor does it tell a time limit from a death: both
-are `terminated`, as in OpenAI's code, and `truncated` is always False.
+The engine resets in the same step and drops the last frame: the frame that comes with `terminated`
+is the first one of the next episode. The engine does not distinguish a time limit from a death:
+both are `terminated`, as in OpenAI's code, and `truncated` is always False.
 
 Shapes: N envs; a frame is uint8 [64, 64, 3].
 """
@@ -25,7 +25,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-# Lowest and highest returns for normalised ones: Cobbe et al. 2020, "Leveraging Procedural
+# Lowest and highest returns for normalisation: Cobbe et al. 2020, "Leveraging Procedural
 # Generation to Benchmark Reinforcement Learning", appendix "Normalization Constants".
 RETURN_RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "bigfish": {"easy": (1, 40), "hard": (0, 40)},
@@ -87,7 +87,7 @@ Return = TypeVar("Return", float, np.ndarray)
 
 
 def normalized_return(game: str, mode: str, episode_return: Return) -> Return:
-    """Scales returns so that 0 is a trivial policy's and 1 about the best possible.
+    """Scales returns so that 0 is a trivial policy and 1 about the best possible.
 
     Args:
         game: One of `GAMES`.
@@ -107,10 +107,10 @@ def normalized_return(game: str, mode: str, episode_return: Return) -> Return:
 
 
 class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """N copies of a game, stepped by Procgen's own threads; SAME_STEP autoreset.
+    """N copies of a game, stepped by Procgen's threads, with SAME_STEP autoreset.
 
-    All arrays returned are the caller's to keep: the engine has one buffer, and gym3 hands out
-    copies of it (15 to 40 us for 64 envs, where a step takes 2 ms).
+    Returned arrays are never overwritten: gym3 returns copies of the engine's buffer (15 to 40 us
+    for 64 envs, whose step takes 2 ms).
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -123,15 +123,16 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def __init__(
         self, game: str, num_envs: int = 1, *, render_mode: str | None = None, **options: Any
     ) -> None:
-        """Checks the options; the engine itself is built by the first `reset` or `set_state`.
+        """Checks the options; the first `reset` or `set_state` builds the engine.
 
         Args:
             game: One of `GAMES`.
-            num_envs: N.
-            render_mode: "rgb_array" for `render`: each step then draws large pictures, 2 ms an env.
-            **options: Procgen's options, see `OPTIONS`. `num_levels=0` stands for all levels,
-                `num_levels=200` for the 200 from `start_level` on. `rand_seed` seeds a first
-                `reset` without a seed. `num_threads` has no influence on the frames.
+            num_envs: Number of copies N.
+            render_mode: "rgb_array" for `render`. Each step then draws large pictures, which takes
+                2 ms for each env.
+            **options: Procgen's options (see `OPTIONS`). `num_levels=0` means all levels,
+                `num_levels=200` the 200 levels from `start_level` on. `rand_seed` is the seed of
+                the first `reset` if that has none. `num_threads` does not change the frames.
 
         Raises:
             ValueError: A game, mode or option is unknown, a value is out of range, the game lacks
@@ -157,8 +158,8 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Starts a new episode in every env.
 
         Args:
-            seed: All levels and frames from here on follow from it and the actions. The engine
-                takes a seed only when it is built, so it is built anew (10 ms for 64 envs).
+            seed: Seed that, with the actions, determines all later levels and frames. The engine
+                takes a seed only when it is built, so this builds it again (10 ms for 64 envs).
             options: Not used.
 
         Returns:
@@ -180,16 +181,16 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             actions: Integers from 0 to 14, [N].
 
         Returns:
-            Frames, uint8 [N, 64, 64, 3], the next episode's first where one ended; rewards,
-            float32 [N], of the episodes that were stepped; terminated, bool [N]; truncated,
-            bool [N], all False; an empty dict.
+            Frames, uint8 [N, 64, 64, 3], at the end of an episode the next episode's first one;
+            rewards, float32 [N]; terminated, bool [N]; truncated, bool [N], all False; an empty
+            dict.
 
         Raises:
             ValueError: The actions have another shape or are out of range.
         """
         self._check_live("step")
         actions = np.asarray(actions)
-        # The engine takes -1 for a forced reset, and any other number for some action.
+        # The engine takes -1 as a forced reset, and any other number as an action.
         if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() >= NUM_ACTIONS:
             raise ValueError(f"step takes {self.num_envs} actions from 0 to 14, not {actions}")
         self._engine.act(actions)
@@ -204,7 +205,7 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tuple(info["rgb"] for info in self._engine.get_info())
 
     def get_state(self) -> list[bytes]:
-        """Saves every env exactly, its random numbers included: N states of about 37 kB.
+        """Saves every env exactly, including its random numbers: N states of about 37 kB.
 
         Raises:
             ValueError: Procgen cannot save envs with `use_generated_assets`.
@@ -215,24 +216,24 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._engine.callmethod("get_state")
 
     def set_state(self, states: Sequence[bytes]) -> np.ndarray:
-        """Restores what `get_state` saved, also before any `reset`.
+        """Restores what `get_state` saved; no `reset` is needed before.
 
         Args:
             states: N states of the same game and options; seeds and threads may differ.
 
         Returns:
-            The frames that the saved envs showed last, uint8 [N, 64, 64, 3].
+            The last frames of the saved envs, uint8 [N, 64, 64, 3].
 
         Raises:
-            ValueError: There are not N states, or they are of another game or other options.
+            ValueError: There are not N states, or they have another game or other options.
         """
         if len(states) != self.num_envs:
             raise ValueError(f"set_state takes {self.num_envs} states, not {len(states)}")
         if self._engine is None:
             self._build_engine(0)
         # A state begins with a version, the game (length first) and 15 integers: options and
-        # levels. The engine aborts the process for another version or game, and takes over other
-        # options without a word.
+        # levels. With another version or game the engine aborts the process, and it silently
+        # takes over other options.
         size = struct.calcsize("<ii") + len(self._game) + struct.calcsize("<15i")
         header = self.get_state()[0][:size]
         if any(state[:size] != header for state in states):
@@ -241,11 +242,11 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._engine.observe()[1]["rgb"]
 
     def get_env_state(self) -> list[bytes] | None:
-        """See `env_state.py`; None with `use_generated_assets`, which Procgen can't save."""
+        """The state for `env_state.py`; None with `use_generated_assets`, which can't be saved."""
         return None if self._options["use_generated_assets"] else self.get_state()
 
     def set_env_state(self, state: list[bytes]) -> None:
-        """Restores what `get_env_state` returned; raises what `set_state` raises."""
+        """Restores what `get_env_state` returned; errors are those of `set_state`."""
         self.set_state(state)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -263,7 +264,7 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             del options["num_levels"], options["start_level"]
         if options["num_threads"] is None:
             options["num_threads"] = _default_num_threads(self.num_envs)
-        # Not left to Procgen, which would initialise MPI where mpi4py is installed.
+        # Without a seed, Procgen would initialise MPI if mpi4py is installed.
         seed = int(self.np_random.integers(_INT_END)) if seed is None else seed % _INT_END
         options.update(rand_seed=seed, render_mode=self.render_mode)
         self._engine = self._engine_class(num=self.num_envs, env_name=self._game, **options)
@@ -274,16 +275,16 @@ class ProcgenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 class ProcgenEnv(gym.Env[np.ndarray, np.int64]):
-    """One copy of a game, for `gymnasium.make`; `ProcgenVectorEnv` is the fast way to many.
+    """One copy of a game, for `gymnasium.make`; `ProcgenVectorEnv` is faster for many.
 
-    The frame that comes with `terminated` is the next episode's first one; the `reset` that
-    follows returns it again and skips nothing.
+    The frame that comes with `terminated` is the first one of the next episode. The following
+    `reset` returns the same frame.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(self, game: str, *, render_mode: str | None = None, **options: Any) -> None:
-        """Takes the arguments of `ProcgenVectorEnv`, and raises what it raises."""
+        """Makes the game; arguments and errors are those of `ProcgenVectorEnv`."""
         self._envs = ProcgenVectorEnv(game, render_mode=render_mode, **options)
         self._next_episode: np.ndarray | None = None  # its first frame, between two episodes
         self.render_mode = render_mode
@@ -293,7 +294,7 @@ class ProcgenEnv(gym.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts a new episode, or goes on to the one that the last step began.
+        """Starts a new episode, or returns the first frame of the one that the last step began.
 
         Args:
             seed: As in `ProcgenVectorEnv.reset`; with a seed the episode is always new.
@@ -319,7 +320,7 @@ class ProcgenEnv(gym.Env[np.ndarray, np.int64]):
         return frames[0], float(rewards[0]), bool(terminated[0]), False, {}
 
     def get_env_state(self) -> dict[str, Any] | None:
-        """As `ProcgenVectorEnv.get_env_state`."""
+        """The state of the game, as from `ProcgenVectorEnv.get_env_state`."""
         game = self._envs.get_env_state()
         return None if game is None else {"game": game, "next_episode": self._next_episode}
 
@@ -354,18 +355,18 @@ def register() -> None:
 
 
 def _default_num_threads(num_envs: int) -> int:
-    # Coinrun, thousand steps/s on 2 cores (with 0 threads the caller's does the work):
-    #    1 env    0: 37,         2: 12      few envs are not worth waking threads
+    # Coinrun, thousand steps/s on 2 cores by number of threads (0: the caller's thread steps):
+    #    1 env    0: 37,         2: 12      waking threads costs more than it gains
     #    8 envs   0: 24,         2: 20
     #   64 envs   0: 22, 1: 19,  2: 39,  4: 40
     #   two processes with 64 envs each, sharing the 2 cores, together  0: 44, 1: 35, 2: 38, 4: 36
-    # Many env runners on one machine thus lose little. 4 is Procgen's own default.
+    # So many env runners on one machine lose little. 4 is Procgen's default.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if num_envs < 16 or cpus < 2 else min(cpus, 4)
 
 
 def _import_engine_class() -> Any:
-    with contextlib.suppress(ImportError):  # old gym's deprecation notice; older ones have none
+    with contextlib.suppress(ImportError):  # silences old gym's deprecation notice
         importlib.import_module("gym_notices.notices").notices.clear()
     try:
         return importlib.import_module("procgen").ProcgenGym3Env
@@ -379,7 +380,7 @@ def _import_engine_class() -> Any:
 
 
 def _checked_options(game: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns all options, with defaults, in the types that the engine takes."""
+    """All options, with defaults, in the types that the engine takes."""
     _check_name("Procgen game", game, GAMES)
     options: dict[str, Any] = dict(OPTIONS)
     for name, value in given.items():

@@ -1,4 +1,4 @@
-"""Which Procgen levels a policy was trained on, and which were held out."""
+"""Procgen levels that a policy was trained on, and those that were held out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def procgen_game(env: Any) -> str | None:
 
 
 def normalized(env: Any, env_config: Mapping[str, Any], returns: Return) -> Return | None:
-    """Returns as `procgen.normalized_return` scales them; None where no range is published."""
+    """Returns normalised by `procgen.normalized_return`; None if no range is published."""
     mode = env_config.get("distribution_mode", OPTIONS["distribution_mode"])
     game = procgen_game(env)
     if game is None or mode not in RETURN_RANGES[game]:
@@ -29,22 +29,22 @@ def normalized(env: Any, env_config: Mapping[str, Any], returns: Return) -> Retu
 
 
 def which_levels(env_config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for envs with the same levels: mode, `start_level` and `num_levels` (0: all)."""
+    """A key for an env's levels: mode, `start_level` and `num_levels` (0: all)."""
     keys = ("distribution_mode", "start_level", "num_levels")
     return tuple(env_config.get(key, OPTIONS[key]) for key in keys)
 
 
 def describe(env_config: Mapping[str, Any]) -> str:
-    """The levels of a Procgen env, as in "levels 0 to 199"."""
+    """Text for the levels of a Procgen env, as in "levels 0 to 199"."""
     _, start, num = which_levels(env_config)
     return f"levels {start} to {start + num - 1}" if num else ALL
 
 
 def held_out(env_config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same Procgen env on levels that training never shows: all from its last one on.
+    """The env_config of a Procgen env with all levels after those of the training.
 
     Returns:
-        The env_config; None if training has all levels, so that none are left.
+        The env_config; None if the training has all levels.
     """
     _, start, num = which_levels(env_config)
     first = start + num

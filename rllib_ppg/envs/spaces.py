@@ -1,4 +1,4 @@
-"""An env's spaces as networks and rollouts need them: flat observations, actions in one array."""
+"""Spaces as networks and rollouts need them: flat observations, actions in one array."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor
 
 
 def is_flat(space: gym.Space) -> bool:
-    """Whether observations are taken as they are: vectors and H x W x C images."""
+    """Whether observations need no flattening: vectors and H x W x C images."""
     return isinstance(space, spaces.Box) and len(space.shape) in (1, 3)
 
 
 def flat_space(space: gym.Space) -> spaces.Box:
-    """The vectors that `flatten_observation` makes of a space's observations.
+    """The space of the vectors that `flatten_observation` returns.
 
-    Its `original_space`, RLlib's name for it, is `space`: a checkpoint's module keeps it, so that
-    `load_policy` knows what observations of the env look like.
+    Its `original_space`, RLlib's name for it, is `space`. A checkpoint's module keeps it, so that
+    `load_policy` knows the env's observations.
 
     Raises:
-        ValueError: They have no fixed size.
+        ValueError: The observations have no fixed size.
     """
     if not space.is_np_flattenable:
         raise ValueError(
@@ -43,10 +43,10 @@ def flat_space(space: gym.Space) -> spaces.Box:
 
 
 def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:
-    """Gymnasium's flattening, with Discrete as one-hot, as float32; `[d]`.
+    """Flattens an observation to float32 `[d]` as gymnasium does, with Discrete as one-hot.
 
     Raises:
-        ValueError: A discrete part is out of its range; gymnasium would set a one elsewhere.
+        ValueError: A discrete part is out of range; gymnasium would set a wrong element.
     """
     if not _in_range(space, obs):
         raise ValueError(f"{obs!r} is no observation of {space}")
@@ -54,7 +54,7 @@ def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:
 
 
 def _in_range(space: gym.Space, obs: Any) -> bool:
-    """Whether all discrete parts are in their range."""
+    """Whether all discrete parts are in range."""
     if isinstance(space, spaces.Discrete):
         return bool(0 <= obs - space.start < space.n)
     if isinstance(space, spaces.MultiDiscrete):
@@ -68,7 +68,7 @@ def _in_range(space: gym.Space, obs: Any) -> bool:
 
 
 def check_action_space(space: gym.Space) -> None:
-    """Raises ValueError for actions that PPG can't train on; the sentence names their space."""
+    """Raises ValueError for an action space that PPG can't train on."""
     for part in tree.flatten(get_base_struct_from_space(space)):
         discrete = isinstance(part, spaces.Discrete)
         multi_discrete = isinstance(part, spaces.MultiDiscrete) and len(part.shape) == 1
@@ -86,17 +86,17 @@ def check_action_space(space: gym.Space) -> None:
 
 
 class Actions:
-    """A space's actions as one array, `[B, *shape]`, and back.
+    """Converts a space's actions to one array `[B, *shape]`, and back.
 
     Discrete, MultiDiscrete and Box actions are arrays already. The components of a Tuple or Dict
-    lie side by side as float32, which is exact for the integers that occur.
+    are concatenated as float32, which is exact for the integers that occur.
 
     Args:
-        space: of single actions (see `check_action_space`).
+        space: Space of a single action (see `check_action_space`).
 
     Attributes:
-        shape: of one action.
-        dtype: of the array.
+        shape: Shape of an action in the array.
+        dtype: Dtype of the array.
     """
 
     def __init__(self, space: gym.Space):
@@ -109,30 +109,31 @@ class Actions:
         )
         self.shape = (sum(self._widths),) if self._composite else space.shape
         real = self._composite or isinstance(space, spaces.Box)
-        self.dtype = np.dtype(np.float32) if real else space.dtype  # as the policy draws them
+        self.dtype = np.dtype(np.float32) if real else space.dtype  # as the policy samples them
 
     def pack(self, actions: Any) -> np.ndarray:
-        """A batch of actions, Tuples and Dicts of arrays `[B, ...]`, as one array."""
+        """Packs a batch of actions, Tuples and Dicts of arrays `[B, ...]`, into one array."""
         if not self._composite:
             return actions
         columns = [np.reshape(a, (len(a), -1)) for a in tree.flatten(actions)]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def unpack(self, packed: Tensor) -> Tensor | list[Tensor]:
-        """The packed batch as a distribution's `logp` takes it: components in a list."""
+        """Unpacks a batch for a distribution's `logp`, which takes a list of components."""
         return list(packed.split(self._widths, dim=1)) if self._composite else packed
 
     def for_env(self, actions: Any, *, normalized: bool, clip: bool) -> Any:
-        """The policy's actions, a batch or one, as the env wants them.
+        """Converts the policy's actions, a batch or a single one, for the env.
+
+        Discrete actions of the policy count from 0, those of the env from the space's `start`.
 
         Args:
-            actions: as the policy drew them, arrays `[B, ...]`; discrete ones count from 0, and
-                for the env from their space's `start`.
-            normalized: the policy acts in [-1, 1] and Boxes are to be scaled to their bounds
+            actions: Actions of the policy, arrays `[B, ...]`.
+            normalized: Whether the policy acts in [-1, 1], to be scaled to the bounds of a Box
                 (RLlib's `normalize_actions`).
-            clip: otherwise, clip to these bounds (RLlib's `clip_actions`).
+            clip: Whether to clip to the bounds otherwise (RLlib's `clip_actions`).
         """
-        if self._as_drawn:  # nothing to do for most envs, in every step
+        if self._as_drawn:  # most envs, and this is called in every step
             return actions
         actions = tree.map_structure(
             lambda a, s: a if isinstance(s, spaces.Box) else a + s.start, actions, self._struct

@@ -1,4 +1,4 @@
-"""Any single-agent gymnasium env as a vector env, in an autoreset mode that rollouts understand."""
+"""Vector envs made from any single-agent gymnasium env, in an autoreset mode that PPG supports."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NATIVE = "vector_entry_point"
 
 
 def is_tune_registered(env: Any) -> bool:
-    """Whether `env` is a name given to `ray.tune.register_env`."""
+    """Whether `env` is a name that `ray.tune.register_env` knows."""
     return isinstance(env, str) and is_registered_env(env)
 
 
 def check_env_id(env: Any) -> None:
-    """Checks that `env` names or makes an environment, without making one.
+    """Checks that `env` is a known id or a class of envs, without making one.
 
     Raises:
-        ValueError: It is neither a known id nor something to be called.
+        ValueError: It is neither.
     """
     if env is None:
         raise ValueError("no environment: set one with .environment('procgen-coinrun-v0') or --env")
@@ -69,7 +69,7 @@ def find_spec(env: str) -> gym.envs.registration.EnvSpec:
 
 
 def vectorize_mode(config: AlgorithmConfig) -> Any:
-    """`gym_env_vectorize_mode`, which may be a member of `gymnasium.VectorizeMode`, as text."""
+    """`gym_env_vectorize_mode` as text; users may also give a `gymnasium.VectorizeMode`."""
     mode = config.gym_env_vectorize_mode
     return getattr(mode, "value", mode)
 
@@ -82,15 +82,15 @@ def is_vector_env_class(env: Any) -> bool:
 def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
     """Makes `num_envs_per_env_runner` copies of the config's env behind one vector env.
 
-    With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) the env's own vector env is
-    used where it has one, and a `SyncVectorEnv` otherwise; "sync" and "async" are taken literally.
-    Sync and async envs are made with SAME_STEP autoreset, which wastes no step on resets. A class
-    of vector envs gets its env_config with `num_envs` in it. Observations that are neither vectors
+    With `gym_env_vectorize_mode="vector_entry_point"` (PPG's default) this is the env's own vector
+    env if there is one, and a `SyncVectorEnv` otherwise. "sync" and "async" always make a
+    `SyncVectorEnv` or `AsyncVectorEnv`, with SAME_STEP autoreset, which spends no steps on resets.
+    A class of vector envs finds `num_envs` in its env_config. Observations that are neither vectors
     nor images are flattened.
 
     Raises:
-        ValueError: The result is not a gymnasium env, a multi-agent one, one that never resets, or
-            one whose observations can't be flattened.
+        ValueError: It is not a single-agent gymnasium env, it does not reset by itself, or its
+            observations can't be flattened.
     """
     env, mode, num_envs = config.env, vectorize_mode(config), config.num_envs_per_env_runner
     check_env_id(env)
@@ -117,7 +117,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
         creator = registered_env(env) if isinstance(env, str) else env
         context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
         if is_vector_env_class(env):
-            context["num_envs"] = num_envs  # as RLlib hands it to vector envs
+            context["num_envs"] = num_envs  # as RLlib does for vector envs
             vector_env = creator(context)
         else:
             fns = [
@@ -135,15 +135,15 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
-    """The env's autoreset mode; NEXT_STEP, gymnasium's default, if it does not say."""
+    """The env's autoreset mode; by default NEXT_STEP, as in gymnasium."""
     return AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
 
 
 def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
-    """Observation and action space of one env, made for the purpose and closed again.
+    """Observation and action space of the env, found by making one and closing it.
 
     Raises:
-        ValueError: The env can't be made; the sentence says why.
+        ValueError: The env can't be made.
     """
     one = copy.copy(config)
     one.__dict__.update(num_envs_per_env_runner=1, _is_frozen=False)
@@ -161,9 +161,9 @@ def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
 
 
 class FlattenObservations(VectorWrapper):
-    """A vector env's observations as vectors (see `spaces.flatten_observation`).
+    """Flattens the observations of a vector env to vectors (see `spaces.flatten_observation`).
 
-    gymnasium's own wrapper asserts that envs do not reset in the step that ends an episode.
+    gymnasium's own wrapper does not support SAME_STEP autoreset.
     """
 
     def __init__(self, env: VectorEnv):
@@ -178,7 +178,7 @@ class FlattenObservations(VectorWrapper):
         return self._flat(obs), infos
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
-        """Steps all envs; observations, those in infos["final_obs"] included, are vectors."""
+        """Steps all envs; observations, also those in infos["final_obs"], are vectors."""
         obs, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
             final = [o if o is None else self._flat_one(o) for o in infos["final_obs"]]
@@ -210,12 +210,12 @@ def _sentence(e: Exception) -> str:
 
 
 def close(env: VectorEnv, *, failed: bool) -> None:
-    """Closes a vector env; one that has `failed` without a wait for answers that may not come."""
+    """Closes a vector env; if it has `failed`, without waiting for its processes to answer."""
     if not failed:
         env.close()
         return
     inner = env.unwrapped
-    with suppress(Exception):  # what is left of it may be unable to close
+    with suppress(Exception):  # a failed env may be unable to close
         if isinstance(inner, AsyncVectorEnv):
             for process in inner.processes:
                 process.kill()

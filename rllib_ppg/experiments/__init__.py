@@ -1,1 +1,1 @@
-"""Experiment files and command-line options, as a Tuner."""
+"""Experiments: read from files or options, checked, and run by Tune."""

@@ -1,1 +1,1 @@
-"""What a machine or a cluster offers, and where a run's processes go."""
+"""Resources of a machine or cluster, and where the processes of a run go."""

@@ -1,4 +1,4 @@
-"""Says at once, and in one sentence, that a run does not fit the cluster it was started on."""
+"""Checks whether a run fits the cluster, before anything waits for missing resources."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from rllib_ppg.ray_private import autoscaler_status
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, learner_store_bytes, offered
 
 _READONLY_NODE_TYPE = "node_"
-# A label of nodes that `ray up` or KubeRay has started.
+# Label of nodes that `ray up` or KubeRay started.
 _NODE_GROUP = "ray.io/node-group"
 
 
 def check_resources(
     config: AlgorithmConfig, bundles: list[dict[str, float]], replay_bytes: int
 ) -> None:
-    """Compares what a run needs with what the cluster has, in all and on nodes of each role.
+    """Checks that the cluster has what a run needs, in total and on the nodes of each role.
 
-    A cluster with an autoscaler may grow and is not judged by what it has now.
+    A cluster with an autoscaler may grow, so it is not checked.
 
     Args:
-        config: of the run; what can be changed is named from it.
-        bundles: resources by name (CPU, GPU, ...) of each process, as of a placement group.
-        replay_bytes: of a full replay list.
+        config: Settings of the run.
+        bundles: Resources of each process by name (CPU, GPU, ...), as in a placement group.
+        replay_bytes: Size of a full replay list in bytes.
 
     Raises:
-        ValueError: It does not fit; the sentence names settings that would.
+        ValueError: The run does not fit; the error names settings that do.
     """
     if has_autoscaler():
         return
     for role in (None, LEARNER, ENV_RUNNER):
         asking = [bundle for bundle in bundles if role is None or role in bundle]
         have = offered(role)
-        # A role that nobody offers says more than CPUs that are missing with it.
+        # A missing role explains more than the CPUs that are missing with it.
         for name in sorted(set().union(*asking), key=lambda n: (n not in (LEARNER, ENV_RUNNER), n)):
             amount = sum(bundle.get(name, 0) for bundle in asking)
             if amount > have.get(name, 0):
@@ -70,11 +70,10 @@ def _too_little(
 
 
 def has_autoscaler() -> bool:
-    """Whether somebody may add nodes to this cluster.
+    """Whether an autoscaler may add nodes to this cluster.
 
-    Ray's second autoscaler leaves no status, but it needs nodes to be labelled by their group. The
-    first one has its monitor run also where nobody adds nodes; it then calls each a type of its
-    own.
+    Ray's second autoscaler writes no status, but labels nodes with their group. The first one
+    writes a status even if it can't add nodes; each node then has a type that starts with "node_".
     """
     if any(_NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"]):
         return True
@@ -90,7 +89,7 @@ def _per(config: AlgorithmConfig, what: str, name: str) -> str:
 
 
 def _fitting(config: AlgorithmConfig, name: str, too_many: float) -> str:
-    """The settings that would fit: fewer env runners if these are CPUs, fewer learners if not."""
+    """Settings that fit: fewer env runners if their resources are missing, else fewer learners."""
     per_runner = getattr(config, f"num_{name.lower()}s_per_env_runner", 0)
     if per_runner and config.num_env_runners * per_runner > too_many:
         runners = config.num_env_runners - int(-(-too_many // per_runner))

@@ -1,4 +1,4 @@
-"""What torch wants of the CPUs that a process runs on: threads, and memory that it may keep.
+"""Threads and memory of torch on the CPUs of a process.
 
 Measured in `docs/performance.md`.
 """
@@ -16,15 +16,15 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 # glibc's names and numbers for `mallopt`.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
-_LARGEST_ON_HEAP = 2**25  # the most that glibc takes
+_LARGEST_ON_HEAP = 2**25  # glibc's limit
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what its tensors free, for the next ones.
+    """Lets this process keep the memory that its tensors free, for the next ones.
 
-    glibc hands large arrays back to the kernel as soon as they are freed, and the kernel hands out
-    zeroed pages anew for the next ones: at each layer of each pass. Other C libraries have no such
-    call, and are left as they are.
+    glibc returns large arrays to the kernel when they are freed, and the kernel hands out new
+    zeroed pages for the next ones, in each layer of each pass. Other C libraries have no such
+    setting.
     """
     if sys.platform != "linux":
         return
@@ -35,16 +35,17 @@ def keep_freed_memory() -> None:
 
 
 def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
-    """Sets the threads of one of `num_processes` processes that work while all others wait.
+    """Gives this process a share of the threads of processes that wait while it works.
 
-    Sampling and learning take turns, and Ray gives a process as many threads as it has CPUs
-    reserved. On one machine each may have its share of the CPUs of the whole run; on several, the
-    CPUs of those who wait are elsewhere. A process that Ray did not start keeps the threads that
-    its user has set.
+    Sampling and learning take turns, and Ray gives a process one thread for each CPU that it
+    reserves. On one machine, each of the processes that work at the same time gets its share of
+    the CPUs of the whole run. On several machines the waiting processes are elsewhere. A process
+    that Ray did not start keeps its threads.
 
     Args:
-        config: of the run.
-        num_processes: number of env runners, or of learners; 0 as 1.
+        config: Settings of the run.
+        num_processes: Number of processes that work at the same time: env runners, or learners; 0
+            counts as 1.
     """
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return
@@ -63,7 +64,7 @@ def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may run on."""
+    """Number of CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""Which node does what, on a cluster whose nodes have roles.
+"""Placement of processes on a cluster whose nodes have roles.
 
-The files in `cluster/` make such clusters. A node says what it is for by custom resources: the head
-offers `ppg_roles`, nodes for learners offer `ppg_learner`, those for env runners `ppg_env_runner`.
-Then learners and the main process go to learner nodes. The main process owns the replay list's
-objects, and reads them for a checkpoint: it is to be where they are, and not on a machine that may
-be taken away. Env runners go to env-runner nodes, which may.
+The files in `cluster/` set up such clusters. Custom resources tell a node's role: the head offers
+`ppg_roles`, nodes for learners offer `ppg_learner`, nodes for env runners `ppg_env_runner`.
+Learners and the main process go to learner nodes. The main process owns the objects of the replay
+list and reads them for a checkpoint, so it should be where they are, and not on a machine that may
+be preempted. Env runners go to env-runner nodes, which may be preempted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections import Counter
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-# Of the head: whether nodes have roles at all. The others may be there only when they are needed.
+# Offered by the head, as nodes of the other roles may start only when they are needed.
 ROLES = "ppg_roles"
 LEARNER = "ppg_learner"
 ENV_RUNNER = "ppg_env_runner"
 
-# Each kind of actor's own resources, by the setting, and its role.
+# The role of each kind of process, by the setting of its custom resources.
 ROLE_OF = {
     "custom_resources_for_main_process": LEARNER,
     "custom_resources_per_learner": LEARNER,
@@ -28,13 +28,13 @@ ROLE_OF = {
 
 
 def with_node_roles(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Returns the config as it is to run on this cluster: each actor asks for a node of its role.
+    """Returns the config for the running cluster, in which each process asks for its role.
 
-    On a cluster without roles nothing asks for one, also if the config comes from a checkpoint of
-    a cluster that had some.
+    On a cluster without roles no process asks for one, even if the config comes from a checkpoint
+    of a cluster with roles.
 
     Args:
-        config: of a run; Ray is running.
+        config: Settings of a run.
     """
     has_roles = ROLES in ray.cluster_resources()
     placed = config.copy(copy_frozen=False)
@@ -59,13 +59,13 @@ def _with_role_resource(
 
 
 def learner_store_bytes() -> float:
-    """Bytes of the object stores in which a replay list can lie: those of the learners' nodes."""
+    """Bytes of the object stores that can hold a replay list: those of the learners' nodes."""
     has_roles = ROLES in offered(None)
     return offered(LEARNER if has_roles else None).get("object_store_memory", 0)
 
 
 def offered(role: str | None) -> Counter[str]:
-    """What the nodes of a role offer in all, by the resource's name; None: what all nodes do."""
+    """Total resources of the nodes with a role, by name; None: of all nodes."""
     resources: Counter[str] = Counter()
     for node in ray.nodes():
         if node["Alive"] and (role is None or role in node["Resources"]):

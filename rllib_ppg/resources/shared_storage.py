@@ -1,4 +1,4 @@
-"""Whether all nodes of a cluster see the folder that a run writes its results to."""
+"""Checks that all nodes of a cluster see the folder of a run's results."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2
 
 
 def check_shared(path: str) -> None:
-    """Checks that no node of the running cluster would write results to a disk of its own.
+    """Checks that no node of the running cluster would write results to a local disk.
 
-    Checkpoints are written by a trial's process, wherever that is, and Ray finds out about its
-    disk only when it saves the first one.
+    The process of a trial, on any node, writes the checkpoints. Ray notices a local disk only when
+    the first one is saved.
 
     Args:
-        path: Where the results go: a path, or a URI, which is taken to be in order.
+        path: Path of the results; URIs are not checked.
 
     Raises:
-        ValueError: The nodes have not the same folder there, or cannot be asked.
+        ValueError: The nodes do not share the folder, or a node does not answer.
     """
     if "://" in path:
         return
@@ -40,9 +40,7 @@ def check_shared(path: str) -> None:
     elif has_autoscaler():
         (node,) = nodes
         if _ask(node, nodes[node], lambda: _file_system(path)) in _LOCAL:
-            raise ValueError(
-                _sentence(path, "and nodes that are added would have one of their own")
-            )
+            raise ValueError(_sentence(path, "and added nodes would have another one"))
 
 
 def _sentence(path: str, why: str) -> str:
@@ -53,7 +51,7 @@ def _sentence(path: str, why: str) -> str:
 
 
 def _nodes_that_miss_a_file(path: str, nodes: dict[str, str]) -> list[str]:
-    """Has the first node write a file, and returns those that do not find it."""
+    """Writes a file on the first node, and returns the nodes that do not find it."""
     first, *others = nodes
     file = f"{path}/.{uuid.uuid4().hex}"
 
@@ -63,7 +61,7 @@ def _nodes_that_miss_a_file(path: str, nodes: dict[str, str]) -> list[str]:
 
     _ask(first, nodes[first], write)
     try:
-        # All at once: each may have to install the run's environment first, which takes minutes.
+        # In parallel, since a node may have to install the run's environment, which takes minutes.
         found = {node: _call(node, lambda: Path(file).expanduser().exists()) for node in others}
         return [node for node, ref in found.items() if not _answer(ref, nodes[node])]
     finally:
@@ -71,7 +69,7 @@ def _nodes_that_miss_a_file(path: str, nodes: dict[str, str]) -> list[str]:
 
 
 def _ask(node: str, name: str, function: Callable[[], Any]) -> Any:
-    """Calls a function on a node, and waits for what it returns."""
+    """Calls a function on a node and waits for its result."""
     return _answer(_call(node, function), name)
 
 
@@ -81,20 +79,22 @@ def _call(node: str, function: Callable[[], Any]) -> ray.ObjectRef:
 
 
 def _answer(ref: ray.ObjectRef, name: str) -> Any:
-    """What a call has returned.
+    """The result of a call on the node of this name.
 
     Raises:
-        ValueError: It raised, or the node, whose name is for the message, is no more.
+        ValueError: The call raised, or the node is gone.
     """
     try:
         return ray.get(ref)
     except RayError as error:
         reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-        raise ValueError(f"node {name} could not look at where results go: {reason}") from error
+        raise ValueError(
+            f"node {name} could not check the folder of the results: {reason}"
+        ) from error
 
 
 def _file_system(path: str) -> str:
-    """Returns the type of the file system that a path is on, as in "ext4"; Linux only."""
+    """Type of the file system that holds a path, as in "ext4"; Linux only."""
     mounts = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
