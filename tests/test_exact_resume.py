@@ -49,8 +49,8 @@ def learners_weights(algo):
     return [r.get() for r in algo.learner_group.foreach_learner(of)]
 
 
-def check_exact(build, config, tmp_path, iterations=ITERATIONS):
-    """Compares runs that go on from each checkpoint with the run that wrote them all."""
+def check_exact(build, config, tmp_path, iterations=3, starts=(1,)):
+    """Compares runs that resume after `starts` iterations with the run that was not stopped."""
     algo = build(config)
     after = []
     algo.save_to_path(tmp_path / "0")
@@ -62,7 +62,7 @@ def check_exact(build, config, tmp_path, iterations=ITERATIONS):
     algo.stop()
     other = build(config)
     # Also the later ones first, into an algorithm that has trained on.
-    for start in reversed(range(iterations)):
+    for start in reversed(starts):
         other.restore_from_path(tmp_path / str(start))
         for i, (result, weights) in enumerate(after[start:], start=start + 1):
             place = f"from {start}, iteration {i}: "
@@ -83,24 +83,37 @@ class Dropout(PPGTorchRLModule):
         return super()._forward_train({**batch, "obs": self.dropout(batch["obs"])}, **kwargs)
 
 
-@pytest.mark.parametrize("num_learners", [0, 1, 2])
-def test_after_any_iteration(build, tmp_path, num_learners):
+@pytest.mark.parametrize("num_learners", [0, 2])
+def test_in_the_middle_of_a_phase(build, tmp_path, num_learners):
     config = small().env_runners(num_env_runners=2 if num_learners < 2 else 1)
     check_exact(build, config.learners(num_learners=num_learners), tmp_path)
 
 
-def test_random_numbers_filter_and_schedules(build, tmp_path):
+@pytest.mark.long
+@pytest.mark.parametrize("num_learners", [0, 1, 2])
+def test_after_any_iteration(build, tmp_path, num_learners):
+    config = small().env_runners(num_env_runners=2 if num_learners < 2 else 1)
+    config.learners(num_learners=num_learners)
+    check_exact(build, config, tmp_path, ITERATIONS, range(ITERATIONS))
+
+
+@pytest.mark.parametrize(
+    ("iterations", "starts"),
+    [(3, [1]), pytest.param(ITERATIONS, range(ITERATIONS), marks=pytest.mark.long)],
+    ids=["one iteration", "any iteration"],
+)
+def test_random_numbers_filter_and_schedules(build, tmp_path, iterations, starts):
     config = small("Pendulum-v1", lr=[[0, 1e-3], [600, 1e-5]], entropy_coeff=[[0, 0.1], [600, 0.0]])
     config.env_runners(observation_filter="MeanStdFilter", gym_env_vectorize_mode="async")
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=Dropout))
-    check_exact(build, config.learners(num_learners=1), tmp_path)
+    check_exact(build, config.learners(num_learners=1), tmp_path, iterations, starts)
 
 
 def test_procgen(build, tmp_path):
     config = small("procgen-starpilot-v0", e_aux=1, replay_compression="lz4")
     config.env_runners(num_env_runners=0)
     config.rl_module(model_config={"impala_channels": (4, 8), "impala_dense": 16})
-    check_exact(build, config, tmp_path, iterations=3)
+    check_exact(build, config, tmp_path, starts=range(3))
 
 
 def test_envs_that_cannot_be_saved_begin_new_episodes(build, tmp_path, caplog):
