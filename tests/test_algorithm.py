@@ -257,7 +257,7 @@ def test_what_is_no_checkpoint(build, tmp_path):
         algo.restore_from_path(tmp_path)
     path = Path(algo.save_to_path(tmp_path / "saved"))
     (path / "ppg_checkpoint.json").unlink()
-    with pytest.raises(ValueError, match=r"no ppg_checkpoint.json .*an earlier version"):
+    with pytest.raises(ValueError, match=r"no ppg_checkpoint.json .*saving was cut off"):
         algo.restore_from_path(path)
 
 

@@ -201,7 +201,7 @@ def _newer(path):
         ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
         (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
         (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.1.0 \(format 99\)"),
-        (MANIFEST, Path.unlink, r"can't|PPG can go on from: it has no ppg_checkpoint.json"),
+        (MANIFEST, Path.unlink, r"can't|PPG can resume from: it has no ppg_checkpoint.json"),
     ],
 )
 def test_what_is_damaged_is_refused_and_changes_nothing(saved, name, damage, message):
@@ -242,7 +242,7 @@ def test_a_foreign_checkpoint_is_refused(saved, tmp_path):
     path = ppo.save_to_path(tmp_path / "ppo")
     ppo.stop()
     check_checkpoint(path)  # it is one, and `rllib evaluate` takes it
-    with pytest.raises(ValueError, match="it is of another algorithm"):
+    with pytest.raises(ValueError, match="another algorithm wrote it"):
         algo.restore_from_path(path)
 
 
