@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from ray.rllib.algorithms import AlgorithmConfig
 
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
 from rllib_ppg.resources.cpu import available_cpus
+from rllib_ppg_cli.command import VERBOSE
+from rllib_ppg_cli.quiet import keep_quiet
 
 
 def load_player(checkpoint: str, *, num_envs: int = 1) -> TrainedPolicy:
@@ -23,6 +26,9 @@ def load_player(checkpoint: str, *, num_envs: int = 1) -> TrainedPolicy:
     Raises:
         ValueError: If there is no such checkpoint.
     """
+    context = click.get_current_context(silent=True)
+    if context:  # once more, because importing RLlib has set the levels of its loggers
+        keep_quiet(context.meta.get(VERBOSE, 0))
     policy = load_policy(checkpoint)
     is_image = len(policy.module.observation_space.shape or ()) == 3
     # A few vectors, or one image, are computed before other threads wake up. For more, two threads

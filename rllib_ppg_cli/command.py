@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rllib_ppg_cli.quiet import keep_quiet
 
-_VERBOSE = f"{__name__}.verbose"
+VERBOSE = f"{__name__}.verbose"
 
 
 class Command(click.Command):
@@ -35,7 +35,7 @@ class Command(click.Command):
         params: Sequence[click.Parameter] | None = None,
         **kwargs: Any,
     ) -> None:
-        groups = {**option_groups, "Other": [_VERBOSE_OPTION]}
+        groups = {**option_groups, "Other": [VERBOSE_OPTION]}
         options = [option for group in groups.values() for option in group]
         super().__init__(name, params=[*(params or ()), *options], **kwargs)
         self._usage, self._groups = usage, groups
@@ -56,7 +56,7 @@ class Command(click.Command):
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
-        verbose = ctx.meta[_VERBOSE]
+        verbose = ctx.meta[VERBOSE]
         keep_quiet(verbose)
         try:
             return super().invoke(ctx)
@@ -125,10 +125,10 @@ def _parse(
 
 
 def _remember(ctx: click.Context, param: click.Parameter, verbose: int) -> None:
-    ctx.meta[_VERBOSE] = verbose
+    ctx.meta[VERBOSE] = verbose
 
 
-_VERBOSE_OPTION = click.Option(
+VERBOSE_OPTION = click.Option(
     ["-v", "verbose"],
     count=True,
     expose_value=False,
@@ -144,4 +144,4 @@ def given(ctx: click.Context) -> dict[str, Any]:
         for name, value in ctx.params.items()
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    return options | {"verbose": ctx.meta[_VERBOSE]}
+    return options | {"verbose": ctx.meta[VERBOSE]}

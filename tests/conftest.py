@@ -55,16 +55,24 @@ def build(cluster):
 
 
 @pytest.fixture
-def rllib(monkeypatch, capsys):
+def quiet(monkeypatch):
+    """Undoes what the command sets in its process to keep other packages quiet."""
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT"):
+        monkeypatch.setenv(name, "0")
+    names = ("ray", "ray.rllib", "ray.tune", "matplotlib", "torch.onnx")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    yield
+    for logger, level in levels.items():
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def rllib(quiet, monkeypatch, capsys):
     """Runs `rllib words...` in this process, up to where it would start Ray.
 
     For mistakes in the arguments: a process takes seconds to import what they are compared with.
     Takes and returns what `run` does; the environment is this process's.
     """
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT"):
-        monkeypatch.setenv(name, "0")  # what the command sets is taken back
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.rllib", "ray.tune")]
-    levels = [logger.level for logger in loggers]
 
     def rllib(*words):
         with warnings.catch_warnings():
@@ -73,6 +81,4 @@ def rllib(monkeypatch, capsys):
         return subprocess.CompletedProcess(words, code, out, err)
 
     monkeypatch.setattr(ray, "init", lambda *args, **kwargs: pytest.fail("Ray would start"))
-    yield rllib
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    return rllib

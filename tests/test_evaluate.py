@@ -208,8 +208,7 @@ def test_procgen_side_by_side(checkpoint, tmp_path):
     assert found["gap"]["normalized_return_mean"] == pytest.approx(gap)
 
 
-def test_all_levels_are_one_column(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
+def test_all_levels_are_one_column(checkpoint, capsys, quiet):
     easy = {"distribution_mode": "easy"}
     path = checkpoint("procgen-bigfish-v0", easy, model_config=SMALL_CNN)
     assert main(["evaluate", path, "--episodes", "1"]) == 0
@@ -273,10 +272,9 @@ def test_ray_is_not_started(checkpoint):
         ("--sead 3", "did you mean '--seed'?"),
     ],
 )
-def test_bad_input_is_one_sentence(checkpoint, capsys, monkeypatch, options, complaint):
+def test_bad_input_is_one_sentence(checkpoint, capsys, quiet, options, complaint):
     import shlex
 
-    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
     path = checkpoint("CartPole-v1")
     assert main(["evaluate", path, *shlex.split(options)]) == 2
     err = capsys.readouterr().err
@@ -285,7 +283,6 @@ def test_bad_input_is_one_sentence(checkpoint, capsys, monkeypatch, options, com
     assert complaint in err
 
 
-def test_what_is_no_checkpoint(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
+def test_what_is_no_checkpoint(tmp_path, capsys, quiet):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert f"{tmp_path} is not a checkpoint" in capsys.readouterr().err

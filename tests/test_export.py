@@ -20,8 +20,7 @@ MODULE = "learner_group/learner/rl_module/default_policy"
 
 
 @pytest.fixture
-def quiet_main(monkeypatch):
-    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
+def quiet_main(quiet):
     return main
 
 

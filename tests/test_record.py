@@ -22,8 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def quiet_main(monkeypatch):
-    monkeypatch.setattr("rllib_ppg_cli.command.keep_quiet", lambda verbose: None)
+def quiet_main(quiet):
     return main
 
 

@@ -733,7 +733,10 @@ def test_tune_with_resources(cluster, tmp_path):
     request = tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 1.5}])
     trainable = tune.with_resources(PPG, request)
     assert trainable.default_resource_request({}).bundles == request.bundles
-    (result,) = tuner(trainable, local(), tmp_path).fit()
+    try:
+        (result,) = tuner(trainable, local(), tmp_path).fit()
+    finally:
+        tune.register_trainable("PPG", PPG)  # Tune has registered the other one by this name
     assert result.error is None and result.metrics["training_iteration"] == 2
 
 
