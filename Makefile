@@ -43,7 +43,7 @@ docs: setup ## Build the documentation's site in site/
 
 # Two workers, each with its own Ray. Between them OpenMP's threads must not wait by spinning.
 test: lint docs ## Check style and types, build the documentation, then run the quick tests
-	@OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile
+	@OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist worksteal --durations 25
 
 test-unit: setup ## Formulas, configs and files, in less than a minute
 	@$(BIN)/pytest -q -m unit
