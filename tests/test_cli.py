@@ -326,6 +326,7 @@ def test_train_and_go_on_from_the_checkpoint(tmp_path):
     assert second.stdout.startswith("iteration 3/4")
 
 
+@pytest.mark.long
 def test_ppo_is_the_baseline_one_flag_away(tmp_path):
     config = {
         "num_env_runners": 0,
@@ -342,6 +343,7 @@ def test_ppo_is_the_baseline_one_flag_away(tmp_path):
     assert ended.stdout.startswith("iteration 1/1")
 
 
+@pytest.mark.long
 def test_a_test_that_falls_short_fails(tmp_path):
     config = {"num_env_runners": 0, "num_envs_per_env_runner": 4, "rollout_fragment_length": 32}
     settings = {**config, "segment_length": 1, "callbacks": "rllib_ppg.callbacks.PPGCallback"}

@@ -416,6 +416,7 @@ def test_a_learner_that_fails_ends_all_with_its_error(build, phase, how, error, 
         assert len(algo.learner_group.foreach_learner(lambda learner: 0)) == 2
 
 
+@pytest.mark.long
 def test_a_checkpoint_in_a_bucket_is_restored_from_a_folder_here(build, tmp_path):
     """RLlib would look on this machine's disk for what it sends to learners on other nodes."""
     saved = build(several(2))

@@ -83,7 +83,7 @@ class Dropout(PPGTorchRLModule):
         return super()._forward_train({**batch, "obs": self.dropout(batch["obs"])}, **kwargs)
 
 
-@pytest.mark.parametrize("num_learners", [0, 2])
+@pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_in_the_middle_of_a_phase(build, tmp_path, num_learners):
     config = small().env_runners(num_env_runners=2 if num_learners < 2 else 1)
     check_exact(build, config.learners(num_learners=num_learners), tmp_path)

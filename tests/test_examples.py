@@ -262,6 +262,7 @@ def test_mistyping_is_met_with_a_sentence(monkeypatch, capsys, command, complain
     assert re.search(complaint, err)
 
 
+@pytest.mark.long
 def test_run_takes_the_options_of_train(tmp_path):
     ended = run(
         *("example", "run", "cartpole", "--config", json.dumps({**TINY_PPG, "n_pi": 1})),

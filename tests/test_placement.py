@@ -152,7 +152,7 @@ def lost(cluster):
     return ref
 
 
-@pytest.mark.parametrize("num_learners", [0, 2])
+@pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learners):
     algo = build(several(num_learners, runners=2))
     sample = algo._env_runners._sample

@@ -504,6 +504,7 @@ def test_episode_callbacks_work_in_evaluation(build):
     assert evaluation(build(config).train())["last_second"] == 5
 
 
+@pytest.mark.long
 def test_env_runners_recreated_callback(build):
     recreated = []
     config = small(Counting, runners=2).callbacks(
@@ -715,6 +716,7 @@ class Barrier:
         self.barrier.wait()
 
 
+@pytest.mark.long
 def test_two_trials_of_a_sweep_run_at_once_on_fractions_of_cpus(cluster, tmp_path):
     barrier = Barrier.options(name="barrier").remote()
     config = local().callbacks(RunTogether).resources(num_cpus_for_main_process=0.5)

@@ -207,6 +207,7 @@ def test_the_key_is_nowhere_in_the_folder(a_run):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_an_episode_of_each_evaluation_is_filmed(tmp_path):
     config = {
         "num_env_runners": 0,
@@ -252,6 +253,7 @@ def test_tracking_options_that_make_no_sense(rllib, options, complaint):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_sweep_ends_with_a_table_and_pictures_also_at_a_uri(tmp_path):
     """An fsspec filesystem is not pyarrow's local one, so it stands for a bucket."""
     storage = f"fsspec+file://{tmp_path}"
