@@ -157,7 +157,7 @@ def replay_rows(algo):
     "others",
     [
         pytest.param([(2, 0, 6), (0, 2, 3)], id="quick"),
-        pytest.param([(3, 0, 6)], id="three learners", marks=pytest.mark.long),
+        pytest.param([(2, 0, 6), (3, 0, 6)], id="three learners", marks=pytest.mark.long),
     ],
 )
 def test_a_checkpoint_fits_other_numbers_of_learners_and_env_runners(build, tmp_path, others):
