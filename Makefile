@@ -41,9 +41,9 @@ format: setup ## Format the code and fix what ruff can fix
 docs: setup ## Build the documentation's site in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Two workers, each with its own Ray. Between them OpenMP's threads must not wait by spinning.
+# Two workers, each with its own Ray, share the files. OpenMP's threads must not wait by spinning.
 test: lint docs ## Check style and types, build the documentation, then run the quick tests
-	@OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist worksteal --durations 25
+	@OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-unit: setup ## Formulas, configs and files, in less than a minute
 	@$(BIN)/pytest -q -m unit

@@ -6,12 +6,21 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import ray
 
-from rllib_ppg_cli import main
+from rllib_ppg_cli import main, train
 from tests.support.checkpoints import checkpoint  # noqa: F401 (a fixture)
+
+
+# Each takes more than half a minute. They come first, so that both workers end at the same time.
+LONGEST = ("test_distributed", "test_run", "test_algorithm", "test_exact_resume", "test_rllib")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,7 +39,7 @@ def own_ray_folder(worker_id):
 def cluster(own_ray_folder):
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=8,  # two algorithms of a module, and those of a test
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -43,9 +52,24 @@ def cluster(own_ray_folder):
 @pytest.fixture
 def build(cluster):
     """Builds algorithms and stops them when the test ends."""
+    with builder() as build:
+        yield build
+
+
+@pytest.fixture(scope="module")
+def build_for_module(cluster):
+    """Builds algorithms and stops them after the last test of the module."""
+    with builder() as build:
+        yield build
+
+
+@contextmanager
+def builder():
     algorithms = []
 
     def build(config):
+        # Without Tune's thread that watches the CPUs: `stop` waits for it for 0.7 s.
+        config = config.copy(copy_frozen=False).debugging(log_sys_usage=False)
         algorithms.append(config.build_algo())
         return algorithms[-1]
 
@@ -81,4 +105,12 @@ def rllib(quiet, monkeypatch, capsys):
         return subprocess.CompletedProcess(words, code, out, err)
 
     monkeypatch.setattr(ray, "init", lambda *args, **kwargs: pytest.fail("Ray would start"))
+    return rllib
+
+
+@pytest.fixture
+def rllib_here(cluster, rllib, monkeypatch):
+    """The same on the tests' Ray, which the command would stop."""
+    monkeypatch.setattr(train, "_start_ray", lambda options: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     return rllib

@@ -3,7 +3,6 @@ import re
 import shlex
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -287,43 +286,14 @@ def test_as_test_fails_short_of_the_goal_whatever_the_budget(capsys, metrics, co
     assert ("not reached: env_runners/x is" in capsys.readouterr().err) == bool(code)
 
 
-def test_a_run_too_large_for_the_machine_ends_at_once():
-    command = "train --algo PPG --env procgen-coinrun-v0 --ray-num-cpus 2"
-    ended = run(*shlex.split(command))
+def test_a_run_too_large_for_the_machine_ends_at_once(rllib_here):
+    ended = rllib_here(
+        "train", "-a", "PPG", "-e", "procgen-coinrun-v0", "--set", "num_env_runners=9"
+    )
     assert ended.returncode == 2
     assert ended.stderr.startswith("rllib: error: ")
     assert ended.stderr.count("\n") == 1
     assert "num_env_runners" in ended.stderr
-
-
-def test_train_and_go_on_from_the_checkpoint(tmp_path):
-    config = {
-        "num_env_runners": 0,
-        "num_envs_per_env_runner": 4,
-        "rollout_fragment_length": 64,
-        "segment_length": 1,
-        "n_pi": 2,
-        "e_aux": 2,
-    }
-    first = run(
-        *("train", "--algo", "PPG", "--env", "CartPole-v1", "--config", json.dumps(config)),
-        *("--stop", '{"training_iteration": 2}', "--storage-path", str(tmp_path)),
-        *("--checkpoint-at-end", "--ray-num-cpus", "1"),
-    )
-    assert first.returncode == 0, first.stderr
-    assert first.stderr == ""
-    lines = first.stdout.splitlines()
-    assert lines[0].startswith("iteration 1/2")
-    assert "policy 1/2" in lines[0]
-    assert [line for line in lines if line.endswith("auxiliary 1/2")]
-    assert [line for line in lines if line.startswith("  auxiliary phase 1")]
-    [checkpoint] = re.findall("checkpoint: (.*)", first.stdout)
-    assert Path(checkpoint, "rllib_checkpoint.json").is_file()
-
-    [command] = re.findall(r"to continue: \S*rllib (.*)", first.stdout)
-    second = run(*shlex.split(command))
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.startswith("iteration 3/4")
 
 
 @pytest.mark.long

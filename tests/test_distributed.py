@@ -294,51 +294,52 @@ def pid_if(learner):
 
 
 def check_that_nothing_is_lost(build, tmp_path, disturb):
-    """Compares four iterations with those of an algorithm that nobody disturbs.
+    """Compares four iterations with the same ones when nobody disturbs.
 
     Args:
-        disturb: By the iteration, what is done to the algorithm before it.
+        disturb: By the iteration, what is done before it, to the algorithm or by a file among
+            the marks that `FailingOnce` looks for.
     """
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    config = several(2, learner=FailingOnce, n_pi=2, lr=[[0, 1e-2], [300, 1e-4]])
+    config.training(collective_timeout_s=3, learner_config_dict={"folder": str(marks)})
+    algo = build(config.environment("CartPole-v1"))
+    start = algo.save_to_path(tmp_path / "start")
     outcomes = []
     for disturbances in ({}, disturb):
-        config = several(2, learner=FailingOnce, n_pi=2, lr=[[0, 1e-2], [300, 1e-4]])
-        config.training(collective_timeout_s=3, learner_config_dict={"folder": str(tmp_path)})
-        algo = build(config.environment("CartPole-v1"))
+        algo.restore_from_path(start)
         metrics = []
         for i in range(4):
-            disturbances.get(i, lambda algo: None)(algo)
+            disturbances.get(i, lambda algo, marks: None)(algo, marks)
             result = algo.train()
             metrics.append(timeless(result["learners"]))
             assert result["training_iteration"] == i + 1
         assert result["ppg"]["num_aux_phases_lifetime"] == 2
-        assert not list(tmp_path.iterdir())  # all has happened
+        assert not list(marks.iterdir())  # all has happened
         outcomes.append((learner_states(algo), metrics))
-        algo.stop()
     check_same(*outcomes)
+
+
+def in_phase(phase, how):
+    return lambda algo, marks: (marks / phase).write_text(how)
 
 
 def test_a_phase_begins_again_when_a_learner_dies_in_it(build, tmp_path):
     """And waits for one that is slower than the others."""
-    mark = (tmp_path / "aux").write_text
-    check_that_nothing_is_lost(
-        build, tmp_path, {1: lambda _: mark("kill"), 3: lambda _: mark("slow")}
-    )
+    disturb = {1: in_phase("aux", "kill"), 3: in_phase("aux", "slow")}
+    check_that_nothing_is_lost(build, tmp_path, disturb)
 
 
 @pytest.mark.faults
 def test_learners_die_and_hang_in_both_phases_and_between_iterations(build, tmp_path):
-    def in_phase(phase, how):
-        return lambda _: (tmp_path / phase).write_text(how)
-
-    check_that_nothing_is_lost(
-        *(build, tmp_path),
-        {
-            0: in_phase("policy", "kill"),
-            1: in_phase("aux", "hang"),
-            2: lambda algo: kill_learner(algo, 0),
-            3: in_phase("aux", "kill"),
-        },
-    )
+    disturb = {
+        0: in_phase("policy", "kill"),
+        1: in_phase("aux", "hang"),
+        2: lambda algo, marks: kill_learner(algo, 0),
+        3: in_phase("aux", "kill"),
+    }
+    check_that_nothing_is_lost(build, tmp_path, disturb)
 
 
 @pytest.mark.faults

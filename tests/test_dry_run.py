@@ -4,10 +4,9 @@ import json
 import re
 
 import pytest
-import ray
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg_cli import dry_run, train
+from rllib_ppg_cli import dry_run
 from tests.support.command import run
 
 
@@ -59,12 +58,13 @@ def test_a_run_with_few_phases_is_told_of_the_rule(cluster, capsys, iterations, 
         assert line(text, "shorter phases").startswith(f"n_pi={advice} or so")
 
 
-def test_what_does_not_fit_is_an_error(tmp_path):
-    command = ("train", "file", "procgen_small", "--dry-run", "--ray-num-cpus", "2")
-    ended = run(*command, "--ray-object-store-memory", 90_000_000)
+def test_what_does_not_fit_is_an_error(rllib_here):
+    ended = rllib_here(
+        *("train", "file", "procgen_small", "--set", "num_envs_per_env_runner=64", "--dry-run")
+    )
     assert ended.returncode == 2
     text = " ".join(ended.stdout.split())
-    assert "does not fit the replay list takes 0.1 GB" in text
+    assert "does not fit the replay list takes 0.4 GB" in text
     assert "set n_pi=3 or less" in text
 
 
@@ -96,7 +96,7 @@ def test_trials_of_a_grid_are_shown_once_if_they_are_alike(cluster, capsys):
     fits, text = shown(capsys, config=grid | {"num_env_runners": 0}, num_samples=3)
     assert fits
     assert line(text, "n_pi") == "each of 2, 4   (default: 32)"
-    assert text.count("1 CPUs of 4: 4 trials at a time") == 2
+    assert text.count("1 CPUs of 8: 8 trials at a time") == 2
     heads = re.findall(r"^6 trials: (.*)", text, re.MULTILINE)
     assert heads == ["n_pi=2, seed=0; n_pi=2, seed=1", "n_pi=4, seed=0; n_pi=4, seed=1"]
 
@@ -112,7 +112,7 @@ def test_another_algorithm_has_its_own_defaults_and_no_phases(cluster, capsys):
     assert dry_run.show(experiment)
     text = capsys.readouterr().out
     assert line(text, "lr") == "0.1   (default: 5e-05)"
-    assert line(text, "resources") == "3 CPUs of 4"
+    assert line(text, "resources") == "3 CPUs of 8"
     assert "a phase" not in text
 
 
@@ -123,12 +123,9 @@ def test_sizes(num_bytes, words):
     assert dry_run._size(num_bytes) == words
 
 
-def test_options_of_the_command_count(cluster, rllib, monkeypatch):
-    """On the tests' Ray, which the command would stop."""
-    monkeypatch.setattr(train, "_start_ray", lambda options: None)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+def test_options_of_the_command_count(rllib_here):
     config = json.dumps({"num_env_runners": 0})
-    ended = rllib(
+    ended = rllib_here(
         "train", "-a", "PPG", "-e", "CartPole-v1", "-c", config, "--set", "n_pi=3", "--dry-run"
     )
     assert line(ended.stdout, "n_pi") == "3   (default: 32)"

@@ -105,6 +105,7 @@ def test_after_any_iteration(build, tmp_path, num_learners):
 def test_random_numbers_filter_and_schedules(build, tmp_path, iterations, starts):
     config = small("Pendulum-v1", lr=[[0, 1e-3], [600, 1e-5]], entropy_coeff=[[0, 0.1], [600, 0.0]])
     config.env_runners(observation_filter="MeanStdFilter", gym_env_vectorize_mode="async")
+    config.env_runners(num_envs_per_env_runner=2)  # a process each
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=Dropout))
     check_exact(build, config.learners(num_learners=1), tmp_path, iterations, starts)
 

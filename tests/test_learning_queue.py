@@ -156,6 +156,7 @@ def run_queue(monkeypatch, *options, returncode):
             return self.returncode
 
     monkeypatch.setattr(learning.subprocess, "Popen", Process)
+    monkeypatch.setattr(learning.time, "sleep", lambda seconds: None)
     with pytest.raises(SystemExit) as ended:
         learning.main(["run", "tiny", *options])
     assert bool(ended.value.code) == bool(returncode)

@@ -174,7 +174,7 @@ def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learn
 
 
 def test_an_iteration_without_any_rollout_is_none(build, monkeypatch, lost):
-    algo = build(several(1, runners=1))
+    algo = build(several(0, runners=1))
     sample = algo._env_runners._sample
 
     samples = []
@@ -204,7 +204,7 @@ def test_a_run_waits_for_env_runners_that_have_all_died(build):
 
 
 def test_a_run_ends_if_nobody_starts_its_env_runners_again(build):
-    config = several(1, runners=1).fault_tolerance(
+    config = several(0, runners=1).fault_tolerance(
         restart_failed_env_runners=False, ignore_env_runner_failures=True
     )
     algo = build(config)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 import rllib_ppg
 
@@ -17,7 +18,7 @@ CONFIG = {
     "num_minibatches": 1,
     "n_pi": 0,
 }
-TRAIN_TWICE = f"""
+TRAIN_AFTER_A_RESTART = f"""
 import rllib_ppg
 import gymnasium
 import ray
@@ -33,7 +34,6 @@ def start():
              object_store_memory=200 * 2**20)
 
 start()
-train()
 ray.shutdown()
 start()  # Tune has forgotten what was registered with it
 
@@ -55,15 +55,6 @@ assert get_trainable_cls("PPO").__name__ == "PPO"  # RLlib has registered its al
 import rllib_ppg
 assert get_trainable_cls("PPG").__module__ == "rllib_ppg.ppg"
 """
-RESTORE = """
-import ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-         object_store_memory=200 * 2**20)
-from ray.rllib.algorithms.algorithm import Algorithm
-algorithm = Algorithm.from_checkpoint(CHECKPOINT)
-assert type(algorithm).__module__ == "rllib_ppg.ppg"
-algorithm.stop()
-"""
 
 
 def run(code, **names):
@@ -75,7 +66,7 @@ def run(code, **names):
 
 
 def test_tune_knows_ppg_also_after_a_restart_of_ray_and_in_tasks(tmp_path):
-    run(TRAIN_TWICE, STORAGE=tmp_path)
+    run(TRAIN_AFTER_A_RESTART, STORAGE=tmp_path)
 
 
 def test_tune_knows_ppg_if_rllib_was_imported_before():
@@ -83,7 +74,21 @@ def test_tune_knows_ppg_if_rllib_was_imported_before():
 
 
 def test_a_checkpoint_is_restored_without_any_import(checkpoint):
-    run(RESTORE, CHECKPOINT=checkpoint("CartPole-v1"))
+    """In a new process, in which nothing has imported `rllib_ppg`."""
+
+    def restore(path):
+        import sys
+
+        from ray.rllib.algorithms.algorithm import Algorithm
+
+        imported = "rllib_ppg" in sys.modules
+        algorithm = Algorithm.from_checkpoint(path)
+        return imported, type(algorithm).__module__
+
+    restore.__module__ = "__main__"  # Ray sends the function itself, not this module's name
+    new_process = {"env_vars": {"RESTORE": "1"}}
+    restored = ray.remote(runtime_env=new_process)(restore).remote(checkpoint("CartPole-v1"))
+    assert ray.get(restored) == (False, "rllib_ppg.ppg")
 
 
 def test_each_public_name_is_what_it_says():

@@ -623,13 +623,13 @@ class Squashed(PPGTorchRLModule):
         return TorchSquashedGaussian
 
 
-@pytest.mark.parametrize("num_learners", [0, 1])
 @pytest.mark.parametrize(
-    ("module", "message"),
+    ("module", "num_learners", "message"),
     [
-        (NoAuxHead, r"NoAuxHead.forward_train\(\) returns no 'vf_aux_preds'"),
-        (Recurrent, "does not train recurrent modules, and Recurrent has a state"),
-        (Squashed, "a KL and an entropy, and TorchSquashedGaussian of Squashed lacks one of them"),
+        (NoAuxHead, 0, r"NoAuxHead.forward_train\(\) returns no 'vf_aux_preds'"),
+        (NoAuxHead, 1, r"NoAuxHead.forward_train\(\) returns no 'vf_aux_preds'"),
+        (Recurrent, 0, "does not train recurrent modules, and Recurrent has a state"),
+        (Squashed, 0, "a KL and an entropy, and TorchSquashedGaussian of Squashed lacks one of"),
     ],
 )
 def test_modules_that_ppg_cannot_train_are_refused_by_name(build, module, message, num_learners):

@@ -1,17 +1,14 @@
-"""Keys in the environment do not end up in what a run writes."""
+"""Keys in the environment do not end up in a run's settings; for its files see test_run.py."""
 
 import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
-from pathlib import Path
 
 import pytest
 
 from rllib_ppg_cli import redact
-from tests.support.command import run
+from tests.support.secrets import holds
 
 SECRET = "sentinel" + "0123456789" * 4
 CONFIG = {
@@ -25,21 +22,6 @@ CONFIG = {
 }
 
 
-def holds(data, secret):
-    """Whether bytes hold a secret, also packed in a zip file or a zlib or gzip stream."""
-    if secret in data:
-        return True
-    if data[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            return any(holds(file.read(name), secret) for name in file.namelist())
-    if data[:1] == b"\x78" or data[:2] == b"\x1f\x8b":
-        try:
-            return holds(zlib.decompress(data, wbits=47), secret)
-        except zlib.error:
-            return False
-    return False
-
-
 def test_a_key_is_found_where_it_is():
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -47,40 +29,6 @@ def test_a_key_is_found_where_it_is():
     for data in (SECRET.encode(), packed.getvalue(), zlib.compress(SECRET.encode())):
         assert holds(data, SECRET.encode())
     assert not holds(b"sentinel", SECRET.encode())
-
-
-@pytest.fixture
-def ray_folder():
-    """A folder for Ray with a short name: those of sockets are limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def test_the_key_is_in_no_file_of_a_run(tmp_path, ray_folder):
-    home, storage = tmp_path / "home", tmp_path / "results"
-    home.mkdir()
-    env = os.environ | {
-        "HOME": str(home),
-        "WANDB_API_KEY": SECRET,
-        "SOME_SERVICE_TOKEN": SECRET,
-        "RAY_TMPDIR": str(ray_folder),
-    }
-    ended = run(
-        *("train", "-a", "PPG", "-c", json.dumps(CONFIG), "-n", "a", "--storage-path", storage),
-        *("--stop", '{"training_iteration": 2}', "--checkpoint-freq", "1", "-v"),
-        *("--track", "--wandb-mode", "offline", "--wandb-checkpoints"),
-        env=env,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert SECRET not in ended.stdout + ended.stderr
-    files = [path for top in (tmp_path, ray_folder) for path in top.rglob("*") if path.is_file()]
-    names = {path.name for path in files}
-    # All the places that were to be searched are there.
-    expected = {"command.txt", "config.yaml", "params.pkl", "result.json", "algorithm_state.pkl"}
-    assert expected <= names
-    assert any(name.endswith(".wandb") for name in names)
-    assert any(path.is_relative_to(ray_folder) and path.name == "raylet.out" for path in files)
-    assert [path for path in files if holds(path.read_bytes(), SECRET.encode())] == []
 
 
 @pytest.mark.parametrize(
