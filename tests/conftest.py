@@ -14,7 +14,6 @@ import ray
 from rllib_ppg_cli import main, train
 from tests.support.checkpoints import checkpoint  # noqa: F401 (a fixture)
 
-
 # Each takes more than half a minute. They come first, so that both workers end at the same time.
 LONGEST = ("test_distributed", "test_run", "test_algorithm", "test_exact_resume", "test_rllib")
 

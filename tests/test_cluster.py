@@ -65,7 +65,7 @@ def write(folder, **changes):
 # -- rllib submit ---------------------------------------------------------------------------------
 
 
-def test_a_job_runs_on_nodes_of_its_roles_and_writes_its_results_to_the_storage_path(nodes, tmp_path):
+def test_a_job_runs_on_nodes_of_its_roles_and_writes_to_the_storage_path(nodes, tmp_path):
     learner = nodes.add_learner(num_cpus=3)
     runners = [nodes.add_env_runner(num_cpus=1) for _ in range(2)]
     file = write(tmp_path, stop={"training_iteration": 5})
