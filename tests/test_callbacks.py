@@ -1,8 +1,13 @@
-"""`ProcgenMetrics` on the results of several algorithms."""
+"""`ProcgenMetrics` on the results of several algorithms, and Tune's progress."""
+
+import math
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from rllib_ppg import PPGConfig, ProcgenMetrics
+from rllib_ppg.tune_callbacks.progress import Progress
 from tests.support.checkpoints import ppo
 from tests.support.envs import Counting
 
@@ -94,3 +99,15 @@ def test_rllib_calls_it(build, monkeypatch):
     result = build(config).train()
     assert result["env_runners"]["normalized_return_mean"] == pytest.approx(0.5)
     assert result["evaluation"]["generalization_gap"] == pytest.approx(0.2)
+
+
+def test_progress_is_shown_without_the_process_that_passes_on_auxiliary_epochs(cluster):
+    """It may be lost with its node, and the run must not be."""
+    progress = Progress(auxiliary=True)
+    progress.setup(total_num_samples=1)
+    trial = SimpleNamespace(trial_id="t", stopping_criterion={"training_iteration": 1})
+    progress.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    ray.kill(progress._mailbox)
+    progress._last_refresh = -math.inf
+    progress.on_step_end(iteration=1, trials=[trial])
+    assert progress._last_refresh > 0  # it has looked

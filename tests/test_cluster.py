@@ -293,7 +293,7 @@ def test_a_head_alone_gets_the_nodes_that_a_run_asks_for(tmp_path, monkeypatch):
         words = ("train", "file", file, "--ray-address", address, "--storage-path")
         refused = run(*words, tmp_path / "results")
         assert refused.returncode == 2
-        assert "nodes that are added would have one of their own" in refused.stderr
+        assert "added nodes would have another one" in refused.stderr
         done = run(*words, f"file://{tmp_path}/results", timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "auxiliary phase 1" in done.stdout

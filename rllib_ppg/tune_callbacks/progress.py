@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.rllib.utils.annotations import override
 from ray.tune.utils import flatten_dict
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
@@ -108,7 +110,11 @@ class Progress(tune.Callback):
     def _receive_auxiliary_epochs(self, trial: Trial) -> None:
         if self._mailbox is None:
             return
-        for epoch, num_epochs in ray.get(self._mailbox.take.remote()):
+        try:
+            epochs = ray.get(self._mailbox.take.remote())
+        except RayActorError:  # these lines are worth less than the run
+            return
+        for epoch, num_epochs in epochs:
             line = self._lines[trial.trial_id].aux_epoch(epoch, num_epochs)
             if not self._live_line.enabled:
                 self._print(trial, [line])
@@ -169,7 +175,10 @@ def _start_mailbox() -> ActorHandle:
             events, self._events = self._events, []
             return events
 
-    return ray.remote(num_cpus=0)(Mailbox).options(name=_mailbox_name()).remote()
+    # On this node, which the run needs anyway, and not on one that may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox)
+    return mailbox.options(name=_mailbox_name()).remote()
 
 
 def _mailbox_name() -> str:
