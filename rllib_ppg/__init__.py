@@ -7,8 +7,12 @@ Importing this package makes "PPG" known to RLlib and Tune, and the ids `procgen
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg._registration import register
-from rllib_ppg._version import __version__
+from rllib_ppg.resources.passive_waiting import wait_passively
+
+wait_passively()  # before anything imports torch, also in Ray's workers
+
+from rllib_ppg._registration import register  # noqa: E402
+from rllib_ppg._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics

@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.util import log_once
 
@@ -28,6 +27,7 @@ from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.evaluation_connectors import act_as_in_training, observe_as_in_training
+from rllib_ppg.sampling.evaluation_env_runner import EvaluationEnvRunner
 
 # An evaluation that counts episodes takes at least so many from each env.
 _EPISODES_PER_ENV = 10
@@ -318,7 +318,7 @@ class PPGConfig(AlgorithmConfig):
             # RLlib's env runner loses a step of each episode if these reset in SAME_STEP mode.
             check_needs_no_episodes(config)
             return config
-        config.env_runner_cls = SingleAgentEnvRunner
+        config.env_runner_cls = EvaluationEnvRunner
         if vectorize_mode(config) == NATIVE:
             # RLlib does not fall back to "sync" if an env has no vector version.
             config.gym_env_vectorize_mode = "sync"

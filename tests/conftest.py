@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import ray
@@ -32,6 +33,13 @@ def own_ray_folder(worker_id):
     os.environ["RAY_TMPDIR"] = folder
     yield
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray_folder():
+    """A folder for another Ray's files. Its name is short: paths of sockets have 107 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,8 @@ def test_a_disk_that_is_really_full(tmp_path):
     disk.mkdir()
     program = f"""
     import errno, os, ray
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    from tests.support.algorithms import small
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     algo = small(n_pi=3).learners(num_learners=1).build_algo()
     algo.train()
     first = algo.save_to_path("{disk}/first")
@@ -141,7 +142,8 @@ def test_a_spilled_file_that_is_lost_is_an_error(tmp_path):
             print("lost", len(spilled) > 0)
             super()._auxiliary_phase(module)
     ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+        object_store_memory=80 * 2**20,
     )
     algo = (
         PPGConfig(algo_class=Loses)

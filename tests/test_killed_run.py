@@ -178,7 +178,7 @@ def test_it_starts_from_the_beginning_if_tune_had_written_no_state(copy):
     for file in copy.glob("k/*state-*.json"):
         file.unlink()
     out, numbers = resume(copy)
-    assert out.startswith("nothing of the run was saved: it begins anew\n")
+    assert out.startswith("nothing of the run was saved, so it starts from the beginning\n")
     assert numbers == list(range(1, ITERATIONS + 1))
 
 

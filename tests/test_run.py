@@ -5,12 +5,10 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import statistics
 import struct
 import subprocess
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -41,13 +39,12 @@ CLONE_KL = "learners/default_policy/aux/clone_kl"
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory):
+def a_run(tmp_path_factory, ray_folder):
     """A run with `--track` that cannot reach W&B; it is interrupted and resumed.
 
     With keys in the environment and a Ray folder of its own, in which they are looked for.
     """
     home = tmp_path_factory.mktemp("home")
-    ray_folder = tempfile.mkdtemp(dir="/tmp")  # short: those of sockets are limited to 107 bytes
     file = home / "mine.yaml"
     body = {"run": "PPG", "stop": {"training_iteration": ITERATIONS}, "config": CONFIG}
     file.write_text(json.dumps({"mine": body}))
@@ -56,7 +53,7 @@ def a_run(tmp_path_factory):
         "WANDB_API_KEY": SECRET,
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "SOME_SERVICE_TOKEN": SECRET,
-        "RAY_TMPDIR": ray_folder,
+        "RAY_TMPDIR": str(ray_folder),
     }
     words = ["train", "file", file, "--storage-path", home / "results", "--track"]
     words += ["--wandb-project", "pro", "--wandb-group", "gr", "--wandb-checkpoints"]
@@ -79,18 +76,17 @@ def a_run(tmp_path_factory):
     second = run(*shlex.split(command), "-v", env=env | {"WANDB_MODE": "offline"})
     folder = home / "results" / "mine"
     [trial] = folder.glob("PPG_*")
-    yield SimpleNamespace(
+    return SimpleNamespace(
         out=out,
         err=err,
         code=first.returncode,
         resumed=second,
         home=home,
-        ray_folder=Path(ray_folder),
+        ray_folder=ray_folder,
         folder=folder,
         trial=trial,
         results=read_results(trial),
     )
-    shutil.rmtree(ray_folder, ignore_errors=True)
 
 
 def read_results(trial):
