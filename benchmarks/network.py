@@ -105,7 +105,7 @@ def main() -> None:
         "memory kept, one thread": (kept | {"threads": 1}, FRAMES),
         "all on the heap": ({"heap": True}, (64, 1024)),
         "contiguous NCHW": ({"contiguous": True}, (64, 1024)),
-        "bfloat16, memory kept": (kept | {"bfloat16": True}, (64,)),
+        "bfloat16, memory kept": (kept | {"bfloat16": True}, FRAMES),
     }
     if args.compile:
         cells["torch.compile, memory kept"] = (kept | {"compile": True}, (64,))

@@ -13,9 +13,14 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -469,6 +474,75 @@ def vectors(sizes: Sizes) -> Iterator[Row]:
         )
 
 
+# -- Shared machines --------------------------------------------------------------------------
+
+
+@contextmanager
+def busy(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Lets processes run that otherwise stand still."""
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+
+
+def shared_machine(sizes: Sizes) -> Iterator[Row]:
+    """A run beside busy processes of others, and beside a second run.
+
+    With k busy processes on c cores, the fair share of a run that uses all cores is c / (c + k).
+    """
+    rounds = 1 if sizes is QUICK else 5
+    # Learner and env runner in processes of their own: this one has imported torch already.
+    one, two = (ppg(sizes).learners(num_learners=1).build_algo() for _ in range(2))
+    cores = len(os.sched_getaffinity(0))
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+
+    def train(algo: Any, k: int = 0) -> None:
+        with busy(others[:k]):
+            algo.train()
+
+    def both() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(train, (one, two)))
+
+    try:
+        with busy(others):  # and then they stand still
+            pass
+        in_turn(1, one=lambda: train(one), two=lambda: train(two))
+        few, many = max(cores // 2, 1), cores
+        times = in_turn(
+            rounds,
+            alone=lambda: train(one),
+            few=lambda: train(one, few),
+            many=lambda: train(one, many),
+            both=both,
+        )
+    finally:
+        for process in others:
+            process.kill()
+        for algo in (one, two):
+            algo.stop()
+    detail = {
+        f"{k} env steps/s": per_second(sizes.states, times[k]) for k in ("alone", "few", "many")
+    }
+    for name, k in (("few", few), ("many", many)):
+        share = cores / (cores + k)
+        yield Row(
+            f"beside {k} busy processes on {cores} cores: throughput / fair share of that alone",
+            ratio(times["alone"], times[name]) / share,
+            0.8,
+            detail=detail,
+        )
+    yield Row(
+        "two runs side by side: their throughput together / that of one alone",
+        2 * ratio(times["alone"], times["both"]),
+        0.9,
+    )
+
+
 # -- Memory -----------------------------------------------------------------------------------
 
 
@@ -594,6 +668,7 @@ MEASUREMENTS = (
     whole_run,
     learners,
     vectors,
+    shared_machine,
     memory,
     spilled,
 )

@@ -196,7 +196,10 @@ class PPGConfig(AlgorithmConfig):
                 Env runners act in float32, so with "bfloat16" the ratio pi/pi_old is not exactly 1
                 at the start.
             aux_precision: Precision of the networks in the auxiliary phase, as
-                `policy_precision`.
+                `policy_precision`. "auto" takes bfloat16 if the devices of all learners compute in
+                it natively, and float32 otherwise. A run that continues from a checkpoint keeps
+                what was taken. Whether a run learns equally well in bfloat16 has not been measured
+                over seeds (docs/performance.md).
             collective_timeout_s: Number of seconds that a learner waits for the other learners in
                 a gradient step before it gives up. A learner that fails is noticed at once.
             **kwargs: RLlib's own `training` settings.

@@ -20,6 +20,7 @@ from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import check_action_space
 from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.trained_module import PRECISIONS
 from rllib_ppg.networks.observation_filter import FILTERS
 from rllib_ppg.networks.rl_module import (
@@ -145,7 +146,8 @@ _RULES: dict[str, _Rule] = {
         "explore",
     ), _SWITCH),
     **dict.fromkeys(("gamma", "lambda_"), _FRACTION),
-    **dict.fromkeys(("policy_precision", "aux_precision"), _one_of(PRECISIONS)),
+    "policy_precision": _one_of(PRECISIONS),
+    "aux_precision": _one_of((*PRECISIONS, AUTO)),
     **dict.fromkeys(ROLE_OF, _RESOURCES),
     "segment_length": _or(None, _whole(1)),
     "micro_batch_size": _or("auto", _whole(1)),

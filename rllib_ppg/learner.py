@@ -28,6 +28,7 @@ from rllib_ppg.data.rollout import Rollout, as_states
 from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, BaseLearner
 from rllib_ppg.learning.batches import StateDataset, concatenate_to_device, prefetch
 from rllib_ppg.learning.epoch import train_epoch
+from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.replay_reader import (
     BLOCK_CACHE_BYTES,
     SEGMENT_CACHE_BYTES,
@@ -210,7 +211,7 @@ class PPGTorchLearner(BaseLearner):
         """Opens the auxiliary phase: computes pi_old of all states, before anything moves."""
         module = self.trained[phase.module_id]
         config = module.config
-        module.begin_phase(config.aux_precision)
+        module.begin_phase(self.aux_precision)
         T = config.rollout_fragment_length
         L = config.segment_length or T
         # A minibatch of whole rows opens each of its blocks once; one of segments opens almost all.
@@ -276,6 +277,8 @@ class PPGTorchLearner(BaseLearner):
         metrics["vf_aux_explained_var"] = _explained_variance(
             1.0, *(metrics.pop(name) for name in ("targ", "targ^2", "residual", "residual^2"))
         )
+        if config.aux_precision == AUTO:
+            metrics["bfloat16"] = float(self.aux_precision == "bfloat16")
         if epoch == config.e_aux - 1:
             self._weights_seq_no += 1
             module.aux = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.settings import as_data
+from rllib_ppg_cli import precision_hint
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
@@ -74,8 +75,11 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     lines, replay = [], 0
     if experiment.run == "PPG":
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
-        replay = merged.replay_bytes(probe_spaces(merged)[0])
+        observation_space, _ = probe_spaces(merged)
+        replay = merged.replay_bytes(observation_space)
         lines = _phases(merged, experiment.stop, replay, store)
+        precision = precision_hint.hint(merged, observation_space)
+        lines += [("precision", precision)] if precision else []
     try:
         needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:

@@ -32,7 +32,7 @@ from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
 from rllib_ppg.tune_callbacks.progress import AuxiliaryProgress, Progress
 from rllib_ppg.tune_callbacks.run_files import RunFiles
 from rllib_ppg.tune_callbacks.save_on_interrupt import GRACE_S, SaveOnInterrupt, exit_on_sigterm
-from rllib_ppg_cli import client, dry_run, exit_code, redact
+from rllib_ppg_cli import client, dry_run, exit_code, precision_hint, redact
 from rllib_ppg_cli.report import goals, judge, report, to_resume
 
 
@@ -73,6 +73,8 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
             experiment = replace(experiment, stop=stop)
         else:
             experiment.validate_cluster()
+            if not _address(options):  # the learners are on this machine
+                precision_hint.show(experiment)
             is_drawn = experiment.config.get("seed") is None and experiment.num_samples == 1
             experiment = experiment.with_seed()
             results = _run(experiment, options, argv, file, saving)

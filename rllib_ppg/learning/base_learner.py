@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.replay import ReplayBlock
+from rllib_ppg.learning import precision
 from rllib_ppg.learning.collectives import LearnerCollective
 from rllib_ppg.learning.trained_module import TrainedModule
 from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
@@ -39,9 +40,11 @@ class BaseLearner(TorchLearner):
     Attributes:
         collective: The learners of the run.
         trained: The modules in training, by id.
+        aux_precision: Precision of the networks in the auxiliary phase.
     """
 
     collective: LearnerCollective
+    aux_precision: str
     trained: dict[ModuleID, TrainedModule]
 
     @override(TorchLearner)
@@ -50,6 +53,7 @@ class BaseLearner(TorchLearner):
         self.collective = LearnerCollective(self.distributed, config.collective_timeout_s)
         self._save_error: OSError | None = None
         super().build()
+        self.aux_precision = precision.choose(config.aux_precision, self.collective, self._device)
         self.trained = {
             module_id: TrainedModule(
                 module_id,
@@ -140,8 +144,17 @@ class BaseLearner(TorchLearner):
 
     # -- State ---------------------------------------------------------------------------------
 
+    @override(TorchLearner)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return super().get_state(*args, **kwargs) | {"aux_precision": self.aux_precision}
+
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
+        if "aux_precision" in state:
+            self.aux_precision = precision.restored(
+                *(self.config.aux_precision, state["aux_precision"]),
+                *(self.aux_precision, self._device),
+            )
         if WEIGHTS_SEQ_NO in state:
             self._weights_seq_no = 0  # so that RLlib also takes an older state
         super().set_state(state)
