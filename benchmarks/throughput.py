@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -495,6 +495,7 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
     With k busy processes on c cores, the fair share of a run that uses all cores is c / (c + k).
     """
     rounds = 1 if sizes is QUICK else 5
+    sizes = replace(sizes, T=16)  # short iterations, in turn
     # Learner and env runner in processes of their own: this one has imported torch already.
     one, two = (ppg(sizes).learners(num_learners=1).build_algo() for _ in range(2))
     cores = len(os.sched_getaffinity(0))
