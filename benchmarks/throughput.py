@@ -500,6 +500,8 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
     one, two = (ppg(sizes).learners(num_learners=1).build_algo() for _ in range(2))
     cores = len(os.sched_getaffinity(0))
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    for process in others:
+        process.send_signal(signal.SIGSTOP)
 
     def train(algo: Any, k: int = 0) -> None:
         with busy(others[:k]):
@@ -510,8 +512,6 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
             list(pool.map(train, (one, two)))
 
     try:
-        with busy(others):  # and then they stand still
-            pass
         in_turn(1, one=lambda: train(one), two=lambda: train(two))
         few, many = max(cores // 2, 1), cores
         times = in_turn(

@@ -49,6 +49,9 @@ METRICS: dict[str, dict[str, str]] = {
         "learners/default_policy/aux/vf_aux_explained_var": (
             "Fraction of the value targets' variance that the auxiliary head explains."
         ),
+        "learners/default_policy/aux/bfloat16": (
+            '1 if the phase used bfloat16, 0 if float32; only with `aux_precision="auto"`.'
+        ),
         "learners/default_policy/aux_learning_rate": "Learning rate, `aux_lr`; in each iteration.",
     },
     "Seconds": {

@@ -58,6 +58,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.meta[VERBOSE]
         keep_quiet(verbose)
+        # Before the commands import RLlib, and with it torch: see `resources.passive_waiting`.
+        import rllib_ppg  # noqa: F401
+
         try:
             return super().invoke(ctx)
         except Exception as error:

@@ -37,7 +37,7 @@ def own_ray_folder(worker_id):
 
 @pytest.fixture(scope="module")
 def ray_folder():
-    """A folder for another Ray's files. Its name is short: paths of sockets have 107 bytes."""
+    """A folder for another Ray's files. Its name is short, as paths of sockets must be."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 

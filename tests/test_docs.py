@@ -20,6 +20,7 @@ def test_documented_metrics_are_those_of_a_run(build):
         .environment("CartPole-v1")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=64)
         .training(n_pi=1, e_aux=1, segment_length=1, num_minibatches=2, num_aux_minibatches=2)
+        .training(aux_precision="auto")
     )
     metrics = set(flat(build(config).train()))
     documented = {name for group in METRICS.values() for name in group if "normalized" not in name}

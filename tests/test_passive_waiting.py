@@ -13,6 +13,7 @@ RUN = """
 import ray
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
          object_store_memory=200 * 2**20)
+from ray import tune
 from rllib_ppg import PPGConfig
 config = (
     PPGConfig()
@@ -22,11 +23,12 @@ config = (
     .learners(num_learners=1)
     .training(segment_length=1, num_minibatches=1, n_pi=0)
 )
-algo = config.build_algo()
-print(algo.train()["training_iteration"])
-algo.stop()
+run = tune.RunConfig(stop={"training_iteration": 1}, verbose=0, storage_path=STORAGE)
+[result] = tune.Tuner("PPG", param_space=config, run_config=run).fit()
+assert result.error is None, result.error
 """
-IMPORT = "import rllib_ppg, torch; torch.ones(2)"
+IMPORT = "import rllib_ppg, torch"
+COMMAND = "from rllib_ppg_cli import main; main(['evaluate', '/nowhere'])"
 
 
 def run(code, **variables):
@@ -43,12 +45,16 @@ def spin_counts(text):
     return [int(count) for count in re.findall("GOMP_SPINCOUNT = '(.*)'", text)]
 
 
-def test_each_process_of_a_run_waits_passively(ray_folder):
-    done = run(RUN, RAY_TMPDIR=str(ray_folder))
-    assert done.stdout.split()[-1] == "1"
+def test_each_process_of_a_run_waits_passively(ray_folder, tmp_path):
+    done = run(f"STORAGE = {str(tmp_path)!r}{RUN}", RAY_TMPDIR=str(ray_folder))
     assert spin_counts(done.stderr) == [0]
     logs = [path.read_text() for path in ray_folder.rglob("worker-*.err")]
-    assert [count for log in logs for count in spin_counts(log)] == [0] * 3
+    assert [count for log in logs for count in spin_counts(log)] == [0] * 4  # with the trial's
+
+
+@pytest.mark.unit
+def test_the_command_waits_passively():
+    assert spin_counts(run(COMMAND).stderr) == [0]
 
 
 @pytest.mark.unit

@@ -54,6 +54,7 @@ class BaseLearner(TorchLearner):
         self._save_error: OSError | None = None
         super().build()
         self.aux_precision = precision.choose(config.aux_precision, self.collective, self._device)
+        precision.warn_if_emulated(self.aux_precision, self._device)
         self.trained = {
             module_id: TrainedModule(
                 module_id,
@@ -150,11 +151,9 @@ class BaseLearner(TorchLearner):
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
-        if "aux_precision" in state:
-            self.aux_precision = precision.restored(
-                *(self.config.aux_precision, state["aux_precision"]),
-                *(self.aux_precision, self._device),
-            )
+        if self.config.aux_precision == precision.AUTO and "aux_precision" in state:
+            self.aux_precision = state["aux_precision"]
+            precision.warn_if_emulated(self.aux_precision, self._device)
         if WEIGHTS_SEQ_NO in state:
             self._weights_seq_no = 0  # so that RLlib also takes an older state
         super().set_state(state)

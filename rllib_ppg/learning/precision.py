@@ -1,4 +1,4 @@
-"""Precision of the networks in the auxiliary phase, where the setting leaves it to the learners."""
+"""`aux_precision="auto"`: the learners choose the precision of the auxiliary phase."""
 
 from __future__ import annotations
 
@@ -23,35 +23,18 @@ def has_native_bfloat16(device: torch.device | str = "cpu") -> bool:
 
 def choose(setting: str, collective: LearnerCollective, device: torch.device) -> str:
     """The precision that all learners use; for "auto", bfloat16 if all have it natively."""
-    native = has_native_bfloat16(device)
     if setting != AUTO:
-        if setting == "bfloat16" and not native:
-            _warn_of_emulation()
         return setting
-    (without,) = collective.sums([not native], device)
+    (without,) = collective.sums([not has_native_bfloat16(device)], device)
     chosen = "float32" if without else "bfloat16"
     logger.info("aux_precision='auto': the auxiliary phases use %s", chosen)
     return chosen
 
 
-def restored(setting: str, saved: str, chosen: str, device: torch.device) -> str:
-    """The precision of a run that continues from a checkpoint.
-
-    Args:
-        setting: The run's `aux_precision`.
-        saved: Precision of the run that wrote the checkpoint.
-        chosen: What `choose` returned for this run.
-        device: The learner's device.
-    """
-    if setting != AUTO:
-        return chosen
-    if saved == "bfloat16" and not has_native_bfloat16(device):
-        _warn_of_emulation()
-    return saved
-
-
-def _warn_of_emulation() -> None:
-    logger.warning(
-        "the auxiliary phases use bfloat16, which this device emulates and which is slow here: set "
-        "aux_precision='float32'"
-    )
+def warn_if_emulated(precision: str, device: torch.device) -> None:
+    """Logs a warning if a device emulates the precision of the auxiliary phases."""
+    if precision == "bfloat16" and not has_native_bfloat16(device):
+        logger.warning(
+            "the auxiliary phases use bfloat16, which this device emulates and which is slow here: "
+            "set aux_precision='float32'"
+        )

@@ -1,7 +1,7 @@
 """Threads that sleep while they wait, so that processes can share a machine.
 
 OpenMP's threads wait for work in a loop. Next to other busy processes, such a loop takes the CPU
-from the thread that it waits for. Measured in `docs/performance.md`.
+from the thread that it waits for. What a run makes there is in `docs/performance.md`.
 """
 
 from __future__ import annotations
