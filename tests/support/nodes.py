@@ -140,7 +140,11 @@ def growing_cluster(folder):
     }
     words = [RAY, "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
     words += ["--resources", json.dumps({ROLES: 1}), f"--autoscaling-config={file}", "--block"]
-    with started(words, env=env):
+    # Ray notes a head that was started in its folder, and later scripts would look for it.
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
+        started(words, env=env | {"RAY_TMPDIR": ray_folder}),
+    ):
         yield f"127.0.0.1:{port}"
 
 
