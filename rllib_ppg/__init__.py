@@ -7,8 +7,9 @@ Importing this package makes "PPG" known to RLlib and Tune, and the ids `procgen
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rllib_ppg.resources.passive_waiting import wait_passively
+from rllib_ppg.resources.shared_machine import keep_priority, wait_passively
 
+keep_priority()
 wait_passively()  # before anything imports torch, also in Ray's workers
 
 from rllib_ppg._registration import register  # noqa: E402

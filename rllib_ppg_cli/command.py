@@ -58,7 +58,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.meta[VERBOSE]
         keep_quiet(verbose)
-        # Before the commands import RLlib, and with it torch: see `resources.passive_waiting`.
+        # Before the commands import RLlib, and with it torch: see `resources.shared_machine`.
         import rllib_ppg  # noqa: F401
 
         try:

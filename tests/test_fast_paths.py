@@ -20,6 +20,7 @@ from rllib_ppg.data.replay import ReplayBlock, rows_per_block
 from rllib_ppg.learning import batches
 from rllib_ppg.learning.replay_reader import BlockReader
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.algorithms import only_module
@@ -82,9 +83,42 @@ def test_auto_goes_by_the_size_of_the_images():
             ._micro_batch_size
         )
 
-    assert frames(64, 64, 3) == 64
-    assert frames(84, 84, 4) == 37
-    assert frames(16, 16, 3) == 1024
+    assert frames(64, 64, 3) == 32
+    assert frames(84, 84, 4) == 18
+    assert frames(16, 16, 3) == 512
+
+
+def weights_after_phases(threads, **kwargs):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        learner = make_learner(obs=IMAGES, micro_batch_size=3, **kwargs)
+        torch.manual_seed(0)
+        return phases(learner, make_rollout(obs=IMAGES))[0]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    one, *more = (weights_after_phases(threads) for threads in (1, 2, 3))
+    for weights in more:
+        for name, w in weights.items():
+            assert torch.equal(w, one[name]), name
+
+
+class Dropout(PPGTorchRLModule):
+    """Drops pixels at random."""
+
+    def _forward_train(self, batch, **kwargs):
+        obs = torch.nn.functional.dropout(batch["obs"].float() / 255.0, 0.5, self.training)
+        return super()._forward_train(batch | {"obs": obs}, **kwargs)
+
+
+def test_random_numbers_are_drawn_in_one_order():
+    one, *more = (weights_after_phases(3, module_class=Dropout) for _ in range(4))
+    for weights in more:
+        for name, w in weights.items():
+            assert torch.equal(w, one[name]), name
 
 
 # -- Precision --------------------------------------------------------------------------------

@@ -22,6 +22,11 @@ def is_flat(space: gym.Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) in (1, 3)
 
 
+def is_image(space: gym.Space) -> bool:
+    """Whether observations are H x W x C images."""
+    return len(space.shape or ()) == 3
+
+
 def flat_space(space: gym.Space) -> spaces.Box:
     """The space of the vectors that `flatten_observation` returns.
 

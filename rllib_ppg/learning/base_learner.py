@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.replay import ReplayBlock
+from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.learning import precision
 from rllib_ppg.learning.collectives import LearnerCollective
 from rllib_ppg.learning.trained_module import TrainedModule
@@ -55,18 +56,19 @@ class BaseLearner(TorchLearner):
         super().build()
         self.aux_precision = precision.choose(config.aux_precision, self.collective, self._device)
         precision.warn_if_emulated(self.aux_precision, self._device)
-        self.trained = {
-            module_id: TrainedModule(
-                module_id,
-                self.module[module_id].unwrapped(),
-                config.get_config_for_module(module_id),
-                self._device,
-            )
+        keep_freed_memory()
+        modules = {
+            module_id: self.module[module_id].unwrapped()
             for module_id in self.module.keys()  # noqa: SIM118 (iterating gives no ids)
         }
-        keep_freed_memory()
-        if any(module.takes_images for module in self.trained.values()):
+        if any(is_image(module.observation_space) for module in modules.values()):
             use_idle_cpu_threads(config, config.num_learners)  # small vectors gain nothing
+        self.trained = {
+            module_id: TrainedModule(
+                module_id, module, config.get_config_for_module(module_id), self._device
+            )
+            for module_id, module in modules.items()
+        }
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: ModuleID, config: Any = None) -> None:

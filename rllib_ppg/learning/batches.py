@@ -10,9 +10,8 @@ Batches may share memory with what is stored: never write to them.
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -20,6 +19,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from rllib_ppg.learning.micro_batches import map_ahead
 
 # Up to this many bytes of observations are copied into one tensor on a CPU. On a GPU they may take
 # this fraction of the free memory.
@@ -145,13 +146,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 def prefetch(fn: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
     """`map`, but a thread computes the next result while the caller uses the last one."""
     with ThreadPoolExecutor(1) as thread:
-        ahead: deque[Future[Y]] = deque()
-        for item in items:
-            ahead.append(thread.submit(fn, item))
-            if len(ahead) == 2:
-                yield ahead.popleft().result()
-        for future in ahead:
-            yield future.result()
+        yield from map_ahead(thread, fn, items, 2)
 
 
 def concatenate_to_device(arrays: Arrays, num_states: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ whatever way it was cut into micro-batches and spread over learners.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import tee
+from itertools import islice, tee
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rllib_ppg.learning.batches import StateDataset
 from rllib_ppg.learning.collectives import LearnerCollective
-from rllib_ppg.learning.gradients import GradientBuffer, parameters_reached
+from rllib_ppg.learning.gradients import GradientBuffer, Gradients, parameters_reached
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 
@@ -51,18 +51,23 @@ def train_epoch(
     names, buffer = _terms_and_gradients(module, loss_fn, weights)
     totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=module.device)
     optimizer.zero_grad(set_to_none=True)
+
+    def gradients_and_sums(batch: Batch) -> tuple[Gradients, Tensor]:
+        terms = loss_fn(module, batch)
+        gradients = buffer.gradients_of(_weighted_sum(terms, weights))
+        stacked = torch.stack([terms[name].detach() for name in names])
+        return gradients, stacked.sum(1, dtype=torch.float64)
+
     # The same minibatches twice, since batches are prepared ahead of the steps that use them.
     ahead, indices = tee(states.drop_masked(minibatch) for minibatch in minibatches)
     batches = states.batches(part for index in ahead for part in module.micro_batches(index))
     for m, index in enumerate(indices):
         buffer.attach()
-        for _ in module.micro_batches(index):
-            terms = loss_fn(module, next(batches))
-            loss = _weighted_sum(terms, weights)
-            if loss.requires_grad:  # not if everything that it reaches is frozen
-                loss.backward()
-            stacked = torch.stack([terms[name].detach() for name in names])
-            totals[:-1] += stacked.sum(1, dtype=torch.float64)
+        parts = len(module.micro_batches(index))
+        computed = module.threads.map(gradients_and_sums, islice(batches, parts), parts)
+        for gradients, sums in computed:
+            buffer.add(gradients)
+            totals[:-1] += sums
         totals[-1] += len(index)
         if not buffer.reduce(len(index), collective):
             continue
@@ -70,8 +75,8 @@ def train_epoch(
         buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
         optimizer.step()
     buffer.detach()
-    *sums, count = collective.sums(totals, module.device)
-    return {name: value / max(count, 1) for name, value in zip(names, sums, strict=True)}
+    *over_all, count = collective.sums(totals, module.device)
+    return {name: value / max(count, 1) for name, value in zip(names, over_all, strict=True)}
 
 
 def _weighted_sum(terms: Terms, weights: Mapping[str, float]) -> Tensor:
@@ -91,7 +96,7 @@ def _terms_and_gradients(
         # Random numbers (dropout's, for example) continue as if this pass had not happened: a
         # learner that resumes from a checkpoint makes it again.
         gpus = [module.device] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
+        with torch.random.fork_rng(gpus), module.in_turn_if_stateful():
             terms = loss_fn(module, module.placeholder)
         parameters = parameters_reached(
             _weighted_sum(terms, weights), [*module.module.parameters()]

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from rllib_ppg.learning.collectives import LearnerCollective
 
+# A gradient for each parameter; None where a loss does not reach it.
+Gradients = Sequence[Tensor | None]
+
 
 def parameters_reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """The parameters that `loss` has a gradient for, in their order; none if all are frozen."""
@@ -23,7 +26,7 @@ def parameters_reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list
 class GradientBuffer:
     """Gradients of some parameters as views of one flat tensor, with the count of their states.
 
-    `backward()` of a summed loss adds to the views, and `reduce` turns the sum into the gradient of
+    `add` sums up the gradients of micro-batches, and `reduce` turns the sum into the gradient of
     the mean over all learners. All other parameters keep `grad=None`, so no optimiser moves them.
     """
 
@@ -50,6 +53,18 @@ class GradientBuffer:
         self._flat.zero_()
         for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = view
+
+    def gradients_of(self, loss: Tensor) -> Gradients:
+        """The gradients of a micro-batch's loss; none if all that it reaches is frozen."""
+        if not loss.requires_grad:
+            return [None] * len(self.parameters)
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True)
+
+    def add(self, gradients: Gradients) -> None:
+        """Adds the gradients of one micro-batch."""
+        for view, gradient in zip(self.views, gradients, strict=True):
+            if gradient is not None:
+                view.add_(gradient)
 
     def detach(self) -> None:
         """Sets the parameters' `grad` to None again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from ray.rllib.utils.typing import ModuleID
 from torch import Tensor
 
 from rllib_ppg import ray_private
-from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.envs.spaces import Actions, is_image
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
 from rllib_ppg.learning.gradients import GradientBuffer
+from rllib_ppg.learning.micro_batches import MicroBatchThreads
 from rllib_ppg.losses import clone_KL
 from rllib_ppg.networks.rl_module import TRAIN_OUTPUTS
 
@@ -29,11 +31,11 @@ Terms = dict[str, Tensor]
 
 PRECISIONS = ("float32", "bfloat16")
 
-# Pixels that go through the CNN at once. On a CPU, 64 frames of 64 x 64: for more, the arrays
-# between layers are too large to be kept (`resources/cpu.py`). On a GPU, 1,024 frames: the paper's
-# two networks keep 2.5 GB of them for the backward pass. Observations may take half of the free
-# memory, and cards have at least 8 GB.
-_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**22
+# Pixels that go through the CNN at once. On a CPU, 32 frames of 64 x 64 in each thread: fewer than
+# 16 cost more, and for more than 64 the arrays between layers are too large to be kept
+# (`resources/cpu.py`). On a GPU, 1,024 frames: the paper's two networks keep 2.5 GB of them for the
+# backward pass. Observations may take half of the free memory, and cards have at least 8 GB.
+_CPU_PIXELS, _GPU_PIXELS = 2**17, 2**22
 
 
 class TrainedModule:
@@ -52,6 +54,7 @@ class TrainedModule:
             it, to know their terms and the parameters that they reach.
         entropy_schedule: The entropy coefficient by env steps.
         losses: For each loss, by name, its terms and the gradients of the parameters it trains.
+        threads: The threads that compute its micro-batches.
         aux: The open auxiliary phase: its spec, states and segments; None outside of one.
 
     Raises:
@@ -66,6 +69,8 @@ class TrainedModule:
         self.dist_cls = module.get_train_action_dist_cls()
         self.actions = Actions(module.action_space)
         self._precision = "float32"
+        side_by_side = is_image(module.observation_space) and device.type == "cpu"
+        self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
         self.placeholder = self._checked_placeholder()
         self.entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
         self.losses: dict[str, tuple[list[str], GradientBuffer]] = {}
@@ -74,13 +79,8 @@ class TrainedModule:
         if self._micro_batch_size == "auto":
             self._micro_batch_size = self._auto_micro_batch_size()
 
-    @property
-    def takes_images(self) -> bool:
-        """Whether observations are images rather than vectors."""
-        return len(self.module.observation_space.shape) == 3
-
     def _auto_micro_batch_size(self) -> int:
-        if not self.takes_images:
+        if not is_image(self.module.observation_space):
             return 2**62
         pixels = _CPU_PIXELS if self.device.type == "cpu" else _GPU_PIXELS
         return max(1, pixels // math.prod(self.module.observation_space.shape[:2]))
@@ -94,7 +94,7 @@ class TrainedModule:
         space = module.observation_space
         obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self.device)
         try:
-            with torch.no_grad():
+            with self.in_turn_if_stateful(), torch.no_grad():
                 out = self.forward({"obs": obs}, *outputs)
         except RuntimeError as e:  # torch's, about shapes and dtypes
             what = f"{obs.dtype} observations of shape {space.shape}"
@@ -120,6 +120,20 @@ class TrainedModule:
             **dict.fromkeys(("logp_old", "A", "V_targ"), zero),
         }
 
+    @contextmanager
+    def in_turn_if_stateful(self) -> Iterator[None]:
+        """Watches a pass: if it depends on those before it, all run in turn from now on.
+
+        It does if it draws random numbers (dropout) or writes to buffers (batch norm).
+        """
+        random, versions = torch.get_rng_state(), self._buffer_versions()
+        yield
+        if not torch.equal(random, torch.get_rng_state()) or versions != self._buffer_versions():
+            self.threads = MicroBatchThreads(1)
+
+    def _buffer_versions(self) -> list[int]:
+        return [buffer._version for buffer in self.module.buffers()]
+
     # -- Forward passes ------------------------------------------------------------------------
 
     def begin_phase(self, precision: str) -> None:
@@ -143,17 +157,23 @@ class TrainedModule:
             )
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
-    @torch.no_grad()
     def in_micro_batches(self, obs: np.ndarray, fn: Callable[[Batch], Tensor]) -> list[Tensor]:
         """`fn` of observations `[S, ...]`, a micro-batch at a time and without gradients."""
-        starts = range(0, max(len(obs), 1), self._micro_batch_size)
-        parts = (obs[i : i + self._micro_batch_size] for i in starts)
-        return [fn({"obs": as_tensor(part).to(self.device)}) for part in parts]
 
-    def micro_batches(self, index: np.ndarray) -> Iterator[np.ndarray]:
+        @torch.no_grad()  # in each thread
+        def without_gradients(part: np.ndarray) -> Tensor:
+            return fn({"obs": as_tensor(part).to(self.device)})
+
+        parts = self._split(obs) or [obs]
+        return [*self.threads.map(without_gradients, parts, len(parts))]
+
+    def micro_batches(self, index: np.ndarray) -> list[np.ndarray]:
         """A minibatch's state indices, a micro-batch at a time."""
-        starts = range(0, len(index), self._micro_batch_size)
-        return (index[i : i + self._micro_batch_size] for i in starts)
+        return self._split(index)
+
+    def _split(self, states: np.ndarray) -> list[np.ndarray]:
+        size = self._micro_batch_size
+        return [states[i : i + size] for i in range(0, len(states), size)]
 
     def values(self, obs: np.ndarray) -> np.ndarray:
         """V of observations `[S, ...]`, `[S]`."""

@@ -28,6 +28,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.networks.impala_cnn import (
     CHANNELS,
     DENSE,
@@ -78,7 +79,7 @@ class PPGCatalog(PPOCatalog):
         model_config_dict: dict,
         action_space: gym.Space | None = None,
     ) -> ModelConfig:
-        if len(observation_space.shape or ()) == 3 and not model_config_dict.get("conv_filters"):
+        if is_image(observation_space) and not model_config_dict.get("conv_filters"):
             return ImpalaEncoderConfig(
                 input_dims=observation_space.shape,
                 channels=model_config_dict.get("impala_channels", CHANNELS),
@@ -112,7 +113,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         config = _OWN_MODEL_KEYS | self.model_config
         self.arch: str = config["arch"]
         self.detach_vf_in_aux_phase: bool = config["detach_vf_in_aux_phase"]
-        self._image = len(self.observation_space.shape) == 3
+        self._image = is_image(self.observation_space)
 
         self.pi_encoder = self.catalog.build_encoder("torch")
         self.pi = self.catalog.build_pi_head("torch")

@@ -14,9 +14,10 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 # glibc's names and numbers for `mallopt`.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEPT_BYTES = 2**30
 _LARGEST_ON_HEAP = 2**25  # glibc's limit
+_THREADS_HEAP = 2**26  # glibc's size of a heap of a thread other than the main one
 
 
 def keep_freed_memory() -> None:
@@ -32,6 +33,7 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TOP_PAD, _THREADS_HEAP)  # or other threads return each heap that is empty
 
 
 def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:

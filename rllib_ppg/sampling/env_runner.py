@@ -31,6 +31,7 @@ from rllib_ppg.data.reward_norm import discounted_returns
 from rllib_ppg.data.rollout import Rollout, RolloutSummary
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.env_state import get_env_state, set_env_state
+from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.envs.vector_env import autoreset_mode, close, make_vector_env
 from rllib_ppg.inference.policy import Policy
 from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
@@ -99,7 +100,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             clip_actions=self.config.clip_actions,
         )
         keep_freed_memory()
-        if len(self.env.single_observation_space.shape) == 3 and not self.config.in_evaluation:
+        if is_image(self.env.single_observation_space) and not self.config.in_evaluation:
             use_idle_cpu_threads(self.config, self.config.num_env_runners)
 
     def sample_rollout(self, num_shards: int, env_steps: int = 0) -> tuple[Any, ...]:

@@ -9,5 +9,5 @@ class EvaluationEnvRunner(SingleAgentEnvRunner):
     """RLlib's env runner, as a class of this package.
 
     A Ray worker therefore imports this package before torch, and its threads wait passively (see
-    `resources.passive_waiting`).
+    `resources.shared_machine`).
     """

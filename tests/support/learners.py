@@ -48,6 +48,7 @@ def make_learner(
     gpus=0,
     env_runners=None,
     double=False,
+    module_class=None,
     **training,
 ):
     """A learner with small networks.
@@ -55,6 +56,7 @@ def make_learner(
     Args:
         double: Whether networks, losses and gradients are float64. Only the columns of a rollout,
             advantages and value targets stay float32.
+        module_class: Class of the module; None: PPG's own.
     """
     torch.manual_seed(seed)
     settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
@@ -74,8 +76,9 @@ def make_learner(
         )
         .training(**settings | training)
     )
-    if double:
-        config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
+    module_class = Float64Module if double else module_class
+    if module_class:
+        config.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class))
     spec = config.get_multi_rl_module_spec(spaces={DEFAULT_MODULE_ID: (obs, act)})
     learner = cls(config=config, module_spec=spec)
     learner.build()

@@ -1,4 +1,4 @@
-"""OpenMP's threads sleep while they wait, in all processes of a run."""
+"""A run gets its fair share of a machine that other programs use, too."""
 
 import os
 import re
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import ray
+
+import rllib_ppg  # noqa: F401 (before Ray is started)
 
 PASSIVE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Ray is started before, as on a cluster: its workers do not inherit what the import sets.
@@ -50,6 +53,10 @@ def test_each_process_of_a_run_waits_passively(ray_folder, tmp_path):
     assert spin_counts(done.stderr) == [0]
     logs = [path.read_text() for path in ray_folder.rglob("worker-*.err")]
     assert [count for log in logs for count in spin_counts(log)] == [0] * 4  # with the trial's
+
+
+def test_workers_of_ray_are_not_nicer_than_the_driver(cluster):
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
 
 
 @pytest.mark.unit
