@@ -1,18 +1,20 @@
 """What the hardware can do: the paper's passes as bare torch loops, with nothing around them.
 
 No Ray, no driver, no metrics, no checks; data in memory, channels-last, in micro-batches of the
-best size. This is what rllib_ppg's own loops are held against.
+best size, on a CPU one in each thread. This is what rllib_ppg's own loops are held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rllib_ppg.learning.micro_batches import MicroBatchThreads
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 
 ACTIONS = 15
@@ -37,48 +39,73 @@ class Bare:
         frames: states of a micro-batch.
     """
 
-    def __init__(self, device: str = "cpu", frames: int = 64):
+    def __init__(self, device: str = "cpu", frames: int = 32):
         self.device, self.frames = device, frames
         self.net = Networks().to(device)
-        self.adam = torch.optim.Adam(self.net.parameters(), lr=5e-4)
+        self.parameters = list(self.net.parameters())
+        self.adam = torch.optim.Adam(self.parameters, lr=5e-4)
+        self.threads = MicroBatchThreads(torch.get_num_threads() if device == "cpu" else 1)
+
+    def _map(self, fn: Callable[[Tensor], Any], states: Tensor) -> Iterator[Any]:
+        parts = states.split(self.frames)
+        return self.threads.map(fn, parts, len(parts))
 
     def values(self, obs: Tensor) -> Tensor:
         """V of all states, without gradients."""
-        with torch.no_grad():
-            return torch.cat([self.net.vf(self.net.vf_encoder(x)) for x in obs.split(self.frames)])
+        no_grad = torch.no_grad()
+        return torch.cat([*self._map(no_grad(lambda x: self.net.vf(self.net.vf_encoder(x))), obs)])
 
     def logits(self, obs: Tensor) -> Tensor:
         """The policy's logits of all states, without gradients."""
-        with torch.no_grad():
-            return torch.cat([self.net.pi(self.net.pi_encoder(x)) for x in obs.split(self.frames)])
+        no_grad = torch.no_grad()
+        return torch.cat([*self._map(no_grad(lambda x: self.net.pi(self.net.pi_encoder(x))), obs)])
+
+    def _step(self, index: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
+        """A gradient step on a minibatch; `loss` is the sum over a micro-batch's states."""
+
+        def gradients(part: Tensor) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(loss(part), self.parameters, allow_unused=True)
+
+        for p in self.parameters:
+            p.grad = None
+        for grads in self._map(gradients, index):
+            for p, grad in zip(self.parameters, grads, strict=True):
+                if grad is not None:
+                    p.grad = grad if p.grad is None else p.grad.add_(grad)
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad.div_(len(index))
+        self.adam.step()
 
     def policy_epoch(self, obs: Tensor, minibatches: Iterable[Tensor]) -> None:
         """One epoch of L_clip, entropy and L_value over the minibatches, index tensors."""
+
+        def loss(part: Tensor) -> Tensor:
+            x = obs[part]
+            logp = self.net.pi(self.net.pi_encoder(x)).log_softmax(-1)
+            ratio = (logp[:, 0] - logp[:, 0].detach()).exp()
+            L_clip = torch.min(ratio, ratio.clamp(0.8, 1.2)).sum()
+            entropy = -(logp.exp() * logp).sum()
+            L_value = 0.5 * self.net.vf(self.net.vf_encoder(x)).square().sum()
+            return L_value - L_clip - 0.01 * entropy
+
         for index in minibatches:
-            self.adam.zero_grad()
-            for part in index.split(self.frames):
-                x = obs[part]
-                logp = self.net.pi(self.net.pi_encoder(x)).log_softmax(-1)
-                ratio = (logp[:, 0] - logp[:, 0].detach()).exp()
-                L_clip = torch.min(ratio, ratio.clamp(0.8, 1.2)).sum()
-                entropy = -(logp.exp() * logp).sum()
-                L_value = 0.5 * self.net.vf(self.net.vf_encoder(x)).square().sum()
-                ((L_value - L_clip - 0.01 * entropy) / len(index)).backward()
-            self.adam.step()
+            self._step(index, loss)
 
     def aux_epoch(self, obs: Tensor, pi_old: Tensor, minibatches: Iterable[Tensor]) -> None:
         """One epoch of L_joint and L_value over the minibatches, index tensors."""
+
+        def loss(part: Tensor) -> Tensor:
+            x, old = obs[part], pi_old[part].log_softmax(-1)
+            features = self.net.pi_encoder(x)
+            logp = self.net.pi(features).log_softmax(-1)
+            KL = F.kl_div(logp, old, reduction="sum", log_target=True)
+            L_aux = 0.5 * self.net.vf_aux(features).square().sum()
+            L_value = 0.5 * self.net.vf(self.net.vf_encoder(x)).square().sum()
+            return L_aux + KL + L_value
+
         for index in minibatches:
-            self.adam.zero_grad()
-            for part in index.split(self.frames):
-                x, old = obs[part], pi_old[part].log_softmax(-1)
-                features = self.net.pi_encoder(x)
-                logp = self.net.pi(features).log_softmax(-1)
-                KL = F.kl_div(logp, old, reduction="sum", log_target=True)
-                L_aux = 0.5 * self.net.vf_aux(features).square().sum()
-                L_value = 0.5 * self.net.vf(self.net.vf_encoder(x)).square().sum()
-                ((L_aux + KL + L_value) / len(index)).backward()
-            self.adam.step()
+            self._step(index, loss)
 
     def policy_phase(self, obs: Tensor, num_minibatches: int, T: int) -> None:
         """The passes of an iteration's policy phase, E_pi = E_V = 1."""

@@ -255,9 +255,9 @@ def random_rollout(sizes: Sizes) -> Rollout:
 def best_bare(obs: torch.Tensor) -> Bare:
     """The bare loops at the micro-batch that trains the most states a second here."""
     keep_freed_memory()
-    sizes = (2048, 4096) if GPUS else (32, 64, 128)
+    sizes = (2048, 4096) if GPUS else (16, 32, 64)
     candidates = {frames: Bare(DEVICE, frames) for frames in sizes}
-    some = [torch.arange(min(len(obs), max(sizes)), device=DEVICE)]
+    some = [torch.arange(min(len(obs), 4 * max(sizes)), device=DEVICE)]
     fns = {str(n): (lambda b=b: b.policy_epoch(obs, some)) for n, b in candidates.items()}
     times = in_turn(2, **fns)
     return candidates[min(candidates, key=lambda n: min(times[str(n)]))]
