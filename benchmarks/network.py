@@ -2,9 +2,10 @@
 
     python -m benchmarks.network [--compile]
 
-Prints samples/s by the number of frames that go through at once, with memory as torch finds it and
-with memory kept (`rllib_ppg.resources.cpu`), on one thread and on all; then the share of each
-operator. Each figure is the median of three processes' best of two, taken in turn.
+Prints samples/s by the number of frames that go through at once: layers divided among all threads,
+or a micro-batch for each thread (`rllib_ppg.learning.micro_batches`), with memory as torch finds it
+or kept (`rllib_ppg.resources.cpu`); then the share of each operator. Each figure is the median of
+three processes' best of three, taken in turn.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import torch
 from torch import nn
 from torch.profiler import profile
 
+from rllib_ppg.learning.micro_batches import MicroBatchThreads
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.resources.cpu import keep_freed_memory
 
-FRAMES = (32, 64, 128, 1024)
+FRAMES = (16, 32, 64, 128, 1024)
 
 
 def passes(setting: dict, frames: int) -> tuple[nn.Module, torch.Tensor]:
@@ -49,17 +51,22 @@ def samples_per_second(setting: dict, frames: int) -> float:
         ctypes.CDLL(None).mallopt(-4, 0)
     torch.set_num_threads(setting.get("threads") or os.cpu_count() or 1)
     net, x = passes(setting, frames)
-    repeats = max(1, 256 // frames)
+    repeats = max(1, 512 // frames)
+    threads = MicroBatchThreads(torch.get_num_threads() if setting.get("side by side") else 1)
+    parameters = list(net.parameters())
+
+    def gradients(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(setting.get("bfloat16"))):
+            out = net(x)
+        return torch.autograd.grad(out.float().square().sum(), parameters)
 
     def train() -> None:
-        for _ in range(repeats):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bool(setting.get("bfloat16"))):
-                out = net(x)
-            out.float().square().sum().backward()
+        for _ in threads.map(gradients, [x] * repeats, repeats):
+            pass
 
     train()
     best = 0.0
-    for _ in range(2):
+    for _ in range(3):
         start = time.perf_counter()
         train()
         best = max(best, repeats * frames / (time.perf_counter() - start))
@@ -99,16 +106,21 @@ def main() -> None:
         print(samples_per_second(*json.loads(args.one)))
         return
     kept: dict = {"kept": True}
+    ours = kept | {"side by side": True}
     cells: dict[str, tuple[dict, tuple[int, ...]]] = {
-        "as torch finds memory": ({}, FRAMES),
-        "memory kept": (kept, FRAMES),
-        "memory kept, one thread": (kept | {"threads": 1}, FRAMES),
-        "all on the heap": ({"heap": True}, (64, 1024)),
-        "contiguous NCHW": ({"contiguous": True}, (64, 1024)),
-        "bfloat16, memory kept": (kept | {"bfloat16": True}, FRAMES),
+        "layers divided, as torch finds memory": ({}, FRAMES[1:]),
+        "layers divided, memory kept": (kept, FRAMES[1:]),
+        "layers divided, all on the heap": ({"heap": True}, FRAMES[1:]),
+        "one thread, memory kept": (kept | {"threads": 1}, (32, 64)),
+        "**side by side, memory kept**": (ours, FRAMES[:-1]),
+        "side by side, as torch finds memory": ({"side by side": True}, (32,)),
+        "side by side, all on the heap": (ours | {"heap": True}, (32, 128)),
+        "side by side, contiguous NCHW": (ours | {"contiguous": True}, (32,)),
+        "layers divided, memory kept, bfloat16": (kept | {"bfloat16": True}, FRAMES[1:]),
+        "**side by side, memory kept, bfloat16**": (ours | {"bfloat16": True}, FRAMES[:-1]),
     }
     if args.compile:
-        cells["torch.compile, memory kept"] = (kept | {"compile": True}, (64,))
+        cells["side by side, memory kept, torch.compile"] = (ours | {"compile": True}, (32,))
     from benchmarks.throughput import machine  # slow to import, for each process
 
     print(json.dumps(machine()))
