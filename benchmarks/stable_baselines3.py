@@ -3,10 +3,10 @@
     pip install stable-baselines3
     python -m benchmarks.stable_baselines3 [--rounds 3]
 
-All take 2,048 env steps an iteration, 10 epochs of 32 minibatches, two networks of two layers of 64,
-and normalised observations, with one env and with 16. `ppg` is the suite's arm (N_pi 16, E_aux 6),
-`no_aux` the same without auxiliary phases. A round is a whole phase of `ppg` and 4 iterations of the
-others, in turn; a figure is the median of the rounds' ratios.
+All take 2,048 env steps an iteration, 10 epochs of 32 minibatches, two networks of two layers of
+64, and normalised observations, with one env and with 16. `ppg` is the arm of the learning suite
+(N_pi 16, E_aux 6), `no_aux` the same without auxiliary phases. A round is a whole phase of `ppg`
+and 4 iterations of the others, in turn; a figure is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -45,45 +45,45 @@ def theirs(num_envs: int) -> PPO:
     )
 
 
+def measure(num_envs: int, rounds: int) -> None:
+    """Prints the figures with that many envs."""
+    config = mujoco_ppg(ENV).env_runners(
+        num_envs_per_env_runner=num_envs, rollout_fragment_length=STEPS // num_envs
+    )
+    ppg, no_aux = config.copy().build_algo(), config.copy().training(n_pi=0).build_algo()
+    sb3, n_pi = theirs(num_envs), config.n_pi
+
+    def train(algo: Any, iterations: int) -> None:
+        for _ in range(iterations):
+            algo.train()
+
+    train(no_aux, 1)
+    train(ppg, n_pi)  # from now on, each round ends in an auxiliary phase
+    times = in_turn(
+        rounds,
+        sb3=lambda: sb3.learn(ITERATIONS * STEPS, reset_num_timesteps=False),
+        no_aux=lambda: train(no_aux, ITERATIONS),
+        ppg=lambda: train(ppg, n_pi),
+    )
+    times["ppg"] = [t * ITERATIONS / n_pi for t in times["ppg"]]
+    for name in ("no_aux", "ppg"):
+        print(f"{num_envs} envs: {name} / SB3's PPO {ratio(times['sb3'], times[name]):.2f}")
+    print({f"{k} env steps/s": per_second(ITERATIONS * STEPS, t) for k, t in times.items()})
+    for algo in (ppg, no_aux):
+        algo.stop()
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="PPG next to Stable-Baselines3's PPO")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     print(json.dumps(machine() | {"stable-baselines3": version("stable-baselines3")}), flush=True)
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     for num_envs in (1, 16):
-        config = mujoco_ppg(ENV).env_runners(
-            num_envs_per_env_runner=num_envs, rollout_fragment_length=STEPS // num_envs
-        )
-        ppg, no_aux = config.copy().build_algo(), config.copy().training(n_pi=0).build_algo()
-        sb3, n_pi = theirs(num_envs), config.n_pi
-
-        def train(algo: Any, iterations: int) -> None:
-            for _ in range(iterations):
-                algo.train()
-
-        def learn(model: PPO = sb3) -> None:
-            model.learn(ITERATIONS * STEPS, reset_num_timesteps=False)
-
-        train(no_aux, 1)
-        train(ppg, n_pi)
-        model_steps = ITERATIONS * STEPS
-        times = in_turn(
-            args.rounds,
-            sb3=learn,
-            no_aux=lambda algo=no_aux: train(algo, ITERATIONS),
-            ppg=lambda algo=ppg: train(algo, n_pi),
-        )
-        times["ppg"] = [t * ITERATIONS / n_pi for t in times["ppg"]]
-        for name in ("no_aux", "ppg"):
-            print(f"{num_envs} envs: {name} / SB3's PPO {ratio(times['sb3'], times[name]):.2f}")
-        print({f"{k} env steps/s": per_second(model_steps, t) for k, t in times.items()})
-        for algo in (ppg, no_aux):
-            algo.stop()
+        measure(num_envs, args.rounds)
     ray.shutdown()
 
 

@@ -10,6 +10,7 @@ import click
 import torch
 from ray.rllib.algorithms import AlgorithmConfig
 
+from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg_cli.command import VERBOSE
@@ -30,11 +31,9 @@ def load_player(checkpoint: str, *, num_envs: int = 1) -> TrainedPolicy:
     if context:  # once more, because importing RLlib has set the levels of its loggers
         keep_quiet(context.meta.get(VERBOSE, 0))
     policy = load_policy(checkpoint)
-    is_image = len(policy.module.observation_space.shape or ()) == 3
-    # A few vectors, or one image, are computed before other threads wake up. For more, two threads
-    # per CPU: with one, OpenMP's threads wait for each other by spinning, which takes many times
-    # as long next to a training that has the CPUs.
-    torch.set_num_threads(2 * available_cpus() if is_image and num_envs > 1 else 1)
+    # A few vectors, or one image, are computed before other threads wake up.
+    many = num_envs > 1 and is_image(policy.module.observation_space)
+    torch.set_num_threads(available_cpus() if many else 1)
     print(f"checkpoint: {policy.checkpoint}")
     return policy
 
