@@ -78,8 +78,8 @@ CALLED = [
     (RL_MODULE, "_forward_train", ["self", "batch", "kwargs"]),
 ]
 
-# Not Ray's: documented names of Python, and gymnasium's.
-OTHERS = {"_asdict", "_exit", "_state"}
+# Not Ray's: documented names of Python, gymnasium's, and how often torch has written to a tensor.
+OTHERS = {"_asdict", "_exit", "_state", "_version"}
 
 # Overridden in PPG's classes, or used there through `self`.
 INHERITED = [
