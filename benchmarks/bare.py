@@ -50,31 +50,29 @@ class Bare:
         parts = states.split(self.frames)
         return self.threads.map(fn, parts, len(parts))
 
+    def _outputs(self, fn: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
+        return torch.cat([*self._map(torch.no_grad()(fn), obs)])
+
     def values(self, obs: Tensor) -> Tensor:
         """V of all states, without gradients."""
-        no_grad = torch.no_grad()
-        return torch.cat([*self._map(no_grad(lambda x: self.net.vf(self.net.vf_encoder(x))), obs)])
+        return self._outputs(lambda x: self.net.vf(self.net.vf_encoder(x)), obs)
 
     def logits(self, obs: Tensor) -> Tensor:
         """The policy's logits of all states, without gradients."""
-        no_grad = torch.no_grad()
-        return torch.cat([*self._map(no_grad(lambda x: self.net.pi(self.net.pi_encoder(x))), obs)])
+        return self._outputs(lambda x: self.net.pi(self.net.pi_encoder(x)), obs)
 
     def _step(self, index: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
         """A gradient step on a minibatch; `loss` is the sum over a micro-batch's states."""
 
         def gradients(part: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(loss(part), self.parameters, allow_unused=True)
+            mean = loss(part) / len(index)
+            return torch.autograd.grad(mean, self.parameters, allow_unused=True)
 
-        for p in self.parameters:
-            p.grad = None
+        self.adam.zero_grad()
         for grads in self._map(gradients, index):
             for p, grad in zip(self.parameters, grads, strict=True):
                 if grad is not None:
                     p.grad = grad if p.grad is None else p.grad.add_(grad)
-        for p in self.parameters:
-            if p.grad is not None:
-                p.grad.div_(len(index))
         self.adam.step()
 
     def policy_epoch(self, obs: Tensor, minibatches: Iterable[Tensor]) -> None:

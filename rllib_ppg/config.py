@@ -188,9 +188,9 @@ class PPGConfig(AlgorithmConfig):
                 scale, at most once on disk. Without it, a run that is restored in the middle of a
                 phase starts that phase again.
             micro_batch_size: Number of states that pass through the network at once. Gradients are
-                summed, so the value does not change them. "auto" takes 64 images of 64 x 64 pixels
-                on a CPU and 1,024 on a GPU, more if they are smaller and fewer if they are larger,
-                and all states at once if they are vectors.
+                summed, so the value does not change them. "auto" takes 32 images of 64 x 64 pixels
+                in each thread of a CPU and 1,024 on a GPU, more if they are smaller and fewer if
+                they are larger, and all states at once if they are vectors.
             policy_precision: Precision of the networks in the policy phase: "float32", or
                 "bfloat16" for torch's autocast. Weights, losses, KL and optimizers stay in float32.
                 Env runners act in float32, so with "bfloat16" the ratio pi/pi_old is not exactly 1

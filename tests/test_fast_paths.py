@@ -114,8 +114,22 @@ class Dropout(PPGTorchRLModule):
         return super()._forward_train(batch | {"obs": obs}, **kwargs)
 
 
-def test_random_numbers_are_drawn_in_one_order():
-    one, *more = (weights_after_phases(3, module_class=Dropout) for _ in range(4))
+class RunningMean(PPGTorchRLModule):
+    """Subtracts a running mean of the pixels, which each pass updates."""
+
+    def setup(self):
+        super().setup()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def _forward_train(self, batch, **kwargs):
+        obs = batch["obs"].float() / 255.0
+        self.mean.lerp_(obs.mean(), 0.5)
+        return super()._forward_train(batch | {"obs": obs - self.mean}, **kwargs)
+
+
+@pytest.mark.parametrize("module_class", [Dropout, RunningMean])
+def test_passes_that_depend_on_each_other_run_in_order(module_class):
+    one, *more = (weights_after_phases(2, module_class=module_class) for _ in range(4))
     for weights in more:
         for name, w in weights.items():
             assert torch.equal(w, one[name]), name
@@ -267,24 +281,30 @@ def test_a_spilled_list_trains_as_one_in_memory_does(build):
 
 FAULTS = """
 import resource, sys, torch
+from concurrent.futures import ThreadPoolExecutor
 from rllib_ppg.resources.cpu import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def layers():
     kept = [torch.ones(2**20) for _ in range(24)]  # 4 MB each, and 96 MB freed at once
     del kept
-layers()
+pool = ThreadPoolExecutor(1)
+def run():
+    pool.submit(layers).result() if sys.argv[2] == "thread" else layers()
+run()  # a second time, since a thread's heaps come one after the other
+run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    layers()
+for _ in range(20):
+    run()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_freed_memory_is_kept():
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_freed_memory_is_kept(where):
     def faults(how):
-        out = subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True)
+        out = subprocess.check_output([sys.executable, "-c", FAULTS, how, where], text=True)
         return int(out.split()[-1])
 
     given_back, kept = faults("-"), faults("keep")

@@ -52,9 +52,14 @@ def train_epoch(
     totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=module.device)
     optimizer.zero_grad(set_to_none=True)
 
-    def gradients_and_sums(batch: Batch) -> tuple[Gradients, Tensor]:
+    def gradients_and_sums(batch: Batch) -> tuple[Gradients | None, Tensor]:
         terms = loss_fn(module, batch)
-        gradients = buffer.gradients_of(_weighted_sum(terms, weights))
+        loss = _weighted_sum(terms, weights)
+        gradients = None
+        if module.threads.in_turn:
+            buffer.backward(loss)
+        else:
+            gradients = buffer.gradients_of(loss)
         stacked = torch.stack([terms[name].detach() for name in names])
         return gradients, stacked.sum(1, dtype=torch.float64)
 
@@ -66,7 +71,8 @@ def train_epoch(
         parts = len(module.micro_batches(index))
         computed = module.threads.map(gradients_and_sums, islice(batches, parts), parts)
         for gradients, sums in computed:
-            buffer.add(gradients)
+            if gradients is not None:
+                buffer.add(gradients)
             totals[:-1] += sums
         totals[-1] += len(index)
         if not buffer.reduce(len(index), collective):

@@ -26,8 +26,9 @@ def parameters_reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list
 class GradientBuffer:
     """Gradients of some parameters as views of one flat tensor, with the count of their states.
 
-    `add` sums up the gradients of micro-batches, and `reduce` turns the sum into the gradient of
-    the mean over all learners. All other parameters keep `grad=None`, so no optimiser moves them.
+    `backward` and `add` sum up the gradients of micro-batches, and `reduce` turns the sum into the
+    gradient of the mean over all learners. All other parameters keep `grad=None`, so no optimiser
+    moves them.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], device: torch.device):
@@ -54,14 +55,19 @@ class GradientBuffer:
         for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = view
 
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a micro-batch's loss, without a copy; for one thread at a time."""
+        if loss.requires_grad:  # not if all that it reaches is frozen
+            loss.backward()
+
     def gradients_of(self, loss: Tensor) -> Gradients:
-        """The gradients of a micro-batch's loss; none if all that it reaches is frozen."""
+        """The gradients of a micro-batch's loss, for `add`."""
         if not loss.requires_grad:
             return [None] * len(self.parameters)
         return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
     def add(self, gradients: Gradients) -> None:
-        """Adds the gradients of one micro-batch."""
+        """Adds what `gradients_of` returned."""
         for view, gradient in zip(self.views, gradients, strict=True):
             if gradient is not None:
                 view.add_(gradient)

@@ -26,10 +26,14 @@ class MicroBatchThreads:
 
     Args:
         num_threads: Number of threads; with 1, the calling thread computes everything.
+
+    Attributes:
+        in_turn: Whether the calling thread computes everything.
     """
 
     def __init__(self, num_threads: int):
         self._num_threads = num_threads
+        self.in_turn = num_threads == 1
         self._pool = _single_threaded_workers(num_threads) if num_threads > 1 else None
 
     def map(self, fn: Callable[[X], Y], batches: Iterable[X], count: int) -> Iterator[Y]:

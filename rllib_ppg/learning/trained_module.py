@@ -164,14 +164,11 @@ class TrainedModule:
         def without_gradients(part: np.ndarray) -> Tensor:
             return fn({"obs": as_tensor(part).to(self.device)})
 
-        parts = self._split(obs) or [obs]
+        parts = self.micro_batches(obs) or [obs]
         return [*self.threads.map(without_gradients, parts, len(parts))]
 
-    def micro_batches(self, index: np.ndarray) -> list[np.ndarray]:
-        """A minibatch's state indices, a micro-batch at a time."""
-        return self._split(index)
-
-    def _split(self, states: np.ndarray) -> list[np.ndarray]:
+    def micro_batches(self, states: np.ndarray) -> list[np.ndarray]:
+        """States, or their indices, cut into micro-batches; none if there are no states."""
         size = self._micro_batch_size
         return [states[i : i + size] for i in range(0, len(states), size)]
 
