@@ -21,7 +21,7 @@ from rllib_ppg.learning import batches
 from rllib_ppg.learning.replay_reader import BlockReader
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
-from rllib_ppg.resources.cpu import available_cpus
+from rllib_ppg.resources.cpu import available_cpus, use_idle_cpu_threads
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.algorithms import only_module
 from tests.support.learners import N, T, aux_phase, make_learner, make_rollout, parameters, phases
@@ -345,6 +345,19 @@ def test_who_works_takes_the_cpus_of_those_who_wait(build, images):
     ]
     assert threads == 2 * [min(3, available_cpus()) if images else 1]
     assert torch.get_num_threads() == before  # the user's own process is left alone
+
+
+@pytest.mark.skipif(available_cpus() == 1, reason="there is nobody to take CPUs from")
+def test_a_users_number_of_threads_wins(cluster):
+    @ray.remote(num_cpus=1)
+    class Process:
+        def threads(self):
+            use_idle_cpu_threads(PPGConfig().learners(num_learners=1), 1)
+            return torch.get_num_threads()
+
+    users = Process.options(runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote()
+    ours = Process.remote()
+    assert ray.get([users.threads.remote(), ours.threads.remote()]) == [1, 2]
 
 
 def test_blocks_beyond_the_budget_are_closed(cluster):

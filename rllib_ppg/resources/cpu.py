@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import ray
 import torch
@@ -42,7 +43,7 @@ def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
     Sampling and learning take turns, and Ray gives a process one thread for each CPU that it
     reserves. On one machine, each of the processes that work at the same time gets its share of
     the CPUs of the whole run. On several machines the waiting processes are elsewhere. A process
-    that Ray did not start keeps its threads.
+    that Ray did not start keeps its threads, and so do all if the user has set OMP_NUM_THREADS.
 
     Args:
         config: Settings of the run.
@@ -50,6 +51,8 @@ def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
             counts as 1.
     """
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return
+    if _user_sets_threads():
         return
     if config.evaluation_parallel_to_training or sum(n["Alive"] for n in ray.nodes()) > 1:
         return
@@ -63,6 +66,12 @@ def use_idle_cpu_threads(config: AlgorithmConfig, num_processes: int) -> None:
     )
     share = int(min(of_run, available_cpus())) // max(num_processes, 1)
     torch.set_num_threads(max(torch.get_num_threads(), share))
+
+
+def _user_sets_threads() -> bool:
+    # Ray sets the variable, too, but not before the process starts.
+    at_start = Path("/proc/self/environ")
+    return at_start.exists() and b"\0OMP_NUM_THREADS=" in b"\0" + at_start.read_bytes()
 
 
 def available_cpus() -> int:
