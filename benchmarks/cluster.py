@@ -30,8 +30,8 @@ import ray
 
 from benchmarks import only_module
 from benchmarks.envs import FRAMES, Cheap
+from benchmarks.measuring import machine
 from benchmarks.scaling import Run, table
-from benchmarks.throughput import machine
 from rllib_ppg import PPGConfig
 from rllib_ppg.driver import checkpointing
 from rllib_ppg.ppg import PPG

@@ -29,7 +29,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def describe() -> str:
     """Versions, machine and day of a run."""
-    from benchmarks.throughput import machine
+    from benchmarks.measuring import machine
     from rllib_ppg._version import versions
 
     envs = ("mujoco", "MinAtar", "ale_py", "procgen-mirror")

@@ -121,7 +121,7 @@ def main() -> None:
     }
     if args.compile:
         cells["side by side, memory kept, torch.compile"] = (ours | {"compile": True}, (32,))
-    from benchmarks.throughput import machine  # slow to import, for each process
+    from benchmarks.measuring import machine  # slow to import, for each process
 
     print(json.dumps(machine()))
     results: dict[tuple[str, int], list[float]] = {}

@@ -32,7 +32,7 @@ def main(source: str, target: str) -> None:
     ]
     shown = [min(m, 30.0) for m in margins]
     fig, ax = plt.subplots(figsize=(10, 0.48 * len(rows) + 1.6))
-    colours = [MET if r["met"] else MISSED for r in rows]
+    colours = [MISSED if r["verdict"] == "not met" else MET for r in rows]
     ax.barh(range(len(rows)), [m - 1 for m in shown], left=1, color=colours, height=0.6)
     for i, (r, m) in enumerate(zip(rows, shown, strict=True)):
         sign = "≥" if r["at_least"] else "≤"
@@ -60,9 +60,11 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for r in rows:
         target = "" if r["target"] is None else f"{'≥' if r['at_least'] else '≤'} {r['target']:g}"
         value = "-" if r["value"] is None else f"{r['value']:.3g}"
-        met = {True: "met", False: "**not met**", None: ""}[r["met"]]
+        if r["interval"]:
+            value += " ({:.3g} to {:.3g})".format(*r["interval"])
+        verdict = {"not met": "**not met**"}.get(r["verdict"], r["verdict"])
         detail = ", ".join(f"{k}: {v}" for k, v in r["detail"].items())
-        print(f"| {r['name']} | {target} | {value} | {met} | {detail} |")
+        print(f"| {r['name']} | {target} | {value} | {verdict} | {detail} |")
 
 
 if __name__ == "__main__":

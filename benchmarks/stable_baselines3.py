@@ -24,7 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from benchmarks.learning_tasks import mujoco_ppg
-from benchmarks.throughput import SEED, in_turn, machine, per_second, ratio
+from benchmarks.measuring import SEED, in_turn, machine, per_second, ratio
 
 ENV, STEPS, ITERATIONS = "HalfCheetah-v5", 2048, 4
 

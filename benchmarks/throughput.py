@@ -2,27 +2,27 @@
 
     python -m benchmarks.throughput [--quick] [--json FILE] [--only NAME ...]
 
-Prints a row a figure, and with --json writes them beside versions, seed, machine and date. The
-device is what RLlib's settings choose: a GPU for the learner where there is one.
+A comparison goes on until its ratio is known to 5 %, or for some rounds; if it then may be on
+either side of its target, the verdict is "too noisy". Prints a row a figure, and with --json writes
+them beside versions, seed, machine and date. The device is what RLlib's settings choose: a GPU for
+the learner where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pathlib
-import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -41,6 +41,17 @@ import rllib_ppg.learning.base_learner
 from benchmarks import only_module
 from benchmarks.bare import ACTIONS, Bare
 from benchmarks.envs import FRAMES, MUJOCO_SIZED, Cheap
+from benchmarks.measuring import (
+    DEVICE,
+    GPUS,
+    SEED,
+    Row,
+    in_turn,
+    machine,
+    per_second,
+    start_ray,
+    write,
+)
 from rllib_ppg import PPGCallback, PPGConfig
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.rollout import Rollout
@@ -49,16 +60,17 @@ from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGCatalog, PPGTorchRLMod
 from rllib_ppg.resources.cpu import keep_freed_memory
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 
-SEED = 0
-GPUS = int(torch.cuda.is_available())
-DEVICE = "cuda" if GPUS else "cpu"
-
 
 @dataclass
 class Sizes:
-    """How much of everything: `rows` of T states, cut into `num_mb` minibatches."""
+    """How much of everything: `rows` of T states, cut into `num_mb` minibatches.
+
+    A comparison takes `rounds` rounds, and until it is sure up to `max_rounds` within `max_s`.
+    """
 
     rounds: int = 3
+    max_rounds: int = 9
+    max_s: float = math.inf
     rows: int = 16
     T: int = 64
     num_mb: int = 1
@@ -70,61 +82,12 @@ class Sizes:
         return self.rows * self.T
 
 
-QUICK = Sizes(rounds=1, T=8)
+QUICK = Sizes(max_rounds=15, max_s=30.0, T=8)
 
 
-@dataclass
-class Row:
-    """One figure.
-
-    Attributes:
-        name: what is compared.
-        value: the figure; None where this machine can't tell.
-        target: what it is to be.
-        at_least: whether `value` is to be at least or at most the target.
-        detail: the absolute figures behind it.
-    """
-
-    name: str
-    value: float | None
-    target: float | None = None
-    at_least: bool = True
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None without one or without a figure."""
-        if self.value is None or self.target is None:
-            return None
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-
-def seconds(fn: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    fn()
-    if GPUS:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def in_turn(rounds: int, **fns: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each function, called in turn: A B A B ..."""
-    times: dict[str, list[float]] = {name: [] for name in fns}
-    for _ in range(rounds):
-        for name, fn in fns.items():
-            times[name].append(seconds(fn))
-    return times
-
-
-def ratio(over: list[float], under: list[float]) -> float:
-    """The median of the paired ratios."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
-
-
-def per_second(count: int, times: list[float]) -> float:
-    """Count a second, of the median time."""
-    return round(count / statistics.median(times), 1)
+def compare(sizes: Sizes, **fns: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each function, in turn; what is compared with the first is to be sure."""
+    return in_turn(sizes.rounds, up_to=sizes.max_rounds, within_s=sizes.max_s, **fns)
 
 
 # -- Sampling ---------------------------------------------------------------------------------
@@ -132,7 +95,7 @@ def per_second(count: int, times: list[float]) -> float:
 
 def sampling_procgen(sizes: Sizes) -> Iterator[Row]:
     """`BatchedEnvRunner` against a bare loop of forward pass and env step."""
-    T = 16 if sizes.rounds == 1 else 64
+    T = 16 if sizes is QUICK else 64
     runner = BatchedEnvRunner(
         config=ppg(sizes, 0)
         .env_runners(num_envs_per_env_runner=64)
@@ -145,13 +108,13 @@ def sampling_procgen(sizes: Sizes) -> Iterator[Row]:
     obs, _ = env.reset(seed=SEED)
     runner.sample_rollout(1)
     bare.sample(env, obs, 4)
-    rounds = 3 * sizes.rounds
-    times = in_turn(
-        rounds, bare=lambda: bare.sample(env, obs, T), ours=lambda: runner.sample_rollout(1)
+    times = compare(
+        sizes, bare=lambda: bare.sample(env, obs, T), ours=lambda: runner.sample_rollout(1)
     )
-    yield Row(
+    yield Row.of_times(
         "sampling, Procgen, 64 envs: BatchedEnvRunner / bare loop",
-        ratio(times["bare"], times["ours"]),
+        times["bare"],
+        times["ours"],
         0.90,
         detail={f"{k} steps/s": per_second(64 * T, t) for k, t in times.items()},
     )
@@ -199,11 +162,12 @@ def sampling_trivial(sizes: Sizes) -> Iterator[Row]:
     in_turn(1, **fns)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as RLlib's env runners have, and more would not help one pixel
-    times = in_turn(5 * sizes.rounds, **fns)
+    times = in_turn(15, **fns)
     torch.set_num_threads(threads)
-    yield Row(
+    yield Row.of_times(
         "sampling, trivial 64x64x3 env, tiny policy: BatchedEnvRunner / RLlib's",
-        ratio(times["rllib"], times["ours"]),
+        times["rllib"],
+        times["ours"],
         15.0,
         detail={f"{k} steps/s": per_second(64 * T, t) for k, t in times.items()},
     )
@@ -293,20 +257,22 @@ def phases(sizes: Sizes) -> Iterator[Row]:
     def bare_aux() -> None:
         bare.aux_phase(obs, sizes.num_mb, sizes.T, sizes.e_aux)
 
-    times = in_turn(sizes.rounds, bare=bare_policy, ours=policy)
-    yield Row(
+    times = compare(sizes, bare=bare_policy, ours=policy)
+    yield Row.of_times(
         "policy phase: learner / bare torch loop",
-        ratio(times["bare"], times["ours"]),
+        times["bare"],
+        times["ours"],
         0.95,
         detail={"bare micro-batch": bare.frames}
         | {f"{k} states/s": per_second(S, t) for k, t in times.items()},
     )
     (_, infos), *blocks = out
     stored = [(ray.put(b), 0, info) for b, info in zip(blocks, infos, strict=True)]
-    times = in_turn(sizes.rounds, bare=bare_aux, ours=aux)
-    yield Row(
+    times = compare(sizes, bare=bare_aux, ours=aux)
+    yield Row.of_times(
         "auxiliary phase: learner / bare torch loop",
-        ratio(times["bare"], times["ours"]),
+        times["bare"],
+        times["ours"],
         0.95,
         detail={f"{k} states/s": per_second(S * sizes.e_aux, t) for k, t in times.items()},
     )
@@ -324,13 +290,12 @@ class WholeMinibatches(PPGTorchLearner):
         super().build()
 
 
-def train_in_turn(rounds: int, **configs: AlgorithmConfig) -> dict[str, list[float]]:
+def train_in_turn(sizes: Sizes, **configs: AlgorithmConfig) -> dict[str, list[float]]:
     """Seconds of an iteration of each, in turn, after one that does not count."""
     algos = {name: config.build_algo() for name, config in configs.items()}
     fns = {name: algo.train for name, algo in algos.items()}
-    if rounds > 1:
-        in_turn(1, **fns)
-    times = in_turn(rounds, **fns)
+    in_turn(1, **fns)
+    times = compare(sizes, **fns)
     for algo in algos.values():
         algo.stop()
     return times
@@ -381,19 +346,21 @@ def whole_run(sizes: Sizes) -> Iterator[Row]:
 
     ours, theirs = ppg(sizes).build_algo(), ppo(sizes, num_epochs=1 + E).build_algo()
     ours.train()
-    times = in_turn(sizes.rounds, bare=parts, ours=ours.train, ppo=theirs.train)
+    times = compare(sizes, ours=ours.train, bare=parts, ppo=theirs.train)
     ours.stop()
     theirs.stop()
     detail = {f"{k} env steps/s": per_second(S, t) for k, t in times.items()}
-    yield Row(
+    yield Row.of_times(
         "whole run: sum of the bare parts / wall time",
-        ratio(times["bare"], times["ours"]),
+        times["bare"],
+        times["ours"],
         0.90,
         detail=detail,
     )
-    yield Row(
+    yield Row.of_times(
         "env steps/s: PPG / RLlib's PPO, same network, batch and number of passes",
-        ratio(times["ppo"], times["ours"]),
+        times["ppo"],
+        times["ours"],
         2.0,
         detail=detail,
     )
@@ -414,29 +381,25 @@ def learners(sizes: Sizes) -> Iterator[Row]:
         ).learners(**one)
     if native:
         configs["bfloat16"] = ppg(sizes, aux_precision="bfloat16").learners(**one)
-    times = train_in_turn(sizes.rounds, **configs)
+    times = train_in_turn(sizes, **configs)
     detail = {f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()}
 
-    def faster(than: str, name: str = "micro-batches") -> float | None:
-        return ratio(times[than], times[name]) if {than, name} <= times.keys() else None
+    def faster(row: str, name: str, than: str, target: float | None = None, **detail: Any) -> Row:
+        if {than, name} <= times.keys():
+            return Row.of_times(row, times[than], times[name], target, detail=detail)
+        return Row(row, None, target)
 
-    yield Row(
+    yield faster(
         "whole run, float32: micro-batches and memory kept / whole minibatches",
-        faster("whole minibatches"),
+        "micro-batches",
+        "whole minibatches",
         1.6,
-        detail=detail,
+        **detail,
     )
-    yield Row("the same, memory kept in both", faster("memory kept"))
-    yield Row(
-        "whole run: bfloat16 auxiliary phase / float32",
-        faster("micro-batches", "bfloat16"),
-        1.35,
-        detail={} if native else {"why": "this CPU has no native bfloat16"},
-    )
-    yield Row(
-        "two learners with one thread each / one with two",
-        faster("micro-batches", "two learners"),
-        0.95,
+    yield faster("the same, memory kept in both", "micro-batches", "memory kept")
+    yield faster("whole run: bfloat16 auxiliary phase / float32", "bfloat16", "micro-batches", 1.35)
+    yield faster(
+        "two learners with one thread each / one with two", "two learners", "micro-batches", 0.95
     )
 
 
@@ -465,10 +428,11 @@ def vectors(sizes: Sizes) -> Iterator[Row]:
             .env_runners(gym_env_vectorize_mode="vector_entry_point")
             .training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=4)
         )
-        times = train_in_turn(2 * sizes.rounds, ppo=theirs, ours=ours)
-        yield Row(
+        times = train_in_turn(sizes, ours=ours, ppo=theirs)
+        yield Row.of_times(
             f"env steps/s, {name}: PPG / RLlib's PPO, same network, batch and number of passes",
-            ratio(times["ppo"], times["ours"]),
+            times["ppo"],
+            times["ours"],
             2.0,
             detail={f"{k} env steps/s": per_second(2048, t) for k, t in times.items()},
         )
@@ -494,7 +458,6 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
 
     With k busy processes on c cores, the fair share of a run that uses all cores is c / (c + k).
     """
-    rounds = 1 if sizes is QUICK else 5
     sizes = replace(sizes, T=16)  # short iterations, in turn
     # Learner and env runner in processes of their own: this one has imported torch already.
     one, two = (ppg(sizes).learners(num_learners=1).build_algo() for _ in range(2))
@@ -515,7 +478,7 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
         in_turn(1, one=lambda: train(one), two=lambda: train(two))
         few, many = max(cores // 2, 1), cores
         times = in_turn(
-            rounds,
+            5,
             alone=lambda: train(one),
             few=lambda: train(one, few),
             many=lambda: train(one, many),
@@ -531,16 +494,20 @@ def shared_machine(sizes: Sizes) -> Iterator[Row]:
     }
     for name, k in (("few", few), ("many", many)):
         share = cores / (cores + k)
-        yield Row(
+        yield Row.of_times(
             f"beside {k} busy processes on {cores} cores: throughput / fair share of that alone",
-            ratio(times["alone"], times[name]) / share,
+            times["alone"],
+            times[name],
             0.8,
+            times=1 / share,
             detail=detail,
         )
-    yield Row(
+    yield Row.of_times(
         "two runs side by side: their throughput together / that of one alone",
-        2 * ratio(times["alone"], times["both"]),
+        times["alone"],
+        times["both"],
         0.9,
+        times=2,
     )
 
 
@@ -675,44 +642,10 @@ MEASUREMENTS = (
 )
 
 
-def start_ray(**kwargs: Any) -> None:
-    """A Ray of its own, with CPUs enough for all that is built at once."""
-    ray.init(
-        address="local", num_cpus=16, num_gpus=4 * GPUS, include_dashboard=False,
-        log_to_driver=False, logging_level="ERROR", **kwargs,
-    )  # fmt: skip
-
-
-def machine() -> dict[str, Any]:
-    """What the figures are of."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((x.split(":")[1].strip() for x in cpuinfo if "model name" in x), "unknown")
-    return {
-        "cpu": f"{os.cpu_count()} cores, {cpu}, {torch.backends.cpu.get_cpu_capability()}",
-        "gpu": torch.cuda.get_device_name() if GPUS else None,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("ray", "torch", "numpy", "gymnasium", "rllib-ppg")},
-        "seed": SEED,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def write(path: pathlib.Path, rows: list[Row], quick: bool) -> None:
-    """Writes the rows; others of the same machine and day stay."""
-    head = machine() | {"quick": quick}
-    new = {row.name: asdict(row) | {"met": row.met} for row in rows}
-    old = json.loads(path.read_text()) if path.exists() else {}
-    if all(old.get(key) == value for key, value in head.items()):
-        new = {row["name"]: row for row in old["rows"]} | new
-    path.write_text(json.dumps({**head, "rows": [*new.values()]}, indent=1) + "\n")
-
-
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="PPG's speed and memory, as ratios")
-    parser.add_argument(
-        "--quick", action="store_true", help="once each and small, without what takes long: rough"
-    )
+    parser.add_argument("--quick", action="store_true", help="small, without what takes long")
     parser.add_argument("--json", metavar="FILE", help="write the figures, or renew those in it")
     names = [m.__name__ for m in MEASUREMENTS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
@@ -733,8 +666,7 @@ def main() -> None:
             value = "-" if row.value is None else f"{row.value:.3f}"
             sign = ">=" if row.at_least else "<="
             target = "" if row.target is None else f"{sign} {row.target:g}"
-            mark = {True: "met", False: "NOT MET", None: ""}[row.met]
-            print(f"{value:>8}  {target:8}  {mark:7}  {row.name}  {row.detail}", flush=True)
+            print(f"{value:>8}  {target:8}  {row.verdict:9}  {row.name}  {row.detail}", flush=True)
         print(f"          ({measure.__name__}: {time.perf_counter() - start:.0f} s)", flush=True)
     if args.json:
         write(pathlib.Path(args.json), rows, args.quick)
