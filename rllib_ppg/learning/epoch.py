@@ -7,12 +7,14 @@ whatever way it was cut into micro-batches and spread over learners.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice, tee
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from rllib_ppg.learning.batches import StateDataset
 from rllib_ppg.learning.collectives import LearnerCollective
@@ -20,6 +22,18 @@ from rllib_ppg.learning.gradients import GradientBuffer, Gradients, parameters_r
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 
+@contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """Within, distributions do not check their arguments: the gradients are checked for NaN."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)
+
+
+@_unchecked_distributions()
 def train_epoch(
     module: TrainedModule,
     states: StateDataset,

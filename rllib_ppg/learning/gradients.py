@@ -115,6 +115,8 @@ class GradientBuffer:
         # All in one tensor unless each has its own norm: in a small network calls cost the most.
         grads = self.views if by == "norm" else [self.gradient]
         clipped = dict(enumerate(grads))
+        # The global norm is the norm of that one tensor, for which RLlib has a shorter way.
+        by = "norm" if by == "global_norm" else by
         clip_gradients(clipped, grad_clip=grad_clip, grad_clip_by=by)
         for i, grad in enumerate(grads):
             if clipped[i] is not grad:

@@ -137,7 +137,8 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
     @override(RLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTION_DIST_INPUTS: self.pi(self._encode(self.pi_encoder, batch))}
+        features = self._encode(self.pi_encoder, self._network_inputs(batch[Columns.OBS]))
+        return {Columns.ACTION_DIST_INPUTS: self.pi(features)}
 
     @override(RLModule)
     def _forward_train(
@@ -161,14 +162,15 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         """
         out: dict[str, Any] = {}
         vf = Columns.VF_PREDS in outputs
+        obs = self._network_inputs(batch[Columns.OBS])
         if self.arch != "dual" or {*outputs} - {Columns.VF_PREDS}:
-            features = self._encode(self.pi_encoder, batch)
+            features = self._encode(self.pi_encoder, obs)
         if Columns.ACTION_DIST_INPUTS in outputs:
             out[Columns.ACTION_DIST_INPUTS] = self.pi(features)
         if VF_AUX_PREDS in outputs:
             out[VF_AUX_PREDS] = self.vf_aux(features).squeeze(-1)
         if vf and self.arch == "dual":
-            features = self._encode(self.vf_encoder, batch)
+            features = self._encode(self.vf_encoder, obs)
         elif vf and self.arch == "detach" and (self.detach_vf_in_aux_phase or not aux_phase):
             features = features.detach()
         if vf:
@@ -190,9 +192,14 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             )
         parts[name].requires_grad_(False)
 
-    def _encode(self, encoder: Encoder, batch: dict[str, Any]) -> Tensor:
-        obs = batch[Columns.OBS]
-        if not isinstance(encoder, ImpalaEncoder):  # which scales images itself
-            scale = 255.0 if self._image and obs.dtype == torch.uint8 else 1.0
-            obs = self.observation_filter(obs.to(next(encoder.parameters()).dtype) / scale)
-        return encoder({Columns.OBS: obs})[ENCODER_OUT]
+    def _network_inputs(self, obs: Tensor) -> Tensor:
+        """Observations as the encoders get them: images scaled to [0, 1], vectors filtered."""
+        if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
+            return obs
+        inputs = obs.to(next(self.pi_encoder.parameters()).dtype)
+        if self._image and obs.dtype == torch.uint8:
+            inputs = inputs / 255.0
+        return self.observation_filter(inputs)
+
+    def _encode(self, encoder: Encoder, inputs: Tensor) -> Tensor:
+        return encoder({Columns.OBS: inputs})[ENCODER_OUT]
