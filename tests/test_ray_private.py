@@ -78,8 +78,8 @@ CALLED = [
     (RL_MODULE, "_forward_train", ["self", "batch", "kwargs"]),
 ]
 
-# Not Ray's: documented names of Python, gymnasium's, and torch's: how often a tensor was written to,
-# and whether distributions check their arguments.
+# Not Ray's: documented names of Python, gymnasium's, and torch's (how often a tensor was written
+# to, and whether distributions check their arguments).
 OTHERS = {"_asdict", "_exit", "_state", "_validate_args", "_version"}
 
 # Overridden in PPG's classes, or used there through `self`.

@@ -40,7 +40,7 @@ class ImpalaPPOModule(PPGTorchRLModule):
 
     @override(RLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        features = self._encode(self.pi_encoder, batch)
+        features = self._features(batch[Columns.OBS])
         return {Columns.ACTION_DIST_INPUTS: self.pi(features), Columns.EMBEDDINGS: features}
 
     @override(ValueFunctionAPI)
@@ -55,5 +55,8 @@ class ImpalaPPOModule(PPGTorchRLModule):
             return self.vf(embeddings).squeeze(-1)
         with torch.no_grad():
             parts = batch[Columns.OBS].split(_CHUNK_SIZE)
-            features = [self._encode(self.pi_encoder, {Columns.OBS: part}) for part in parts]
-            return self.vf(torch.cat(features)).squeeze(-1)
+            features = torch.cat([self._features(part) for part in parts])
+            return self.vf(features).squeeze(-1)
+
+    def _features(self, obs: Tensor) -> Tensor:
+        return self._encode(self.pi_encoder, self._network_inputs(obs))
