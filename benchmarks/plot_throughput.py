@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-MET, MISSED = "#2b7a78", "#c8553d"
+MET, UNSURE, MISSED = "#2b7a78", "#9a9a9a", "#c8553d"
 
 
 def main(source: str, target: str) -> None:
@@ -32,7 +32,8 @@ def main(source: str, target: str) -> None:
     ]
     shown = [min(m, 30.0) for m in margins]
     fig, ax = plt.subplots(figsize=(10, 0.48 * len(rows) + 1.6))
-    colours = [MISSED if r["verdict"] == "not met" else MET for r in rows]
+    colour = {"met": MET, "too noisy": UNSURE, "not met": MISSED}
+    colours = [colour[r["verdict"]] for r in rows]
     ax.barh(range(len(rows)), [m - 1 for m in shown], left=1, color=colours, height=0.6)
     for i, (r, m) in enumerate(zip(rows, shown, strict=True)):
         sign = "≥" if r["at_least"] else "≤"
@@ -40,7 +41,7 @@ def main(source: str, target: str) -> None:
         ax.text(max(m, 1) * 1.04, i, text, va="center", fontsize=8)
     ax.axvline(1, color="black", linewidth=1)
     ax.set_xscale("log")
-    ax.set_xlim(0.7, 60)
+    ax.set_xlim(0.7, 200)
     ax.set_xticks([1, 2, 5, 10, 20], ["target", "2 x", "5 x", "10 x", "20 x"], fontsize=8)
     ax.set_yticks(range(len(rows)), [r["name"] for r in rows], fontsize=8)
     ax.invert_yaxis()
