@@ -418,6 +418,16 @@ SUITES = {
             "no_aux": lambda env: minatar_ppg(env).training(n_pi=0),
         },
     ),
+    # Does it learn as much with bfloat16 auxiliary phases? For a machine that has it natively.
+    "precision": Suite(
+        envs=("MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1", "MinAtar/Freeway-v1"),
+        env_steps=MINATAR_STEPS,
+        seeds=(0, 1, 2),
+        arms={
+            "float32": minatar_ppg,
+            "bfloat16": lambda env: minatar_ppg(env).training(aux_precision="bfloat16"),
+        },
+    ),
     "procgen": Suite(
         envs=("procgen-starpilot-v0",),
         env_steps=PROCGEN_STEPS,
