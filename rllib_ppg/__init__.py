@@ -16,6 +16,7 @@ from rllib_ppg._registration import register  # noqa: E402
 from rllib_ppg._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
+    from rllib_ppg.aux_losses.aux_loss import AuxLoss
     from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
     from rllib_ppg.config import PPGConfig
     from rllib_ppg.evaluation.trained_policy import load_policy
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 
 _MODULES = {
+    "AuxLoss": "aux_losses.aux_loss",
     "PPG": "ppg",
     "PPGConfig": "config",
     "PPGCallback": "callbacks",
@@ -41,6 +43,7 @@ _MODULES = {
 }
 __all__ = [
     "PPG",
+    "AuxLoss",
     "CSVLogger",
     "ImpalaPPOModule",
     "PPGCallback",

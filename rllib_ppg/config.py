@@ -12,6 +12,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.util import log_once
 
+from rllib_ppg.aux_losses.setting import build_aux_losses, replay_column_bytes
 from rllib_ppg.config_checks import (
     MODEL_SETTINGS,
     check_env,
@@ -82,6 +83,7 @@ class PPGConfig(AlgorithmConfig):
 
         # Auxiliary phase.
         self.e_aux = 6
+        self.aux_losses: dict[str, Any] = {"value": 1.0}
         self.beta_clone = 1.0
         self.vf_true_weight = 1.0
         self.aux_lr = 5e-4
@@ -111,6 +113,7 @@ class PPGConfig(AlgorithmConfig):
         e_pi: int = NotProvided,
         e_v: int = NotProvided,
         e_aux: int = NotProvided,
+        aux_losses: dict[str, Any] = NotProvided,
         beta_clone: float = NotProvided,
         vf_true_weight: float = NotProvided,
         aux_lr: float | list = NotProvided,
@@ -151,6 +154,10 @@ class PPGConfig(AlgorithmConfig):
                 value epochs come first and have their own Adam optimizer. Otherwise each pass
                 trains both losses.
             e_aux: Number of epochs in an auxiliary phase (E_aux). 0 turns PPG into PPO.
+            aux_losses: The losses of the auxiliary phase: for each name a weight, a dict of
+                `weight` and the loss's settings, or an `AuxLoss`. Shipped are "value" (the
+                paper's), "reward", "dynamics" and "inverse_dynamics"; a loss of your own has an
+                entry `class` (docs/guides/aux-losses.md). The setting is replaced as a whole.
             beta_clone: Weight of the cloning loss KL[pi_old, pi] in L_joint. With 0, auxiliary
                 phases damage the policy: on MinAtar's SpaceInvaders it loses half of its return
                 (docs/results/minatar.md).
@@ -256,11 +263,13 @@ class PPGConfig(AlgorithmConfig):
         state = math.prod(observation_space.shape) * observation_space.dtype.itemsize
         return self.rollout_fragment_length * state
 
-    def replay_bytes(self, observation_space: gym.Space) -> int:
-        """Bytes of the observations in a full replay list."""
+    def replay_bytes(self, observation_space: gym.Space, action_space: gym.Space) -> int:
+        """Bytes of a full replay list."""
         if not self.has_aux_phase:
             return 0
-        return self.rows * self.n_pi * self.row_bytes(observation_space)
+        columns = replay_column_bytes(build_aux_losses(self.aux_losses), action_space)
+        row = self.row_bytes(observation_space) + self.rollout_fragment_length * columns
+        return self.rows * self.n_pi * row
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:

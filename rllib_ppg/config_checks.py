@@ -16,6 +16,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
 
+from rllib_ppg.aux_losses.setting import build_aux_losses
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import check_action_space
 from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
 
 # Settings of PPG that the networks read, too.
-MODEL_SETTINGS = ("arch", "detach_vf_in_aux_phase", "observation_filter")
+MODEL_SETTINGS = ("arch", "aux_losses", "detach_vf_in_aux_phase", "observation_filter")
 
 _FLOAT32_MAX = 3.4e38
 _LONGEST_TIMEOUT_S = 1e9
@@ -232,6 +233,7 @@ def check_settings(config: PPGConfig) -> None:
         _POSITIVE.check("clip_param", config.clip_param)
     for setting in _SCHEDULES:
         _check_schedule(setting, getattr(config, setting))
+    build_aux_losses(config.aux_losses)
     modes = [mode.value for mode in gym.VectorizeMode]
     _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
     _check_batches(config)
@@ -249,6 +251,11 @@ def check_env(config: PPGConfig) -> None:
         return
     observation_space, action_space = probe_spaces(config)
     check_action_space(action_space)
+    for name, loss in build_aux_losses(config.aux_losses).items():
+        try:
+            loss.check(observation_space, action_space)
+        except ValueError as e:
+            raise ValueError(f"aux_losses[{name!r}]: {e}") from e
     if config.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
         raise ValueError(
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "

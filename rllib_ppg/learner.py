@@ -10,7 +10,7 @@ Shapes: n rows of T states, S states of a phase, B states of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,18 @@ from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import ModuleID, ResultDict
 
+from rllib_ppg.aux_losses.setting import VALUE
 from rllib_ppg.data.advantages import gae, successor_values
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import BlockInfo, ReplayBlock
 from rllib_ppg.data.reward_norm import normalize
 from rllib_ppg.data.rollout import Rollout, as_states
+from rllib_ppg.learning.aux_terms import aux_terms, weights_of
 from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, BaseLearner
-from rllib_ppg.learning.batches import StateDataset, concatenate_to_device, prefetch
+from rllib_ppg.learning.batches import concatenate_to_device, prefetch
 from rllib_ppg.learning.epoch import train_epoch
+from rllib_ppg.learning.open_aux_phase import OpenAuxPhase, next_states
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.replay_reader import (
     BLOCK_CACHE_BYTES,
@@ -36,16 +39,8 @@ from rllib_ppg.learning.replay_reader import (
     Observations,
 )
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
-from rllib_ppg.losses import L_KL, L_aux, L_clip, L_value, clone_KL
+from rllib_ppg.losses import L_KL, L_clip, L_value, clone_KL
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
-
-
-class OpenAuxPhase(NamedTuple):
-    """An auxiliary phase between `presleep` and its last epoch."""
-
-    spec: AuxPhase
-    states: StateDataset
-    segments: Segments
 
 
 class PPGTorchLearner(BaseLearner):
@@ -79,7 +74,8 @@ class PPGTorchLearner(BaseLearner):
         entropy_coeff = float(module.entropy_schedule.update(timestep=phase.env_steps))
         module.begin_phase(config.policy_precision)
 
-        V, A, V_targ = self._advantages(module, shards, phase.reward_scale)
+        rewards = [_scaled_rewards(s, phase.reward_scale) for s in shards]
+        V, A, V_targ = self._advantages(module, shards, rewards)
         columns = {
             "actions": [s.actions for s in shards],
             "logp_old": [s.logp for s in shards],
@@ -126,8 +122,15 @@ class PPGTorchLearner(BaseLearner):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: phase.env_steps}
         self.after_gradient_based_update(timesteps=timesteps)
         result = self._reduced_metrics(module.id, metrics)
+        of_states = {
+            **columns,
+            "V": V,
+            "rewards": rewards,
+            "ended": [s.terminated | s.truncated for s in shards],
+        }
+        stored = {name: of_states[name] for name in module.replay_columns}
         infos, blocks = _replay_blocks(
-            shards, {"V_targ": V_targ}, phase, compress=config.replay_compression is not None
+            shards, stored, phase, compress=config.replay_compression is not None
         )
         return ((result, infos), *blocks) if blocks else (result, infos)
 
@@ -172,16 +175,15 @@ class PPGTorchLearner(BaseLearner):
         }
 
     def _advantages(
-        self, module: TrainedModule, shards: Sequence[Rollout], reward_scale: float | None
+        self, module: TrainedModule, shards: Sequence[Rollout], rewards: Sequence[np.ndarray]
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """V, A and V_targ of each shard, `[n, T]`; A is normalised over all learners' rows."""
         gamma, lambda_ = module.config.gamma, module.config.lambda_
         Vs, As, V_targs = [], [], []
-        for s in shards:
-            rewards = s.rewards if reward_scale is None else normalize(s.rewards, reward_scale)
-            V = module.values(as_states(s.obs)).reshape(s.rewards.shape)
+        for s, r in zip(shards, rewards, strict=True):
+            V = module.values(as_states(s.obs)).reshape(r.shape)
             V_next = successor_values(s, V, module.values(s.last_obs), module.values(s.final_obs))
-            A, V_targ = gae(rewards, V, V_next, s.terminated | s.truncated, gamma, lambda_)
+            A, V_targ = gae(r, V, V_next, s.terminated | s.truncated, gamma, lambda_)
             Vs.append(V)
             As.append(A)
             V_targs.append(V_targ)
@@ -225,24 +227,42 @@ class PPGTorchLearner(BaseLearner):
         # different policy from the one to keep.
         placeholder = module.placeholder["pi_old"]
         pi_old = placeholder.new_empty((S, *placeholder.shape[1:]))
-        V_targ, valid = np.empty(S, np.float32), np.empty(S, bool)
+        valid = np.empty(S, bool)
+        columns: dict[str, np.ndarray] = {}
+        V_presleep: list[np.ndarray] = [np.empty(0, np.float32)]
         start = 0
         for block in prefetch(reader.__getitem__, range(len(reader))):
             part = slice(start, start + block.valid.size)
-            V_targ[part], valid[part] = block.columns["V_targ"].ravel(), block.valid.ravel()
+            valid[part] = block.valid.ravel()
+            for name in module.replay_columns:
+                column = as_states(block.columns[name])
+                if name not in columns:
+                    columns[name] = np.empty((S, *column.shape[1:]), column.dtype)
+                columns[name][part] = column
             for chunk in module.action_dist_inputs(as_states(block.obs)):
                 pi_old[start : start + len(chunk)] = chunk
                 start += len(chunk)
-        tensors = {"V_targ": torch.from_numpy(V_targ).to(module.device), "pi_old": pi_old}
+            if module.needs_presleep_values:
+                V_presleep.append(module.values(as_states(block.obs)))
+        ended = columns.pop("ended", None)
+        tensors = {name: torch.from_numpy(x).to(module.device) for name, x in columns.items()}
+        tensors["pi_old"] = pi_old
+        if module.needs_presleep_values:
+            tensors["V_presleep"] = torch.from_numpy(np.concatenate(V_presleep)).to(module.device)
         row_ids = interleave_row_ids(phase.rows_per_iteration)
-        segments = Segments(
-            [row_ids[iteration][info.rows] for _, iteration, info in phase.blocks],
-            sum(phase.rows_per_iteration),
-            T,
-            L,
-        )
+        rows = [row_ids[iteration][info.rows] for _, iteration, info in phase.blocks]
+        actions = columns.get("actions")
+        segments = Segments(rows, sum(phase.rows_per_iteration), T, L)
         states = module.dataset(Observations(reader), tensors, valid, block_rows)
-        module.aux = OpenAuxPhase(phase, states, segments)
+        if ended is not None:
+            states.others["next"] = next_states(ended, valid, T)
+        module.aux = OpenAuxPhase(
+            phase,
+            states,
+            segments,
+            np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64),
+            None if actions is None else actions.reshape(-1, T, *actions.shape[1:]),
+        )
 
     def aux_epoch(self, module_id: ModuleID, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -259,6 +279,8 @@ class PPGTorchLearner(BaseLearner):
         """
         module = self.trained[module_id]
         config, phase = module.config, module.aux
+        if module.needs_false_transitions:
+            phase.draw_false_transitions(int(module.module.action_space.n), epoch)
         num_minibatches = config.num_aux_minibatches * len(phase.spec.rows_per_iteration)
         metrics = train_epoch(
             module,
@@ -266,7 +288,7 @@ class PPGTorchLearner(BaseLearner):
             phase.segments.epoch((phase.spec.seed, epoch), num_minibatches),
             self.aux_loss,
             {
-                "vf_aux_loss": 1.0,
+                **weights_of(module),
                 "clone_kl": config.beta_clone,
                 "vf_loss": config.vf_true_weight,
             },
@@ -274,9 +296,9 @@ class PPGTorchLearner(BaseLearner):
             self.collective,
             place=f"auxiliary phase, epoch {epoch + 1}",
         )
-        metrics["vf_aux_explained_var"] = _explained_variance(
-            1.0, *(metrics.pop(name) for name in ("targ", "targ^2", "residual", "residual^2"))
-        )
+        if VALUE in module.aux_losses:
+            sums = [metrics.pop(name) for name in ("targ", "targ^2", "residual", "residual^2")]
+            metrics["vf_aux_explained_var"] = _explained_variance(1.0, *sums)
         if config.aux_precision == AUTO:
             metrics["bfloat16"] = float(self.aux_precision == "bfloat16")
         if epoch == config.e_aux - 1:
@@ -285,32 +307,36 @@ class PPGTorchLearner(BaseLearner):
         return self._reduced_metrics(module_id, {f"aux/{k}": v for k, v in metrics.items()})
 
     def aux_loss(self, module: TrainedModule, batch: Batch) -> Terms:
-        """L_joint = L_aux + beta_clone KL and L_value, for the auxiliary epochs.
+        """L_joint = sum of the auxiliary losses + beta_clone KL, and L_value.
 
         Args:
             module: The module in training.
-            batch: Columns of a micro-batch: `obs`, `V_targ`, `pi_old`.
+            batch: Columns of a micro-batch: `obs`, `V_targ`, `pi_old`, and those that the
+                auxiliary losses need.
 
         Returns:
-            Terms `[B]`: `vf_aux_loss`, `clone_kl`, `vf_loss`, and the sums that the explained
-            variance is computed from.
+            Terms `[B]`: `vf_aux_loss` and `NAME_loss` of the others, `clone_kl`, `vf_loss`, and the
+            sums that the explained variance is computed from.
         """
-        out = module.forward(
-            batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS, aux_phase=True
-        )
+        out = module.forward(batch, *module.aux_outputs, aux_phase=True)
         pi_old = module.dist_cls.from_logits(batch["pi_old"])
         pi = module.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
-        V_aux, V_targ = out[VF_AUX_PREDS], batch["V_targ"]
-        residual = (V_targ - V_aux).detach()
-        return {
-            "vf_aux_loss": L_aux(V_aux, V_targ),
+        V_targ = batch["V_targ"]
+        terms = {
+            **aux_terms(module, batch, out),
             "clone_kl": clone_KL(pi_old, pi),
             "vf_loss": L_value(out[Columns.VF_PREDS], V_targ),
-            "targ": V_targ,
-            "targ^2": V_targ**2,
-            "residual": residual,
-            "residual^2": residual**2,
         }
+        if VALUE in module.aux_losses:
+            residual = (V_targ - out[VF_AUX_PREDS]).detach()
+            terms |= {"targ": V_targ, "targ^2": V_targ**2}
+            terms |= {"residual": residual, "residual^2": residual**2}
+        return terms
+
+
+def _scaled_rewards(shard: Rollout, scale: float | None) -> np.ndarray:
+    """The rewards that are trained on, `[n, T]`."""
+    return shard.rewards if scale is None else normalize(shard.rewards, scale)
 
 
 def _check_shapes(shards: Sequence[Rollout], phase: PolicyPhase, T: int) -> None:

@@ -41,7 +41,9 @@ METRICS: dict[str, dict[str, str]] = {
         "learners/default_policy/default_optimizer_learning_rate": "Learning rate, `lr`.",
     },
     "Auxiliary phase": {
-        "learners/default_policy/aux/vf_aux_loss": "L_aux, the auxiliary value head's loss.",
+        "learners/default_policy/aux/vf_aux_loss": (
+            "L_aux, the auxiliary value head's loss; others of `aux_losses` are `aux/NAME_loss`."
+        ),
         "learners/default_policy/aux/vf_loss": "L_value of the value head.",
         "learners/default_policy/aux/clone_kl": (
             "KL[pi_old, pi]: how far the phase moves the policy."

@@ -75,8 +75,8 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     lines, replay = [], 0
     if experiment.run == "PPG":
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
-        observation_space, _ = probe_spaces(merged)
-        replay = merged.replay_bytes(observation_space)
+        observation_space, action_space = probe_spaces(merged)
+        replay = merged.replay_bytes(observation_space, action_space)
         lines = _phases(merged, experiment.stop, replay, store)
         precision = precision_hint.hint(merged, observation_space)
         lines += [("precision", precision)] if precision else []

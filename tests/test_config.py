@@ -47,7 +47,11 @@ def test_defaults_are_the_papers():
     }  # fmt: skip
     assert {k: getattr(config, k) for k in expected} == expected
     assert config.batch_size == 65_536
-    assert config.replay_bytes(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)) == 25_769_803_776
+    spaces = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8), gym.spaces.Discrete(15)
+    states = 32 * 65_536
+    assert config.replay_bytes(*spaces) == states * (12_288 + 4 + 1)  # observation, V_targ, mask
+    config.training(aux_losses={"value": 1.0, "inverse_dynamics": 1.0})
+    assert config.replay_bytes(*spaces) == states * (12_288 + 4 + 1 + 8 + 1)  # action, end
 
 
 def test_ppg_is_known_to_rllib_by_name():

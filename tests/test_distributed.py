@@ -95,6 +95,41 @@ def test_any_number_of_learners_does_what_one_does(build, num_learners):
             assert torch.equal(w, other.get()[name])
 
 
+AUX_LOSSES = {
+    "value": {"target": "presleep"},
+    "reward": {"hidden": 8},
+    "dynamics": {"hidden": 8},
+    "inverse_dynamics": {"hidden": 8},
+}
+
+
+def test_auxiliary_losses_do_not_depend_on_the_number_of_learners(build):
+    def double(num_learners):
+        config = several(num_learners, segment_length=4, aux_losses=AUX_LOSSES)
+        return config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
+
+    one, two = build(double(0)), build(double(2))
+    for env_runner_rows in [(5, 2), (1,)]:  # with one row in all, a learner gets none
+        expected_states, expected_metrics, _ = run_phases(one, *env_runner_rows)
+        states, metrics, _ = run_phases(two, *env_runner_rows)
+        for name, w in states[-1][0].items():
+            np.testing.assert_allclose(w, expected_states[-1][0][name], rtol=1e-5, atol=1e-7)
+        assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-6)
+
+
+def test_in_float32_learners_agree_up_to_steps_of_adam_on_rounding(build):
+    """Where a gradient is nothing but rounding, Adam makes a step of the learning rate of it."""
+    lr = 1e-4
+    one, many = (build(several(n, lr=lr, aux_lr=lr)) for n in (0, 2))
+    steps = 2 * several(0).e_aux * 2  # of the auxiliary phase
+    expected_states, _, _ = run_phases(one, 5, 2)
+    states, _, _ = run_phases(many, 5, 2)
+    for i, (weights, _) in enumerate(states):
+        for name, w in weights.items():
+            atol = 2 * lr * steps if i == len(states) - 1 else lr
+            np.testing.assert_allclose(w, expected_states[i][0][name], rtol=0, atol=atol)
+
+
 # -- One copy of every state ------------------------------------------------------------------
 
 STATE = 12_288  # bytes of an observation, as many as Procgen's

@@ -85,7 +85,8 @@ class Dropout(PPGTorchRLModule):
 
 @pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_in_the_middle_of_a_phase(build, tmp_path, num_learners):
-    config = small().env_runners(num_env_runners=2 if num_learners < 2 else 1)
+    losses = {"value": 1.0, "reward": 0.5, "dynamics": 0.5, "inverse_dynamics": 0.5}
+    config = small(aux_losses=losses).env_runners(num_env_runners=2 if num_learners < 2 else 1)
     check_exact(build, config.learners(num_learners=num_learners), tmp_path)
 
 

@@ -125,7 +125,7 @@ class BaseAlgorithm(Algorithm):
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
         # Without an env to look at, the size of its observations is unknown.
         checked = not config.disable_env_checking
-        replay_bytes = config.replay_bytes(probe_spaces(config)[0]) if checked else 0
+        replay_bytes = config.replay_bytes(*probe_spaces(config)) if checked else 0
         check_resources(config, bundles, replay_bytes)
 
     # -- Checkpoints ---------------------------------------------------------------------------

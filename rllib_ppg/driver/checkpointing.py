@@ -12,6 +12,7 @@ from pyarrow import fs
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from rllib_ppg import ray_private
+from rllib_ppg.aux_losses.setting import build_aux_losses, replay_columns
 from rllib_ppg.checkpoint.folder import (
     EXACT,
     REPLAY,
@@ -27,8 +28,11 @@ from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
 from rllib_ppg.driver.learner_pool import LearnerPool
 from rllib_ppg.driver.module_state import ModuleState
 from rllib_ppg.driver.process_states import restore_process_states, save_process_states
+from rllib_ppg.networks.rl_module import AUX_HEADS
 
 logger = logging.getLogger(__name__)
+
+Shapes = dict[str, list[int]]  # of parameters and buffers, by name
 
 
 def save_checkpoint(
@@ -63,6 +67,7 @@ def save_checkpoint(
         new.finish(
             replay=replay,
             networks=learners.call_all("network_shapes")[0],
+            replay_columns=_replay_columns(config),
             policy_iteration=max(len(module.replay) for module in modules),
             rollout_fragment_length=config.rollout_fragment_length,
         )
@@ -102,7 +107,8 @@ def restore_checkpoint(
     manifest = check_contents(filesystem, root, replay=wanted)
     shapes = learners.retry_on_learner_loss(learners.call_all, "network_shapes")[0]
     for module in modules:
-        check_networks(root, manifest["networks"].get(module.id, {}), shapes[module.id])
+        there, here = manifest["networks"].get(module.id, {}), shapes[module.id]
+        check_networks(root, *_without_other_aux_heads(there, here))
     replays = {module.id: ReplayList(config.n_pi) for module in modules}
     if _has_usable_replay(manifest, config):
         for module_id, replay in replays.items():
@@ -129,6 +135,26 @@ def restore_checkpoint(
         )
 
 
+def _replay_columns(config: PPGConfig) -> list[str]:
+    return replay_columns(build_aux_losses(config.aux_losses)) if config.has_aux_phase else []
+
+
+def _without_other_aux_heads(there: Shapes, here: Shapes) -> tuple[Shapes, Shapes]:
+    """The shapes of a checkpoint's networks and of the run's, without heads that only one has.
+
+    Heads of auxiliary losses may come and go; the warning says which do.
+    """
+    differ = {name for name in there.keys() ^ here.keys() if name.split(".")[0] in AUX_HEADS}
+    if differ:
+        changes = [f"{n} is {'left out' if n in there else 'new'}" for n in sorted(differ)]
+        logger.warning("the checkpoint has other aux_losses: %s", ", ".join(changes))
+    in_both_or_not_a_head = [
+        {name: shape for name, shape in shapes.items() if name not in differ}
+        for shapes in (there, here)
+    ]
+    return in_both_or_not_a_head[0], in_both_or_not_a_head[1]
+
+
 def _has_usable_replay(manifest: dict[str, Any], config: PPGConfig) -> bool:
     """Whether to restore the replay lists; warns if the states of an open phase are left out."""
     stored = manifest["policy_iteration"]
@@ -144,6 +170,17 @@ def _has_usable_replay(manifest: dict[str, Any], config: PPGConfig) -> bool:
             logger.warning(
                 "resuming without the stored states of this phase (checkpoint_replay=False): its "
                 "%d of n_pi=%d iterations start over",
+                stored,
+                config.n_pi,
+            )
+        return False
+    lacking = {*_replay_columns(config)} - {*manifest["replay_columns"]}
+    if lacking:
+        if stored:
+            logger.warning(
+                "resuming without the stored states of this phase, which lack %r for aux_losses: "
+                "its %d of n_pi=%d iterations start over",
+                min(lacking),
                 stored,
                 config.n_pi,
             )

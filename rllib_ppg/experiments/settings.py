@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # The result that says how good a policy is, by the name that Tune gives nested results.
 EPISODE_RETURN_MEAN = "env_runners/episode_return_mean"
+_WHOLE = ("aux_losses",)  # replaced, not merged: leaving out a loss must be possible
 # Settings that RLlib's configs do not let you set by name, and their attributes.
 ATTRIBUTES = {"model_config": "_model_config", "rl_module_spec": "_rl_module_spec"}
 
@@ -25,7 +26,9 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
         below = old.get(key)
-        merged[key] = merge(below, value) if _is_dict(below) and _is_dict(value) else value
+        if key not in _WHOLE and _is_dict(below) and _is_dict(value):
+            value = merge(below, value)
+        merged[key] = value
     return merged
 
 

@@ -82,12 +82,14 @@ class BaseLearner(TorchLearner):
             lrs[VALUE_OPTIMIZER] = config.lr
         if config.has_aux_phase:
             lrs[AUX_OPTIMIZER] = config.aux_lr
-        params = self.get_parameters(self.module[module_id])
+        module = self.module[module_id]
+        params = self.get_parameters(module)
         for name, lr in lrs.items():
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=name,
-                optimizer=torch.optim.Adam(params, fused=True),
+                # With names, by which a checkpoint's moments find their parameters.
+                optimizer=torch.optim.Adam([*module.named_parameters()], fused=True),
                 params=params,
                 lr_or_lr_schedule=lr,
             )
@@ -171,7 +173,11 @@ class BaseLearner(TorchLearner):
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         # For an optimiser that only the other settings have (the value Adam, the auxiliary one),
         # RLlib would configure all optimisers again, and lose those already loaded.
-        ours = {name: x for name, x in state.items() if name in self._named_optimizers}
+        ours = {
+            name: {**x, "state": _moments_by_name(x["state"], self._named_optimizers[name])}
+            for name, x in state.items()
+            if name in self._named_optimizers
+        }
         super()._set_optimizer_state(ours)
 
     @override(TorchLearner)
@@ -250,3 +256,16 @@ class BaseLearner(TorchLearner):
     def store_block(self, block: ReplayBlock) -> ReplayBlock:
         """Returns a restored replay block, so that its object lies on this node."""
         return block
+
+
+def _moments_by_name(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state for the parameters that the optimizer has; heads may come and go."""
+    (group,), here = saved["param_groups"], optimizer.param_groups[0]["param_names"]
+    place = {name: i for i, name in enumerate(group["param_names"])}
+    moments = {
+        i: saved["state"][place[name]]
+        for i, name in enumerate(here)
+        if place.get(name) in saved["state"]
+    }
+    group = {**group, "params": [*range(len(here))], "param_names": here}
+    return {"state": moments, "param_groups": [group]}

@@ -74,6 +74,11 @@ class StateDataset:
         starts: Index of the first state of each block.
         obs_bytes: Bytes of one observation.
         device: Device of the batches.
+
+    Attributes:
+        others: For each name, the index of another state for each state, `[S]`; -1 for none. With
+            it, batches have `has_NAME` `[B]` and `NAME_at` `[B]`: the other state's place among the
+            batch's observations followed by `other_obs`, those that are not in the batch.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class StateDataset:
         device: torch.device,
     ):
         self._valid = valid
+        self.others: dict[str, np.ndarray] = {}
         self._device = device
         self._columns = columns
         self._obs: Tensor | Streamed
@@ -108,15 +114,46 @@ class StateDataset:
         return map(self._batch, indices)
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
-        where: slice | Tensor | None = _contiguous_slice(index)
-        if where is None:
-            where = torch.from_numpy(index)
-            if self._device.type == "cuda":
-                where = where.pin_memory().to(self._device, non_blocking=True)
+        where = self._where(index)
         batch = {name: _pick(column, where) for name, column in self._columns.items()}
-        obs = self._obs
-        batch["obs"] = obs.take(index) if isinstance(obs, Streamed) else _pick(obs, where)
+        batch["obs"] = self._obs_at(index, where)
+        if self.others:
+            batch |= self._other_states(index, batch["obs"])
         return batch
+
+    def _other_states(self, index: np.ndarray, obs: Tensor) -> dict[str, Tensor]:
+        others = {name: other[index] for name, other in self.others.items()}
+        wanted = np.unique(np.concatenate([*others.values()]))
+        wanted = np.setdiff1d(wanted[wanted >= 0], index, assume_unique=True)
+        order = np.concatenate([index, wanted])
+        sorter = np.argsort(order)
+        found: dict[str, Tensor] = {
+            "other_obs": self._obs_at(wanted, self._where(wanted)) if len(wanted) else obs[:0]
+        }
+        for name, other in others.items():
+            has = other >= 0
+            place = sorter[np.searchsorted(order, np.where(has, other, index), sorter=sorter)]
+            found[f"has_{name}"] = self._to_device(has)
+            found[f"{name}_at"] = self._to_device(place)
+        return found
+
+    def set_column(self, name: str, column: np.ndarray) -> None:
+        """Adds a column `[S, ...]`, or replaces it."""
+        self._columns = {**self._columns, name: self._to_device(column)}
+
+    def _where(self, index: np.ndarray) -> slice | Tensor:
+        where = _contiguous_slice(index)
+        return self._to_device(index) if where is None else where
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def _obs_at(self, index: np.ndarray, where: slice | Tensor) -> Tensor:
+        obs = self._obs
+        return obs.take(index) if isinstance(obs, Streamed) else _pick(obs, where)
 
     def _ahead(self, indices: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
         if self._device.type != "cuda":

@@ -91,7 +91,7 @@ def train_epoch(
         totals[-1] += len(index)
         if not buffer.reduce(len(index), collective):
             continue
-        _check_finite(module, buffer, f"{place}, minibatch {m + 1}")
+        _check_finite(module, buffer, names, totals, f"{place}, minibatch {m + 1}")
         buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
         optimizer.step()
     buffer.detach()
@@ -125,12 +125,16 @@ def _terms_and_gradients(
     return module.losses[kind]
 
 
-def _check_finite(module: TrainedModule, buffer: GradientBuffer, place: str) -> None:
+def _check_finite(
+    module: TrainedModule, buffer: GradientBuffer, terms: list[str], totals: Tensor, place: str
+) -> None:
     bad = buffer.not_finite()
     if bad is None:
         return
-    names = {p: name for name, p in module.module.named_parameters()}
-    raise FloatingPointError(
-        f"NaN or infinite gradient of {names[buffer.parameters[bad]]} in the {place}; "
-        "the weights are as they were before this step"
-    )
+    parameters = {p: name for name, p in module.module.named_parameters()}
+    what = f"NaN or infinite gradient of {parameters[buffer.parameters[bad]]} in the {place}"
+    for term, total in zip(terms, totals[:-1], strict=True):
+        if not total.isfinite():
+            what += f", where {term} is {total.item()}"
+            break
+    raise FloatingPointError(f"{what}; the weights are as they were before this step")

@@ -18,12 +18,13 @@ from ray.rllib.utils.typing import ModuleID
 from torch import Tensor
 
 from rllib_ppg import ray_private
+from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
 from rllib_ppg.envs.spaces import Actions, is_image
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
 from rllib_ppg.learning.gradients import GradientBuffer
 from rllib_ppg.learning.micro_batches import MicroBatchThreads
 from rllib_ppg.losses import clone_KL
-from rllib_ppg.networks.rl_module import TRAIN_OUTPUTS
+from rllib_ppg.networks.rl_module import VF_AUX_PREDS
 
 Batch = dict[str, Tensor]
 # Terms of a loss by name, one number for each state, `[B]`.
@@ -50,6 +51,10 @@ class TrainedModule:
     Attributes:
         dist_cls: RLlib's class of its action distribution.
         actions: Its actions as arrays.
+        aux_losses: The losses of the auxiliary phase, by name.
+        needs_next_state: Whether one of them needs the features of the next state.
+        needs_false_transitions: Whether one needs transitions that did not happen.
+        needs_presleep_values: Whether one needs V(s) from before the phase.
         placeholder: One state with every column. A learner without states computes its losses on
             it, to know their terms and the parameters that they reach.
         entropy_schedule: The entropy coefficient by env steps.
@@ -68,6 +73,11 @@ class TrainedModule:
         self.device = device
         self.dist_cls = module.get_train_action_dist_cls()
         self.actions = Actions(module.action_space)
+        self.aux_losses = build_aux_losses(config.aux_losses) if config.has_aux_phase else {}
+        losses = self.aux_losses.values()
+        self.needs_next_state = any(loss.next_state for loss in losses)
+        self.needs_false_transitions = any(loss.false_transitions for loss in losses)
+        self.needs_presleep_values = any(loss.presleep_values for loss in losses)
         self._precision = "float32"
         side_by_side = is_image(module.observation_space) and device.type == "cpu"
         self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
@@ -78,6 +88,21 @@ class TrainedModule:
         self._micro_batch_size = config.micro_batch_size
         if self._micro_batch_size == "auto":
             self._micro_batch_size = self._auto_micro_batch_size()
+
+    @property
+    def replay_columns(self) -> list[str]:
+        """What the replay list holds of each state beside observation and mask."""
+        return replay_columns(self.aux_losses)
+
+    @property
+    def aux_outputs(self) -> list[str]:
+        """What the losses of the auxiliary phase need of the networks."""
+        outputs = [Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS]
+        if VALUE in self.aux_losses:
+            outputs.append(VF_AUX_PREDS)
+        if self.aux_losses.keys() - {VALUE}:
+            outputs.append(Columns.EMBEDDINGS)
+        return outputs
 
     def _auto_micro_batch_size(self) -> int:
         if not is_image(self.module.observation_space):
@@ -90,7 +115,7 @@ class TrainedModule:
         module, name = self.module, type(self.module).__name__
         if module.is_stateful():
             raise ValueError(f"PPG does not train recurrent modules, and {name} has a state")
-        outputs = TRAIN_OUTPUTS if self.config.has_aux_phase else TRAIN_OUTPUTS[:2]
+        outputs = self.aux_outputs
         space = module.observation_space
         obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self.device)
         try:
@@ -117,7 +142,13 @@ class TrainedModule:
             "obs": obs,
             "actions": torch.from_numpy(actions).to(self.device),
             "pi_old": torch.zeros_like(out[Columns.ACTION_DIST_INPUTS]),
-            **dict.fromkeys(("logp_old", "A", "V_targ"), zero),
+            "other_obs": obs,
+            "has_next": torch.ones(1, dtype=torch.bool, device=self.device),
+            **dict.fromkeys(
+                ("next_at", "false_next_at", "false_actions"),
+                torch.ones(1, dtype=torch.int64, device=self.device),
+            ),
+            **dict.fromkeys(("logp_old", "A", "V_targ", "V", "V_presleep", "rewards"), zero),
         }
 
     @contextmanager

@@ -4,7 +4,8 @@
     detach    pi_encoder -> pi, vf_aux, vf   (vf sees detached features)
     shared    pi_encoder -> pi, vf_aux, vf   (vf's gradient reaches the encoder, as in PPO)
 
-Env runners build only the part that acts: pi_encoder and pi.
+Heads of auxiliary losses other than the paper's are on pi_encoder, too (`aux_heads`). Env runners
+build only the part that acts: pi_encoder and pi.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
+from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.networks.impala_cnn import (
@@ -42,11 +44,17 @@ ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
 
 # Columns that `forward_train` can compute.
-TRAIN_OUTPUTS = (Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS)
+TRAIN_OUTPUTS = (Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, VF_AUX_PREDS, Columns.EMBEDDINGS)
+
+# Heads of auxiliary losses: a checkpoint of a run with other losses has others.
+AUX_HEADS = ("vf_aux", "aux_heads")
+
+_LEARNERS_PARTS = ("vf_encoder", "vf", "vf_aux", "aux_heads")  # which env runners do not have
 
 # Entries of `model_config` in addition to RLlib's `DefaultModelConfig`.
 _OWN_MODEL_KEYS = {
     "arch": "dual",
+    "aux_losses": {VALUE: 1.0},
     "detach_vf_in_aux_phase": True,
     "impala_channels": CHANNELS,
     "impala_dense": DENSE,
@@ -120,8 +128,12 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if self.arch == "dual":
             self.vf_encoder = self.catalog.build_encoder("torch")
         self.vf = self.catalog.build_vf_head("torch")
-        self.vf_aux = self.catalog.build_vf_head("torch")
-        for head in (self.pi, self.vf, self.vf_aux):
+        heads = [self.pi, self.vf]
+        aux_losses = build_aux_losses(config["aux_losses"])
+        if VALUE in aux_losses:
+            self.vf_aux = self.catalog.build_vf_head("torch")
+            heads.append(self.vf_aux)
+        for head in heads:
             norm_init([m for m in head.modules() if isinstance(m, nn.Linear)][-1], _HEAD_SCALE)
         for name in config["freeze"]:
             self._freeze(name)
@@ -130,10 +142,17 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             if self._image:
                 raise ValueError("observation_filter is for vectors; images are divided by 255")
             self.observation_filter = MeanStdFilter(self.observation_space.shape)
+        (num_features,) = self.catalog.latent_dims
+        for name, loss in aux_losses.items():
+            aux_head = loss.build_head(num_features, self.observation_space, self.action_space)
+            if aux_head is not None:
+                if not hasattr(self, "aux_heads"):
+                    self.aux_heads = nn.ModuleDict()
+                self.aux_heads[name] = aux_head
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
-        return ["vf_encoder", "vf", "vf_aux"] if self.arch == "dual" else ["vf", "vf_aux"]
+        return [part for part in _LEARNERS_PARTS if hasattr(self, part)]
 
     @override(RLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -145,7 +164,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self,
         batch: dict[str, Any],
         *,
-        outputs: Collection[str] = TRAIN_OUTPUTS,
+        outputs: Collection[str] | None = None,
         aux_phase: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -153,18 +172,23 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
         Args:
             batch: {"obs": `[B, ...]`}.
-            outputs: Some of `TRAIN_OUTPUTS`.
+            outputs: Some of `TRAIN_OUTPUTS`; None means all that the module has heads for.
             aux_phase: Whether this is the auxiliary phase. Then, with `arch="detach"` and
                 `detach_vf_in_aux_phase=False`, the value head's gradient reaches the encoder.
 
         Returns:
-            The outputs: `action_dist_inputs` `[B, A]`, `vf_preds` `[B]`, `vf_aux_preds` `[B]`.
+            The outputs: `action_dist_inputs` `[B, A]`, `vf_preds` `[B]`, `vf_aux_preds` `[B]`, and
+            the policy encoder's features, `embeddings` `[B, F]`.
         """
+        if outputs is None:
+            outputs = [o for o in TRAIN_OUTPUTS if o != VF_AUX_PREDS or hasattr(self, "vf_aux")]
         out: dict[str, Any] = {}
         vf = Columns.VF_PREDS in outputs
         obs = self._network_inputs(batch[Columns.OBS])
         if self.arch != "dual" or {*outputs} - {Columns.VF_PREDS}:
             features = self._encode(self.pi_encoder, obs)
+        if Columns.EMBEDDINGS in outputs:
+            out[Columns.EMBEDDINGS] = features
         if Columns.ACTION_DIST_INPUTS in outputs:
             out[Columns.ACTION_DIST_INPUTS] = self.pi(features)
         if VF_AUX_PREDS in outputs:

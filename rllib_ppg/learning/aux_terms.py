@@ -1,0 +1,69 @@
+"""The terms of an auxiliary phase's losses for a micro-batch of B states."""
+
+from __future__ import annotations
+
+import torch
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rllib_ppg.aux_losses.aux_loss import AuxLoss
+from rllib_ppg.aux_losses.setting import VALUE
+from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
+
+
+def metric_name(name: str) -> str:
+    """The metric of the auxiliary loss with that name."""
+    return "vf_aux_loss" if name == VALUE else f"{name}_loss"
+
+
+def weights_of(module: TrainedModule) -> dict[str, float]:
+    """The weight of each auxiliary loss, by its metric."""
+    return {metric_name(name): loss.weight for name, loss in module.aux_losses.items()}
+
+
+def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
+    """The terms of all auxiliary losses, `[B]` each, by metric.
+
+    Args:
+        module: The module in training.
+        batch: Columns of the micro-batch.
+        out: What the networks gave for it (`TrainedModule.aux_outputs`).
+
+    Raises:
+        ValueError: A loss returns something else than a term with a gradient for each state.
+    """
+    inputs = {**batch, **out}
+    if Columns.EMBEDDINGS in out:
+        inputs["features"] = out[Columns.EMBEDDINGS]
+    if "other_obs" in batch and (module.needs_next_state or module.needs_false_transitions):
+        features = _with_others(module, batch, inputs["features"])
+        for name in ("next", "false_next"):
+            if f"{name}_at" in batch:
+                inputs[f"{name}_features"] = features[batch[f"{name}_at"]]
+    heads = dict(getattr(module.module, "aux_heads", {}))
+    terms = {}
+    for name, loss in module.aux_losses.items():
+        term = loss.terms(heads.get(name), inputs)
+        _check(name, loss, term, len(batch["obs"]))
+        if loss.next_state:
+            term = torch.where(batch["has_next"], term, 0.0)
+        terms[metric_name(name)] = term
+    return terms
+
+
+def _with_others(module: TrainedModule, batch: Batch, features: Tensor) -> Tensor:
+    """Features of the batch's states, followed by those of `other_obs`."""
+    if not len(batch["other_obs"]):
+        return features
+    others = module.forward({"obs": batch["other_obs"]}, Columns.EMBEDDINGS, aux_phase=True)
+    return torch.cat([features, others[Columns.EMBEDDINGS]])
+
+
+def _check(name: str, loss: AuxLoss, term: Tensor, count: int) -> None:
+    if not isinstance(term, Tensor) or term.shape != (count,):
+        got = list(term.shape) if isinstance(term, Tensor) else type(term).__name__
+        raise ValueError(
+            f"aux_losses[{name!r}] returns {got} for {count} states, and not a term for each"
+        )
+    if torch.is_grad_enabled() and loss.weight and not term.requires_grad and name != VALUE:
+        raise ValueError(f"aux_losses[{name!r}] has no gradient")
