@@ -17,6 +17,10 @@ from rllib_ppg._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from rllib_ppg.aux_losses.aux_loss import AuxLoss
+    from rllib_ppg.aux_losses.dynamics import DynamicsLoss
+    from rllib_ppg.aux_losses.inverse_dynamics import InverseDynamicsLoss
+    from rllib_ppg.aux_losses.reward import RewardLoss
+    from rllib_ppg.aux_losses.value import ValueLoss
     from rllib_ppg.callbacks import PPGCallback, ProcgenMetrics
     from rllib_ppg.config import PPGConfig
     from rllib_ppg.evaluation.trained_policy import load_policy
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AuxLoss": "aux_losses.aux_loss",
+    "ValueLoss": "aux_losses.value",
+    "RewardLoss": "aux_losses.reward",
+    "DynamicsLoss": "aux_losses.dynamics",
+    "InverseDynamicsLoss": "aux_losses.inverse_dynamics",
     "PPG": "ppg",
     "PPGConfig": "config",
     "PPGCallback": "callbacks",
@@ -45,13 +53,17 @@ __all__ = [
     "PPG",
     "AuxLoss",
     "CSVLogger",
+    "DynamicsLoss",
     "ImpalaPPOModule",
+    "InverseDynamicsLoss",
     "PPGCallback",
     "PPGCatalog",
     "PPGConfig",
     "PPGTorchLearner",
     "PPGTorchRLModule",
     "ProcgenMetrics",
+    "RewardLoss",
+    "ValueLoss",
     "WandbLogger",
     "__version__",
     "load_policy",

@@ -356,6 +356,11 @@ class IsNaN(NormLoss):
         return super().terms(head, batch) * float("nan")
 
 
+class NoSuper(NormLoss):
+    def __init__(self):
+        pass
+
+
 @pytest.mark.parametrize(
     ("cls", "error"),
     [
@@ -400,6 +405,8 @@ def test_a_weight_a_dict_and_an_object():
             {"mine": {"class": "nowhere.Loss"}},
             r"aux_losses\['mine'\]: `class` 'nowhere.Loss' can't",
         ),
+        ({"dynamics": {"hidden": 0}}, r"aux_losses\['dynamics'\]: hidden is a whole number"),
+        ({"mine": {"class": NoSuper}}, r"NoSuper.__init__\(\) does not call AuxLoss"),
         ({"value": {"target": "now"}}, "target is 'V_targ' or 'presleep', not 'now'"),
         ({"mine": {"class": "torch.nn.Linear"}}, "a class derived from AuxLoss"),
         ({"mine": {"class": "rllib_ppg.aux_losses.value.ValueLoss"}}, "'value' is the name of"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
-from rllib_ppg.aux_losses.heads import mlp
+from rllib_ppg.aux_losses.heads import check_hidden, mlp
 
 
 class DynamicsLoss(AuxLoss):
@@ -35,7 +35,7 @@ class DynamicsLoss(AuxLoss):
 
     def __init__(self, weight: float = 1.0, hidden: int = 256):
         super().__init__(weight)
-        self.hidden = hidden
+        self.hidden = check_hidden(hidden)
 
     def build_head(
         self, num_features: int, observation_space: gym.Space, action_space: gym.Space

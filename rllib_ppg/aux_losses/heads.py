@@ -8,6 +8,13 @@ from itertools import pairwise
 from torch import nn
 
 
+def check_hidden(hidden: int) -> int:
+    """Returns the number of units of a hidden layer; raises ValueError if it is none."""
+    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+        raise ValueError(f"hidden is a whole number of at least 1, not {hidden!r}")
+    return hidden
+
+
 def mlp(num_inputs: int, hidden: Sequence[int], num_outputs: int) -> nn.Sequential:
     """A network with hidden layers of relu units."""
     sizes = [num_inputs, *hidden]

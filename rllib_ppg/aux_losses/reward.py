@@ -9,7 +9,7 @@ import gymnasium as gym
 from torch import Tensor, nn
 
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
-from rllib_ppg.aux_losses.heads import mlp
+from rllib_ppg.aux_losses.heads import check_hidden, mlp
 
 
 class RewardLoss(AuxLoss):
@@ -28,7 +28,7 @@ class RewardLoss(AuxLoss):
 
     def __init__(self, weight: float = 1.0, hidden: int = 256):
         super().__init__(weight)
-        self.hidden = hidden
+        self.hidden = check_hidden(hidden)
 
     def build_head(
         self, num_features: int, observation_space: gym.Space, action_space: gym.Space

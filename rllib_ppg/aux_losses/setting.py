@@ -74,6 +74,8 @@ def _build(name: Any, value: Any) -> AuxLoss:
         raise ValueError(f"aux_losses can't have the name {name!r}, which metrics have already")
     try:
         loss = value if isinstance(value, AuxLoss) else _from_plain_data(name, value)
+        if not hasattr(loss, "weight"):
+            raise ValueError(f"{type(loss).__name__}.__init__() does not call AuxLoss.__init__()")
         unknown = {*loss.columns} - {*REPLAY_COLUMNS}
         if unknown:
             raise ValueError(
