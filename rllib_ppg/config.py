@@ -20,7 +20,6 @@ from rllib_ppg.config_checks import (
     check_needs_no_episodes,
     check_setting,
     check_settings,
-    is_whole,
 )
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
@@ -29,6 +28,7 @@ from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.evaluation_connectors import act_as_in_training, observe_as_in_training
 from rllib_ppg.sampling.evaluation_env_runner import EvaluationEnvRunner
+from rllib_ppg.setting_values import is_whole
 
 # An evaluation that counts episodes takes at least so many from each env.
 _EPISODES_PER_ENV = 10

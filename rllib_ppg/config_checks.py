@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from rllib_ppg.networks.rl_module import (
 from rllib_ppg.ray_private import given_setting
 from rllib_ppg.resources.node_roles import ROLE_OF
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+from rllib_ppg.setting_values import format_value, is_number, is_whole
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
@@ -40,20 +40,7 @@ if TYPE_CHECKING:
 # Settings of PPG that the networks read, too.
 MODEL_SETTINGS = ("arch", "aux_losses", "detach_vf_in_aux_phase", "observation_filter")
 
-_FLOAT32_MAX = 3.4e38
 _LONGEST_TIMEOUT_S = 1e9
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is an int, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number that float32 can hold."""
-    if is_whole(value):
-        return abs(value) < 2**63
-    return isinstance(value, float) and abs(value) < _FLOAT32_MAX
 
 
 def _is_exactly(value: Any, expected: Any) -> bool:
@@ -112,12 +99,12 @@ def _or(special: Any, rule: _Rule) -> _Rule:
     )
 
 
-_NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "a non-negative number")
-_POSITIVE = _Rule(lambda value: _is_number(value) and value > 0, "a positive number")
-_FRACTION = _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "between 0 and 1")
+_NOT_NEGATIVE = _Rule(lambda value: is_number(value) and value >= 0, "a non-negative number")
+_POSITIVE = _Rule(lambda value: is_number(value) and value > 0, "a positive number")
+_FRACTION = _Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
 _TIMEOUT = _Rule(
-    lambda value: _is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S,
+    lambda value: is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S,
     f"a positive number of at most {_LONGEST_TIMEOUT_S:g} seconds",
 )
 # The seeds of a run's parts are up to some millions larger, and numpy takes 32 bits.
@@ -162,6 +149,10 @@ _RULES: dict[str, _Rule] = {
     "arch": _one_of(ARCHITECTURES),
     "replay_compression": _or(None, _Rule(lambda value: _is_exactly(value, "lz4"), "'lz4'")),
     "observation_filter": _one_of(FILTERS),
+    "aux_losses": _Rule(
+        lambda value: isinstance(value, Mapping) and bool(value),
+        "a dict of names and weights that is not empty (e_aux=0 turns auxiliary phases off)",
+    ),
 }  # fmt: skip
 _SCHEDULES = ("lr", "aux_lr", "entropy_coeff")
 
@@ -303,7 +294,7 @@ def _check_what_ppg_replaces(config: PPGConfig) -> None:
     for setting, (default, instead) in _REPLACED.items():
         value = getattr(config, setting)
         if _differs(value, default):
-            raise ValueError(f"PPG does not use {setting}={_format_value(value)}: set {instead}")
+            raise ValueError(f"PPG does not use {setting}={format_value(value)}: set {instead}")
     if config.clip_rewards:  # False and None both mean "never"
         raise ValueError("PPG does not use clip_rewards: set normalize_rewards")
     for setting, (default, what) in _UNSUPPORTED.items():
@@ -344,14 +335,12 @@ def _check_batches(config: PPGConfig) -> None:
     total = f"{shape} x {T} steps = {config.batch_size} env steps an iteration"
     size = config.train_batch_size
     if not is_whole(size) or size not in (AlgorithmConfig().train_batch_size, config.batch_size):
-        raise ValueError(
-            f"train_batch_size={_format_value(size)} contradicts {total}; leave it out"
-        )
+        raise ValueError(f"train_batch_size={format_value(size)} contradicts {total}; leave it out")
     size, num_learners = given_setting(config, "train_batch_size_per_learner"), config.num_learners
     per_learner = config.batch_size / max(num_learners, 1)
-    if size is not None and not (_is_number(size) and size == per_learner):
+    if size is not None and not (is_number(size) and size == per_learner):
         raise ValueError(
-            f"train_batch_size_per_learner={_format_value(size)} contradicts {total} over "
+            f"train_batch_size_per_learner={format_value(size)} contradicts {total} over "
             f"{max(num_learners, 1)} learner(s) = {per_learner:g}; leave it out"
         )
 
@@ -396,19 +385,7 @@ def _check_no_conflicting_model_settings(
 
 
 def _invalid_setting(setting: str, what: str, value: Any, hint: str = "") -> ValueError:
-    return ValueError(f"{setting} is {what}, not {_format_value(value)}{hint}")
-
-
-def _format_value(value: Any) -> str:
-    """A value in one line, with its type unless a file could hold it."""
-    if is_whole(value) and value.bit_length() > 64:
-        return f"one of {value.bit_length()} bits"
-    text = " ".join(repr(value).split())
-    text = text if len(text) <= 200 else f"{text[:200]}..."
-    if isinstance(value, float) and _FLOAT32_MAX <= value < math.inf:
-        return f"{text}, which is more than float32 holds"
-    plain = value is None or isinstance(value, int | float | str | list | tuple | dict)
-    return text if plain else f"{text} of type {type(value).__name__}"
+    return ValueError(f"{setting} is {what}, not {format_value(value)}{hint}")
 
 
 def _divisors(n: int) -> str:

@@ -104,7 +104,7 @@ def test_trials_of_a_grid_are_shown_once_if_they_are_alike(cluster, capsys):
 def test_trials_whose_replay_lists_do_not_fit_together_are_pointed_at(cluster, capsys):
     # 4 x 100.7 MB, in the 315 MB of the tests' object store
     _, text = shown(capsys, config={"num_env_runners": 0, "seed": {"grid_search": [0, 1, 2, 3]}})
-    assert "4 trials at a time, with 402.7 MB of replay lists" in line(text, "resources")
+    assert "4 trials at a time, with 402.8 MB of replay lists" in line(text, "resources")
 
 
 def test_another_algorithm_has_its_own_defaults_and_no_phases(cluster, capsys):

@@ -5,12 +5,13 @@ Shapes: B states of a micro-batch, F features of the policy encoder.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import gymnasium as gym
 from torch import Tensor, nn
+
+from rllib_ppg.setting_values import format_value, is_number
 
 # What a loss can ask for of each state, beside its features (`AuxLoss.columns`).
 REPLAY_COLUMNS = ("V_targ", "V", "A", "actions", "rewards")
@@ -42,9 +43,8 @@ class AuxLoss:
     false_transitions: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0):
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (number and 0 <= weight < math.inf):
-            raise ValueError(f"weight is a non-negative number, not {weight!r}")
+        if not (is_number(weight) and weight >= 0):
+            raise ValueError(f"weight is a non-negative number, not {format_value(weight)}")
         self.weight = float(weight)
 
     def check(self, observation_space: gym.Space, action_space: gym.Space) -> None:

@@ -7,11 +7,13 @@ from itertools import pairwise
 
 from torch import nn
 
+from rllib_ppg.setting_values import format_value, is_whole
+
 
 def check_hidden(hidden: int) -> int:
     """Returns the number of units of a hidden layer; raises ValueError if it is none."""
-    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
-        raise ValueError(f"hidden is a whole number of at least 1, not {hidden!r}")
+    if not is_whole(hidden) or not 1 <= hidden < 2**31:
+        raise ValueError(f"hidden is a whole number of at least 1, not {format_value(hidden)}")
     return hidden
 
 

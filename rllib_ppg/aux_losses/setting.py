@@ -17,6 +17,7 @@ from rllib_ppg.aux_losses.reward import RewardLoss
 from rllib_ppg.aux_losses.value import ValueLoss
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import Actions
+from rllib_ppg.setting_values import format_value
 
 SHIPPED: dict[str, type[AuxLoss]] = {
     "value": ValueLoss,
@@ -41,7 +42,7 @@ def build_aux_losses(setting: Any) -> dict[str, AuxLoss]:
     if not isinstance(setting, Mapping) or not setting:
         raise ValueError(
             "aux_losses is a dict of names and weights that is not empty (e_aux=0 turns auxiliary "
-            f"phases off), not {setting!r}"
+            f"phases off), not {format_value(setting)}"
         )
     return {name: _build(name, value) for name, value in setting.items()}
 
@@ -69,7 +70,9 @@ def replay_column_bytes(losses: Mapping[str, AuxLoss], action_space: gym.Space) 
 
 def _build(name: Any, value: Any) -> AuxLoss:
     if not (isinstance(name, str) and name.isidentifier()):
-        raise ValueError(f"aux_losses has the name {name!r}: use letters, digits and underscores")
+        raise ValueError(
+            f"aux_losses has the name {format_value(name)}: use letters, digits and underscores"
+        )
     if name in _TAKEN:
         raise ValueError(f"aux_losses can't have the name {name!r}, which metrics have already")
     try:
@@ -100,7 +103,9 @@ def _from_plain_data(name: str, value: Any) -> AuxLoss:
     elif isinstance(cls, str):
         cls = _import(cls)
     if not (isinstance(cls, type) and issubclass(cls, AuxLoss)):
-        raise ValueError(f"`class` is a class derived from AuxLoss, or its path, not {cls!r}")
+        raise ValueError(
+            f"`class` is a class derived from AuxLoss, or its path, not {format_value(cls)}"
+        )
     return cls(**settings)
 
 

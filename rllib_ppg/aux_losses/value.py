@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.losses import L_aux
+from rllib_ppg.setting_values import format_value
 
 
 class ValueLoss(AuxLoss):
@@ -30,7 +31,7 @@ class ValueLoss(AuxLoss):
     def __init__(self, weight: float = 1.0, target: str = "V_targ"):
         super().__init__(weight)
         if target not in ("V_targ", "presleep"):
-            raise ValueError(f"target is 'V_targ' or 'presleep', not {target!r}")
+            raise ValueError(f"target is 'V_targ' or 'presleep', not {format_value(target)}")
         self.presleep_values = target == "presleep"
 
     def terms(self, head: nn.Module | None, batch: Mapping[str, Tensor]) -> Tensor:
