@@ -16,6 +16,7 @@ from rllib_ppg._registration import register  # noqa: E402
 from rllib_ppg._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
+    from rllib_ppg.aux_losses.augmentation_consistency import AugmentationConsistencyLoss
     from rllib_ppg.aux_losses.aux_loss import AuxLoss
     from rllib_ppg.aux_losses.dynamics import DynamicsLoss
     from rllib_ppg.aux_losses.inverse_dynamics import InverseDynamicsLoss
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AuxLoss": "aux_losses.aux_loss",
+    "AugmentationConsistencyLoss": "aux_losses.augmentation_consistency",
     "ValueLoss": "aux_losses.value",
     "RewardLoss": "aux_losses.reward",
     "DynamicsLoss": "aux_losses.dynamics",
@@ -51,6 +53,7 @@ _MODULES = {
 }
 __all__ = [
     "PPG",
+    "AugmentationConsistencyLoss",
     "AuxLoss",
     "CSVLogger",
     "DynamicsLoss",

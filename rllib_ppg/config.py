@@ -74,6 +74,7 @@ class PPGConfig(AlgorithmConfig):
         self.lr = 5e-4
         self.gamma = 0.999
         self.lambda_ = 0.95
+        self.vf_lambda: float | None = None
         self.clip_param = 0.2
         self.kl_penalty = 0.0
         self.entropy_coeff = 0.01
@@ -84,6 +85,7 @@ class PPGConfig(AlgorithmConfig):
         # Auxiliary phase.
         self.e_aux = 6
         self.aux_losses: dict[str, Any] = {"value": 1.0}
+        self.augmentation: Any = None
         self.beta_clone = 1.0
         self.vf_true_weight = 1.0
         self.aux_lr = 5e-4
@@ -114,6 +116,7 @@ class PPGConfig(AlgorithmConfig):
         e_v: int = NotProvided,
         e_aux: int = NotProvided,
         aux_losses: dict[str, Any] = NotProvided,
+        augmentation: Any = NotProvided,
         beta_clone: float = NotProvided,
         vf_true_weight: float = NotProvided,
         aux_lr: float | list = NotProvided,
@@ -123,6 +126,7 @@ class PPGConfig(AlgorithmConfig):
         arch: str = NotProvided,
         detach_vf_in_aux_phase: bool = NotProvided,
         lambda_: float = NotProvided,
+        vf_lambda: float | None = NotProvided,
         clip_param: float = NotProvided,
         kl_penalty: float = NotProvided,
         entropy_coeff: float | list = NotProvided,
@@ -158,6 +162,11 @@ class PPGConfig(AlgorithmConfig):
                 `weight` and the loss's settings, or an `AuxLoss`. Shipped are "value" (the
                 paper's), "reward", "dynamics" and "inverse_dynamics"; a loss of your own has an
                 entry `class` (docs/guides/aux-losses.md). The setting is replaced as a whole.
+            augmentation: What is done to images in the auxiliary phase: "random_translate",
+                "random_crop", "cutout", "color_jitter", a function of uint8 images `[B, H, W, C]`
+                and random numbers `[B, 4]` from [0, 1), or None for nothing. L_joint and L_value
+                see the augmented image; their targets are of the clean one. With the loss
+                "augmentation_consistency", only that loss sees it (docs/guides/aux-losses.md).
             beta_clone: Weight of the cloning loss KL[pi_old, pi] in L_joint. With 0, auxiliary
                 phases damage the policy: on MinAtar's SpaceInvaders it loses half of its return
                 (docs/results/minatar.md).
@@ -178,6 +187,9 @@ class PPGConfig(AlgorithmConfig):
                 encoder in the auxiliary phase, too, as OpenAI's code does. False trains the encoder
                 there, as section 3.6 of the paper says.
             lambda_: Parameter lambda of generalized advantage estimation (GAE).
+            vf_lambda: Parameter lambda of the value targets, if it is to differ from that of the
+                advantages (DNA, Aitchison and Sweetser 2022, section 4.1: 0.95, with 0.8 for
+                `lambda_`). None: `lambda_`, as in the paper.
             clip_param: Clip range epsilon of L_clip.
             kl_penalty: Weight beta of a KL penalty that replaces clipping (section 3.5). 0 clips.
             entropy_coeff: Weight of the entropy bonus, or a schedule `[[env steps, value], ...]`.

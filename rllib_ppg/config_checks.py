@@ -15,9 +15,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
 
+from rllib_ppg.augmentation import augmentation_of
 from rllib_ppg.aux_losses.setting import build_aux_losses
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.envs.spaces import check_action_space
+from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.learning.precision import AUTO
@@ -138,6 +139,7 @@ _RULES: dict[str, _Rule] = {
     "aux_precision": _one_of((*PRECISIONS, AUTO)),
     **dict.fromkeys(ROLE_OF, _RESOURCES),
     "segment_length": _or(None, _whole(1)),
+    "vf_lambda": _or(None, _FRACTION),
     "micro_batch_size": _or("auto", _whole(1)),
     "vf_clip_param": _or(None, _POSITIVE),
     "grad_clip": _or(None, _NOT_NEGATIVE),
@@ -224,7 +226,11 @@ def check_settings(config: PPGConfig) -> None:
         _POSITIVE.check("clip_param", config.clip_param)
     for setting in _SCHEDULES:
         _check_schedule(setting, getattr(config, setting))
-    build_aux_losses(config.aux_losses)
+    losses = build_aux_losses(config.aux_losses)
+    if augmentation_of(config.augmentation) is None:
+        for name, loss in losses.items():
+            if loss.augmented:
+                raise ValueError(f"aux_losses[{name!r}] needs an augmentation: set augmentation")
     modes = [mode.value for mode in gym.VectorizeMode]
     _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
     _check_batches(config)
@@ -247,6 +253,10 @@ def check_env(config: PPGConfig) -> None:
             loss.check(observation_space, action_space)
         except ValueError as e:
             raise ValueError(f"aux_losses[{name!r}]: {e}") from e
+    if config.augmentation is not None and not (
+        is_image(observation_space) and observation_space.dtype == np.uint8
+    ):
+        raise ValueError(f"augmentation changes uint8 images, and this env has {observation_space}")
     if config.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
         raise ValueError(
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "

@@ -26,7 +26,7 @@ from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import BlockInfo, ReplayBlock
 from rllib_ppg.data.reward_norm import normalize
 from rllib_ppg.data.rollout import Rollout, as_states
-from rllib_ppg.learning.aux_terms import aux_terms, weights_of
+from rllib_ppg.learning.aux_terms import augmented, aux_terms, weights_of
 from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, BaseLearner
 from rllib_ppg.learning.batches import concatenate_to_device, prefetch
 from rllib_ppg.learning.epoch import train_epoch
@@ -179,11 +179,15 @@ class PPGTorchLearner(BaseLearner):
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """V, A and V_targ of each shard, `[n, T]`; A is normalised over all learners' rows."""
         gamma, lambda_ = module.config.gamma, module.config.lambda_
+        vf_lambda = module.config.vf_lambda
         Vs, As, V_targs = [], [], []
         for s, r in zip(shards, rewards, strict=True):
             V = module.values(as_states(s.obs)).reshape(r.shape)
             V_next = successor_values(s, V, module.values(s.last_obs), module.values(s.final_obs))
-            A, V_targ = gae(r, V, V_next, s.terminated | s.truncated, gamma, lambda_)
+            done = s.terminated | s.truncated
+            A, V_targ = gae(r, V, V_next, done, gamma, lambda_)
+            if vf_lambda is not None:
+                _, V_targ = gae(r, V, V_next, done, gamma, vf_lambda)
             Vs.append(V)
             As.append(A)
             V_targs.append(V_targ)
@@ -279,6 +283,8 @@ class PPGTorchLearner(BaseLearner):
         """
         module = self.trained[module_id]
         config, phase = module.config, module.aux
+        if module.augmentation is not None:
+            phase.draw_augmentation(epoch)
         if module.needs_false_transitions:
             phase.draw_false_transitions(int(module.module.action_space.n), epoch)
         num_minibatches = config.num_aux_minibatches * len(phase.spec.rows_per_iteration)
@@ -318,6 +324,8 @@ class PPGTorchLearner(BaseLearner):
             Terms `[B]`: `vf_aux_loss` and `NAME_loss` of the others, `clone_kl`, `vf_loss`, and the
             sums that the explained variance is computed from.
         """
+        if module.augmentation is not None and not module.needs_augmented_pass:
+            batch = augmented(module.augmentation, batch)
         out = module.forward(batch, *module.aux_outputs, aux_phase=True)
         pi_old = module.dist_cls.from_logits(batch["pi_old"])
         pi = module.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])

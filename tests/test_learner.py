@@ -241,6 +241,18 @@ def test_equal_epochs_share_one_pass_and_one_optimiser():
         learner.get_optimizer(DEFAULT_MODULE_ID, "value")
 
 
+def test_value_targets_have_a_lambda_of_their_own():
+    def policy_loss_and_targets(**training):
+        metrics, _, (block,) = policy_phase(make_learner(e_v=2, **training), make_rollout())
+        return metrics["policy_loss"], block.columns["V_targ"]
+
+    policy_loss, _ = policy_loss_and_targets(lambda_=0.8)
+    _, V_targ = policy_loss_and_targets(lambda_=0.95)
+    got = policy_loss_and_targets(lambda_=0.8, vf_lambda=0.95)
+    np.testing.assert_array_equal(got[1], V_targ)
+    assert got[0] == policy_loss
+
+
 def test_an_env_runner_that_returns_too_little_is_named_and_changes_nothing():
     learner, r = make_learner(), make_rollout()
     before = parameters(learner)

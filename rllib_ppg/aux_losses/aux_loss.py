@@ -6,7 +6,7 @@ Shapes: B states of a micro-batch, F features of the policy encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class AuxLoss:
         next_state: Whether it needs the features of the next state.
         presleep_values: Whether it needs V(s) from before the auxiliary phase.
         false_transitions: Whether it needs another action and the features of another next state.
+        augmented: Whether it needs what the networks give for augmented observations.
         weight: Its weight in L_joint.
 
     Args:
@@ -41,6 +42,7 @@ class AuxLoss:
     next_state: ClassVar[bool] = False
     presleep_values: bool = False
     false_transitions: ClassVar[bool] = False
+    augmented: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0):
         if not (is_number(weight) and weight >= 0):
@@ -67,7 +69,7 @@ class AuxLoss:
         """
         return None
 
-    def terms(self, head: nn.Module | None, batch: Mapping[str, Tensor]) -> Tensor:
+    def terms(self, head: nn.Module | None, batch: Mapping[str, Any]) -> Tensor:
         """The loss of each state.
 
         Args:
@@ -76,7 +78,9 @@ class AuxLoss:
                 `next_features` `[B, F]` and `has_next` `[B]` bool. The last state of a row and of
                 an episode has no next one; what is in its `next_features` means nothing. With
                 `presleep_values`, `V_presleep` `[B]`; with `false_transitions`, `false_actions`
-                `[B]` and `false_next_features` `[B, F]` (`draw_false_transitions`).
+                `[B]` and `false_next_features` `[B, F]` (`draw_false_transitions`); with
+                `augmented`, `vf_preds` and `augmented_vf_preds` `[B]`, and RLlib's distributions
+                `pi_detached` and `augmented_pi`.
 
         Returns:
             A term for each state, `[B]`. L is their mean over the minibatch.

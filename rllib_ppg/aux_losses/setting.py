@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rllib_ppg.aux_losses.augmentation_consistency import AugmentationConsistencyLoss
 from rllib_ppg.aux_losses.aux_loss import REPLAY_COLUMNS, AuxLoss
 from rllib_ppg.aux_losses.dynamics import DynamicsLoss
 from rllib_ppg.aux_losses.inverse_dynamics import InverseDynamicsLoss
@@ -23,6 +24,7 @@ SHIPPED: dict[str, type[AuxLoss]] = {
     "value": ValueLoss,
     "reward": RewardLoss,
     "dynamics": DynamicsLoss,
+    "augmentation_consistency": AugmentationConsistencyLoss,
     "inverse_dynamics": InverseDynamicsLoss,
 }
 VALUE = "value"

@@ -71,6 +71,10 @@ class Segments:
 
     The learner's states are numbered from 0 over its arrays of rows, one after the other.
 
+    Attributes:
+        num_segments: Number of segments of the phase.
+        num_steps: Steps of a row, T.
+
     Args:
         row_ids: For each of the learner's arrays, the ids of its rows among all rows, `[n]`.
         num_rows: Number of rows of the phase, over all learners.
@@ -80,6 +84,7 @@ class Segments:
 
     def __init__(self, row_ids: Sequence[np.ndarray], num_rows: int, T: int, segment_length: int):
         assert T % segment_length == 0
+        self.num_steps = T
         per_row = T // segment_length
         self.num_segments = num_rows * per_row
         mine = np.concatenate([*row_ids, np.empty(0, np.int64)]).astype(np.int64)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
+from rllib_ppg.augmentation import Augmentation
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
@@ -21,6 +24,14 @@ def weights_of(module: TrainedModule) -> dict[str, float]:
     return {metric_name(name): loss.weight for name, loss in module.aux_losses.items()}
 
 
+def augmented(augmentation: Augmentation, batch: Batch) -> Batch:
+    """The batch with augmented observations."""
+    changed = {"obs": augmentation(batch["obs"], batch["random"])}
+    if "other_obs" in batch:
+        changed["other_obs"] = augmentation(batch["other_obs"], batch["other_random"])
+    return batch | changed
+
+
 def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
     """The terms of all auxiliary losses, `[B]` each, by metric.
 
@@ -32,7 +43,7 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
     Raises:
         ValueError: A loss returns something else than a term with a gradient for each state.
     """
-    inputs = {**batch, **out}
+    inputs: dict[str, Any] = {**batch, **out}
     if Columns.EMBEDDINGS in out:
         inputs["features"] = out[Columns.EMBEDDINGS]
     if "other_obs" in batch and (module.needs_next_state or module.needs_false_transitions):
@@ -40,6 +51,8 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
         for name in ("next", "false_next"):
             if f"{name}_at" in batch:
                 inputs[f"{name}_features"] = features[batch[f"{name}_at"]]
+    if module.needs_augmented_pass:
+        inputs |= _augmented_pass(module, batch, out)
     heads = dict(getattr(module.module, "aux_heads", {}))
     terms = {}
     for name, loss in module.aux_losses.items():
@@ -49,6 +62,19 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
             term = torch.where(batch["has_next"], term, 0.0)
         terms[metric_name(name)] = term
     return terms
+
+
+def _augmented_pass(module: TrainedModule, batch: Batch, out: Batch) -> dict[str, Any]:
+    """What the networks give for augmented observations, and distributions to compare."""
+    assert module.augmentation is not None
+    outputs = Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS
+    obs = module.augmentation(batch["obs"], batch["random"])
+    changed = module.forward({"obs": obs}, *outputs, aux_phase=True)
+    return {
+        "pi_detached": module.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS].detach()),
+        "augmented_pi": module.dist_cls.from_logits(changed[Columns.ACTION_DIST_INPUTS]),
+        "augmented_vf_preds": changed[Columns.VF_PREDS],
+    }
 
 
 def _with_others(module: TrainedModule, batch: Batch, features: Tensor) -> Tensor:

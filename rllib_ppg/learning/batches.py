@@ -130,6 +130,8 @@ class StateDataset:
         found: dict[str, Tensor] = {
             "other_obs": self._obs_at(wanted, self._where(wanted)) if len(wanted) else obs[:0]
         }
+        if "random" in self._columns:
+            found["other_random"] = self._columns["random"][self._to_device(wanted)]
         for name, other in others.items():
             has = other >= 0
             place = sorter[np.searchsorted(order, np.where(has, other, index), sorter=sorter)]

@@ -18,6 +18,7 @@ from ray.rllib.utils.typing import ModuleID
 from torch import Tensor
 
 from rllib_ppg import ray_private
+from rllib_ppg.augmentation import NUM_RANDOM, augmentation_of
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
 from rllib_ppg.envs.spaces import Actions, is_image
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
@@ -54,6 +55,8 @@ class TrainedModule:
         aux_losses: The losses of the auxiliary phase, by name.
         needs_next_state: Whether one of them needs the features of the next state.
         needs_false_transitions: Whether one needs transitions that did not happen.
+        augmentation: What is done to observations in the auxiliary phase; None for nothing.
+        needs_augmented_pass: Whether a loss needs it in a pass of its own.
         needs_presleep_values: Whether one needs V(s) from before the phase.
         placeholder: One state with every column. A learner without states computes its losses on
             it, to know their terms and the parameters that they reach.
@@ -77,6 +80,8 @@ class TrainedModule:
         losses = self.aux_losses.values()
         self.needs_next_state = any(loss.next_state for loss in losses)
         self.needs_false_transitions = any(loss.false_transitions for loss in losses)
+        self.augmentation = augmentation_of(config.augmentation)
+        self.needs_augmented_pass = any(loss.augmented for loss in losses)
         self.needs_presleep_values = any(loss.presleep_values for loss in losses)
         self._precision = "float32"
         side_by_side = is_image(module.observation_space) and device.type == "cpu"
@@ -143,6 +148,9 @@ class TrainedModule:
             "actions": torch.from_numpy(actions).to(self.device),
             "pi_old": torch.zeros_like(out[Columns.ACTION_DIST_INPUTS]),
             "other_obs": obs,
+            **dict.fromkeys(
+                ("random", "other_random"), torch.zeros(1, NUM_RANDOM, device=self.device)
+            ),
             "has_next": torch.ones(1, dtype=torch.bool, device=self.device),
             **dict.fromkeys(
                 ("next_at", "false_next_at", "false_actions"),
