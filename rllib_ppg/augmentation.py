@@ -8,6 +8,7 @@ number of learners, and in a run that was resumed. Sizes in pixels are for 64 x 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,13 +60,17 @@ def color_jitter(images: Tensor, u: Tensor) -> Tensor:
 
     As in Raileanu et al. 2021, but for the hue, which stays.
     """
-    brightness, contrast, saturation = (0.6 + 0.8 * u[:, :3]).T[:, :, None, None, None]
-    x = (images.float() * brightness).clamp(0, 255)
-    grey = (x * x.new_tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
-    mean = grey.mean((1, 2), keepdim=True)
+    brightness, contrast, saturation = (0.6 + 0.8 * u[:, :3]).T[..., None, None, None, None]
+    # Frames that are stacked in the last axis: RGB ones, or grey ones without a saturation.
+    rgb = images.shape[-1] % 3 == 0
+    weights = torch.tensor([0.299, 0.587, 0.114] if rgb else [1.0], device=images.device)
+    x = images.unflatten(-1, (-1, len(weights))).float()
+    x = (x * brightness).clamp(0, 255)
+    mean = (x * weights).sum(-1, keepdim=True).mean((1, 2), keepdim=True)
     x = (mean + contrast * (x - mean)).clamp(0, 255)
-    grey = (x * x.new_tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
-    return (grey + saturation * (x - grey)).clamp(0, 255).round().to(images.dtype)
+    grey = (x * weights).sum(-1, keepdim=True)
+    x = (grey + saturation * (x - grey)).clamp(0, 255)
+    return x.round().to(images.dtype).flatten(-2)
 
 
 def _moved(images: Tensor, u: Tensor, most: int, mode: str) -> Tensor:
@@ -90,14 +95,25 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def _of_a_copy(own: Augmentation, images: Tensor, u: Tensor) -> Tensor:
+    """A user's function of images that it may write to: what is stored must not change."""
+    out = own(images.clone(), u)
+    if not isinstance(out, Tensor) or (out.shape, out.dtype) != (images.shape, images.dtype):
+        got = f"{out.dtype} {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"augmentation returns {got} for {images.dtype} {list(images.shape)}")
+    return out
+
+
 def augmentation_of(setting: Any) -> Augmentation | None:
     """The function that a setting means: a name, a function, or None for none.
 
     Raises:
         ValueError: There is no such augmentation.
     """
-    if setting is None or (callable(setting) and not isinstance(setting, type)):
-        return setting
+    if setting is None:
+        return None
+    if callable(setting) and not isinstance(setting, type):
+        return partial(_of_a_copy, setting)
     if not isinstance(setting, str) or setting not in AUGMENTATIONS:
         hint = did_you_mean(setting, AUGMENTATIONS) if isinstance(setting, str) else ""
         raise ValueError(

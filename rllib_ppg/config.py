@@ -160,8 +160,9 @@ class PPGConfig(AlgorithmConfig):
             e_aux: Number of epochs in an auxiliary phase (E_aux). 0 turns PPG into PPO.
             aux_losses: The losses of the auxiliary phase: for each name a weight, a dict of
                 `weight` and the loss's settings, or an `AuxLoss`. Shipped are "value" (the
-                paper's), "reward", "dynamics" and "inverse_dynamics"; a loss of your own has an
-                entry `class` (docs/guides/aux-losses.md). The setting is replaced as a whole.
+                paper's), "reward", "dynamics", "inverse_dynamics" and "augmentation_consistency"; a
+                loss of your own has an entry `class` (docs/guides/aux-losses.md). The setting is
+                replaced as a whole.
             augmentation: What is done to images in the auxiliary phase: "random_translate",
                 "random_crop", "cutout", "color_jitter", a function of uint8 images `[B, H, W, C]`
                 and random numbers `[B, 4]` from [0, 1), or None for nothing. L_joint and L_value

@@ -16,7 +16,7 @@ from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
 
 from rllib_ppg.augmentation import augmentation_of
-from rllib_ppg.aux_losses.setting import build_aux_losses
+from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
@@ -231,6 +231,9 @@ def check_settings(config: PPGConfig) -> None:
         for name, loss in losses.items():
             if loss.augmented:
                 raise ValueError(f"aux_losses[{name!r}] needs an augmentation: set augmentation")
+    weights = [config.beta_clone, config.vf_true_weight, *(loss.weight for loss in losses.values())]
+    if config.has_aux_phase and not any(weights):
+        raise ValueError("all weights of the auxiliary phase are 0: set e_aux=0 to leave it out")
     modes = [mode.value for mode in gym.VectorizeMode]
     _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
     _check_batches(config)
@@ -248,11 +251,7 @@ def check_env(config: PPGConfig) -> None:
         return
     observation_space, action_space = probe_spaces(config)
     check_action_space(action_space)
-    for name, loss in build_aux_losses(config.aux_losses).items():
-        try:
-            loss.check(observation_space, action_space)
-        except ValueError as e:
-            raise ValueError(f"aux_losses[{name!r}]: {e}") from e
+    check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
     ):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import ModuleID, ResultDict
 
@@ -29,7 +30,7 @@ from rllib_ppg.data.rollout import Rollout, as_states
 from rllib_ppg.learning.aux_terms import augmented, aux_terms, weights_of
 from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, BaseLearner
 from rllib_ppg.learning.batches import concatenate_to_device, prefetch
-from rllib_ppg.learning.epoch import train_epoch
+from rllib_ppg.learning.epoch import train_epoch, try_loss
 from rllib_ppg.learning.open_aux_phase import OpenAuxPhase, next_states
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.replay_reader import (
@@ -49,6 +50,13 @@ class PPGTorchLearner(BaseLearner):
     To change a loss, override the method that computes its terms: `policy_loss`, `value_loss`,
     `policy_and_value_loss` or `aux_loss`, and set `.training(learner_class=...)`.
     """
+
+    @override(BaseLearner)
+    def build(self) -> None:
+        super().build()
+        for module in self.trained.values():  # a wrong loss is not to be found after hours
+            if module.config.has_aux_phase:
+                try_loss(module, self.aux_loss, _aux_weights(module), module.aux_placeholder)
 
     # -- Policy phase: Algorithm 1, lines 2 to 6 -----------------------------------------------
 
@@ -293,11 +301,7 @@ class PPGTorchLearner(BaseLearner):
             phase.states,
             phase.segments.epoch((phase.spec.seed, epoch), num_minibatches),
             self.aux_loss,
-            {
-                **weights_of(module),
-                "clone_kl": config.beta_clone,
-                "vf_loss": config.vf_true_weight,
-            },
+            _aux_weights(module),
             self.get_optimizer(module_id, AUX_OPTIMIZER),
             self.collective,
             place=f"auxiliary phase, epoch {epoch + 1}",
@@ -345,6 +349,15 @@ class PPGTorchLearner(BaseLearner):
 def _scaled_rewards(shard: Rollout, scale: float | None) -> np.ndarray:
     """The rewards that are trained on, `[n, T]`."""
     return shard.rewards if scale is None else normalize(shard.rewards, scale)
+
+
+def _aux_weights(module: TrainedModule) -> dict[str, float]:
+    """The weights of the terms that the auxiliary phase trains."""
+    return {
+        **weights_of(module),
+        "clone_kl": module.config.beta_clone,
+        "vf_loss": module.config.vf_true_weight,
+    }
 
 
 def _check_shapes(shards: Sequence[Rollout], phase: PolicyPhase, T: int) -> None:

@@ -82,6 +82,17 @@ def test_color_jitter():
 
 
 @pytest.mark.unit
+def test_color_jitter_of_grey_frames():
+    """Four of them, stacked as Atari's are."""
+    images, u = images_and_numbers()
+    grey = images[..., :1].repeat(1, 1, 1, 4)
+    out = color_jitter(grey, u)
+    assert torch.equal(out, out[..., :1].repeat(1, 1, 1, 4))
+    stacked = color_jitter(images.repeat(1, 1, 1, 2), u)
+    assert stacked.shape[-1] == 6
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_an_image_does_not_depend_on_the_others(name):
     images, u = images_and_numbers(size=16)
@@ -193,6 +204,20 @@ def test_a_state_has_numbers_of_its_own_in_each_epoch():
     numbers = np.concatenate([first, second])
     assert ((numbers >= 0) & (numbers < 1)).all()
     assert len(np.unique(numbers)) == numbers.size
+
+
+def test_an_own_function_may_write_to_its_images():
+    learner = learner_of(augmentation=lambda images, u: images.zero_())
+    _, (info,), (block,) = policy_phase(learner, make_rollout(obs=IMAGES))
+    before = block.obs.copy()
+    aux_phase(learner, [(info, block)])
+    np.testing.assert_array_equal(block.obs, before)
+
+
+def test_an_own_function_returns_images():
+    error = r"augmentation returns torch.float32 \[1, 16, 16, 3\] for torch.uint8"
+    with pytest.raises(ValueError, match=error):
+        learner_of(augmentation=lambda images, u: images.float())
 
 
 # -- The setting -------------------------------------------------------------------------------

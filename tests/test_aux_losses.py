@@ -1,9 +1,11 @@
 """Auxiliary losses beside the paper's: formulas, gradients, the next state, and the setting."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import nn
 
 from rllib_ppg import AuxLoss, PPGConfig
@@ -184,8 +186,7 @@ def test_a_state_is_told_its_next_state(monkeypatch, micro_batch_size, segment_l
         V = module.compute_values({"obs": torch.from_numpy(rollout.obs)}).numpy()
     monkeypatch.setattr(NormLoss, "seen", [])
     aux_phase(learner, [(info, block)])
-    trial, *seen = NormLoss.seen
-    assert len(trial["features"]) == 1
+    seen = NormLoss.seen
     names = seen[0].keys() - {"other_obs"}
     of_states = {name: torch.cat([batch[name] for batch in seen]) for name in names}
 
@@ -351,6 +352,13 @@ class NoGradient(NormLoss):
         return super().terms(head, batch).detach()
 
 
+class Raises(NormLoss):
+    columns = ()
+
+    def terms(self, head, batch):
+        return batch["V_targ"] + batch["A"]
+
+
 class IsNaN(NormLoss):
     def terms(self, head, batch):
         return super().terms(head, batch) * float("nan")
@@ -366,14 +374,70 @@ class NoSuper(NormLoss):
     [
         (WrongShape, r"aux_losses\['mine'\] returns \[\] for 1 states, and not a term for each"),
         (NoGradient, r"aux_losses\['mine'\] has no gradient"),
-        (IsNaN, "where mine_loss is nan"),
+        (Raises, r"aux_losses\['mine'\] raises KeyError: 'A'"),
     ],
 )
-def test_errors_in_a_loss_name_it(cls, error):
-    learner = make_learner(aux_losses={"value": 1.0, "mine": {"class": cls}}, e_aux=1)
+def test_errors_in_a_loss_name_it_before_training_begins(cls, error):
+    with pytest.raises(ValueError, match=error):
+        make_learner(aux_losses={"value": 1.0, "mine": {"class": cls}})
+
+
+def test_a_loss_that_is_nan_is_named():
+    learner = make_learner(aux_losses={"value": 1.0, "mine": {"class": IsNaN}}, e_aux=1)
     _, (info,), (block,) = policy_phase(learner, make_rollout())
-    with pytest.raises((ValueError, FloatingPointError), match=error):
+    with pytest.raises(FloatingPointError, match="where mine_loss is nan"):
         aux_phase(learner, [(info, block)])
+
+
+def test_a_head_of_an_own_module_is_refused():
+    class Own(TorchRLModule):
+        def setup(self):
+            self.heads = nn.ModuleList(nn.Linear(3, n) for n in (4, 1))
+
+        def _forward_train(self, batch, **kwargs):
+            pi, vf = (head(batch["obs"]) for head in self.heads)
+            return {"action_dist_inputs": pi, "vf_preds": vf[:, 0], "embeddings": batch["obs"]}
+
+        _forward = _forward_train
+
+    with pytest.raises(ValueError, match="Own does not build: derive it from PPGTorchRLModule"):
+        make_learner(aux_losses={"reward": 1.0}, module_class=Own)
+
+
+class KeepsItsActions(RewardLoss):
+    """Keeps what it is built with, as many would."""
+
+    def build_head(self, num_features, observation_space, action_space):
+        self.num_actions = action_space.n
+        return super().build_head(num_features, observation_space, action_space)
+
+    def terms(self, head, batch):
+        return super().terms(head, batch) * self.num_actions
+
+
+def test_the_loss_that_builds_the_head_computes_the_terms():
+    make_learner(aux_losses={"mine": {"class": KeepsItsActions}})
+
+
+def test_false_transitions_need_no_column():
+    class Mine(NormLoss):
+        columns = ()
+        next_state = presleep_values = False
+        false_transitions = True
+
+        def terms(self, head, batch):
+            return (batch["features"] - batch["false_next_features"]).square().mean(1)
+
+    learner = make_learner(aux_losses={"mine": Mine()}, e_aux=1)
+    phases(learner, make_rollout())
+
+
+def test_actions_of_any_integer_type():
+    space = gym.spaces.Discrete(4, dtype=np.int32)
+    losses = {"dynamics": {"hidden": 8}, "inverse_dynamics": {"hidden": 8}}
+    rollout = make_rollout()
+    rollout.actions = rollout.actions.astype(np.int32)
+    phases(make_learner(act=space, aux_losses=losses, e_aux=1), rollout)
 
 
 @pytest.mark.unit
@@ -401,6 +465,7 @@ def test_a_weight_a_dict_and_an_object():
         ({"reward": {"hiden": 3}}, r"aux_losses\['reward'\]: .*hiden"),
         ({"a b": 1.0}, "use letters, digits and underscores"),
         ({"vf": {"class": OWN}}, "can't have the name 'vf'"),
+        ({"forward": {"class": OWN}}, "can't have the name 'forward'"),
         (
             {"mine": {"class": "nowhere.Loss"}},
             r"aux_losses\['mine'\]: `class` 'nowhere.Loss' can't",

@@ -74,21 +74,22 @@ class AuxLoss:
 
         Args:
             head: What `build_head` returned.
-            batch: `features` `[B, F]`, the `columns` `[B, ...]`, and with `next_state`
-                `next_features` `[B, F]` and `has_next` `[B]` bool. The last state of a row and of
-                an episode has no next one; what is in its `next_features` means nothing. With
-                `presleep_values`, `V_presleep` `[B]`; with `false_transitions`, `false_actions`
-                `[B]` and `false_next_features` `[B, F]` (`draw_false_transitions`); with
-                `augmented`, `vf_preds` and `augmented_vf_preds` `[B]`, and RLlib's distributions
-                `pi_detached` and `augmented_pi`.
+            batch: Do not write to it. It has `features` `[B, F]`, the `columns` `[B, ...]`; with
+                `next_state`, `next_features` `[B, F]` and `has_next` `[B]` bool. The last state of
+                a row and of an episode has no next one; what is in its `next_features` means
+                nothing. With `presleep_values`, `V_presleep` `[B]`. With `false_transitions`,
+                `false_actions` `[B]` and `false_next_features` `[B, F]`
+                (`draw_false_transitions`). With `augmented`, `vf_preds` and `augmented_vf_preds`
+                `[B]`, and RLlib's distributions `pi_detached` and `augmented_pi`.
 
         Returns:
-            A term for each state, `[B]`. L is their mean over the minibatch.
+            A term for each state, `[B]`. L is their mean over the minibatch; with `next_state`, a
+            state without a next one has a term of 0.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `terms`")
 
 
 def check_discrete(action_space: gym.Space) -> None:
-    """Raises ValueError unless actions are Discrete."""
-    if not isinstance(action_space, gym.spaces.Discrete):
+    """Raises ValueError unless actions are Discrete, and at least two."""
+    if not isinstance(action_space, gym.spaces.Discrete) or action_space.n < 2:
         raise ValueError(f"it needs Discrete actions, and this env has {action_space}")

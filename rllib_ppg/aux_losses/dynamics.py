@@ -52,7 +52,8 @@ class DynamicsLoss(AuxLoss):
         )
         num_actions = next(head.parameters()).shape[1] - 2 * s.shape[1]
         a, a_false = (
-            F.one_hot(batch[name], num_actions).to(s.dtype) for name in ("actions", "false_actions")
+            F.one_hot(batch[name].long(), num_actions).to(s.dtype)
+            for name in ("actions", "false_actions")
         )
 
         def logit(*parts: Tensor) -> Tensor:

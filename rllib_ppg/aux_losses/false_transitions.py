@@ -31,7 +31,7 @@ def draw_false_transitions(
     false_actions, steps = np.empty_like(actions), np.empty((n, T), np.int64)
     t = np.arange(T)
     for i, row_id in enumerate(row_ids):
-        rng = np.random.default_rng([*seed, int(row_id)])
+        rng = np.random.default_rng([*seed, int(row_id), 2])
         counts = np.bincount(actions[i], minlength=num_actions)
         others = np.repeat(counts[None], T, axis=0)
         others[t, actions[i]] = 0

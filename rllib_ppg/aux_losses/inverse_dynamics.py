@@ -47,4 +47,4 @@ class InverseDynamicsLoss(AuxLoss):
         """See the class."""
         assert head is not None
         logits = head(torch.cat([batch["features"], batch["next_features"]], dim=1))
-        return F.cross_entropy(logits, batch["actions"], reduction="none")
+        return F.cross_entropy(logits, batch["actions"].long(), reduction="none")

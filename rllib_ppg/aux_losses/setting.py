@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from torch import nn
 
 from rllib_ppg.aux_losses.augmentation_consistency import AugmentationConsistencyLoss
 from rllib_ppg.aux_losses.aux_loss import REPLAY_COLUMNS, AuxLoss
@@ -55,6 +56,8 @@ def replay_columns(losses: Mapping[str, AuxLoss]) -> list[str]:
     V_targ is always there, for L_value. `ended` says whether the step ended the episode.
     """
     asked_for = {name for loss in losses.values() for name in loss.columns}
+    if any(loss.false_transitions for loss in losses.values()):
+        asked_for.add("actions")
     columns = ["V_targ", *sorted(asked_for - {"V_targ"})]
     return columns + ["ended"] * any(loss.next_state for loss in losses.values())
 
@@ -70,13 +73,24 @@ def replay_column_bytes(losses: Mapping[str, AuxLoss], action_space: gym.Space) 
     return sizes["ended"] + sum(sizes.get(name, float32) for name in replay_columns(losses))
 
 
+def check_spaces(
+    losses: Mapping[str, AuxLoss], observation_space: gym.Space, action_space: gym.Space
+) -> None:
+    """Raises ValueError if a loss can't be computed for an env with these spaces."""
+    for name, loss in losses.items():
+        try:
+            loss.check(observation_space, action_space)
+        except ValueError as e:
+            raise ValueError(f"aux_losses[{name!r}]: {e}") from e
+
+
 def _build(name: Any, value: Any) -> AuxLoss:
     if not (isinstance(name, str) and name.isidentifier()):
         raise ValueError(
             f"aux_losses has the name {format_value(name)}: use letters, digits and underscores"
         )
-    if name in _TAKEN:
-        raise ValueError(f"aux_losses can't have the name {name!r}, which metrics have already")
+    if name in _TAKEN or hasattr(nn.ModuleDict(), name):  # which holds the heads by name
+        raise ValueError(f"aux_losses can't have the name {name!r}, which is taken")
     try:
         loss = value if isinstance(value, AuxLoss) else _from_plain_data(name, value)
         if not hasattr(loss, "weight"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_ppg.augmentation import Augmentation
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
@@ -56,7 +56,7 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
     heads = dict(getattr(module.module, "aux_heads", {}))
     terms = {}
     for name, loss in module.aux_losses.items():
-        term = loss.terms(heads.get(name), inputs)
+        term = _terms(module, name, loss, heads.get(name), inputs)
         _check(name, loss, term, len(batch["obs"]))
         if loss.next_state:
             term = torch.where(batch["has_next"], term, 0.0)
@@ -85,6 +85,21 @@ def _with_others(module: TrainedModule, batch: Batch, features: Tensor) -> Tenso
     return torch.cat([features, others[Columns.EMBEDDINGS]])
 
 
+def _terms(
+    module: TrainedModule, name: str, loss: AuxLoss, head: nn.Module | None, inputs: dict[str, Any]
+) -> Tensor:
+    has_head = type(loss).build_head is not AuxLoss.build_head
+    if has_head and not hasattr(module.module, "aux_losses"):
+        raise ValueError(
+            f"aux_losses[{name!r}] has a head, which {type(module.module).__name__} does not "
+            "build: derive it from PPGTorchRLModule"
+        )
+    try:
+        return loss.terms(head, inputs)
+    except Exception as e:
+        raise ValueError(f"aux_losses[{name!r}] raises {type(e).__name__}: {e}") from e
+
+
 def _check(name: str, loss: AuxLoss, term: Tensor, count: int) -> None:
     if not isinstance(term, Tensor) or term.shape != (count,):
         got = list(term.shape) if isinstance(term, Tensor) else type(term).__name__
@@ -92,4 +107,7 @@ def _check(name: str, loss: AuxLoss, term: Tensor, count: int) -> None:
             f"aux_losses[{name!r}] returns {got} for {count} states, and not a term for each"
         )
     if torch.is_grad_enabled() and loss.weight and not term.requires_grad and name != VALUE:
-        raise ValueError(f"aux_losses[{name!r}] has no gradient")
+        raise ValueError(
+            f"aux_losses[{name!r}] has no gradient: does it use the features, and is what it "
+            "trains frozen?"
+        )

@@ -260,6 +260,9 @@ class BaseLearner(TorchLearner):
 
 def _moments_by_name(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A saved state for the parameters that the optimizer has; heads may come and go."""
+    groups = saved["param_groups"], optimizer.param_groups
+    if any(len(g) != 1 or "param_names" not in g[0] for g in groups):
+        return saved  # of a learner class with optimizers of its own
     (group,), here = saved["param_groups"], optimizer.param_groups[0]["param_names"]
     place = {name: i for i, name in enumerate(group["param_names"])}
     moments = {

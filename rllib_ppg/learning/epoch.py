@@ -62,7 +62,7 @@ def train_epoch(
     Raises:
         FloatingPointError: A gradient is NaN or infinite.
     """
-    names, buffer = _terms_and_gradients(module, loss_fn, weights)
+    names, buffer = try_loss(module, loss_fn, weights, module.placeholder)
     totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=module.device)
     optimizer.zero_grad(set_to_none=True)
 
@@ -105,19 +105,23 @@ def _weighted_sum(terms: Terms, weights: Mapping[str, float]) -> Tensor:
     return torch.stack(used).sum()
 
 
-def _terms_and_gradients(
+def try_loss(
     module: TrainedModule,
     loss_fn: Callable[[TrainedModule, Batch], Terms],
     weights: Mapping[str, float],
+    placeholder: Batch,
 ) -> tuple[list[str], GradientBuffer]:
-    """Names of the loss's terms, and a buffer for the parameters that it trains."""
+    """Names of a loss's terms, and a buffer for the parameters that it trains.
+
+    The first call computes the loss of one state, the placeholder, to know them.
+    """
     kind = loss_fn.__name__
     if kind not in module.losses:
         # Random numbers (dropout's, for example) continue as if this pass had not happened: a
         # learner that resumes from a checkpoint makes it again.
         gpus = [module.device] if module.device.type == "cuda" else []
         with torch.random.fork_rng(gpus), module.in_turn_if_stateful():
-            terms = loss_fn(module, module.placeholder)
+            terms = loss_fn(module, placeholder)
         parameters = parameters_reached(
             _weighted_sum(terms, weights), [*module.module.parameters()]
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rllib_ppg import ray_private
 from rllib_ppg.augmentation import NUM_RANDOM, augmentation_of
+from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
 from rllib_ppg.envs.spaces import Actions, is_image
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
@@ -76,7 +77,10 @@ class TrainedModule:
         self.device = device
         self.dist_cls = module.get_train_action_dist_cls()
         self.actions = Actions(module.action_space)
-        self.aux_losses = build_aux_losses(config.aux_losses) if config.has_aux_phase else {}
+        self.aux_losses: dict[str, AuxLoss] = {}
+        if config.has_aux_phase:  # the module's own, which have built its heads
+            own = getattr(module, "aux_losses", None)
+            self.aux_losses = own or build_aux_losses(config.aux_losses)
         losses = self.aux_losses.values()
         self.needs_next_state = any(loss.next_state for loss in losses)
         self.needs_false_transitions = any(loss.false_transitions for loss in losses)
@@ -108,6 +112,20 @@ class TrainedModule:
         if self.aux_losses.keys() - {VALUE}:
             outputs.append(Columns.EMBEDDINGS)
         return outputs
+
+    @property
+    def aux_placeholder(self) -> Batch:
+        """The placeholder with the columns that a batch of the auxiliary phase has."""
+        columns = {"obs", "pi_old", *self.replay_columns}
+        if self.augmentation is not None:
+            columns |= {"random", "other_random"}
+        if self.needs_presleep_values:
+            columns.add("V_presleep")
+        if self.needs_next_state:
+            columns |= {"other_obs", "has_next", "next_at"}
+        if self.needs_false_transitions:
+            columns |= {"other_obs", "false_next_at", "false_actions"}
+        return {name: x for name, x in self.placeholder.items() if name in columns}
 
     def _auto_micro_batch_size(self) -> int:
         if not is_image(self.module.observation_space):

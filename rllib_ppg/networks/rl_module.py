@@ -28,7 +28,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
-from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses
+from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.networks.impala_cnn import (
@@ -135,13 +135,12 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             heads.append(self.vf_aux)
         for head in heads:
             norm_init([m for m in head.modules() if isinstance(m, nn.Linear)][-1], _HEAD_SCALE)
-        for name in config["freeze"]:
-            self._freeze(name)
         self.observation_filter: nn.Module = nn.Identity()
         if config["observation_filter"] != "NoFilter":
             if self._image:
                 raise ValueError("observation_filter is for vectors; images are divided by 255")
             self.observation_filter = MeanStdFilter(self.observation_space.shape)
+        check_spaces(aux_losses, self.observation_space, self.action_space)
         (num_features,) = self.catalog.latent_dims
         for name, loss in aux_losses.items():
             aux_head = loss.build_head(num_features, self.observation_space, self.action_space)
@@ -149,6 +148,9 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
                 if not hasattr(self, "aux_heads"):
                     self.aux_heads = nn.ModuleDict()
                 self.aux_heads[name] = aux_head
+        self.aux_losses = aux_losses  # which may have kept something of their heads
+        for name in config["freeze"]:
+            self._freeze(name)
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
