@@ -80,12 +80,21 @@ class PPGConfig(AlgorithmConfig):
         self.entropy_coeff = 0.01
         self.vf_loss_coeff = 1.0
         self.vf_clip_param: float | None = None
+        self.vf_phase = "both"
+        self.vf_clone_coeff = 1.0
+        self.target_kl: float | None = None
+        self.proximal = "behavior"
+        self.proximal_decay = 0.889
+        self.adv_ewma_decay = 0.0
+        self.importance_max: float | None = 100.0
         self.normalize_rewards = True
 
         # Auxiliary phase.
         self.e_aux = 6
         self.aux_losses: dict[str, Any] = {"value": 1.0}
         self.augmentation: Any = None
+        self.augmentation_phase = "auxiliary"
+        self.augmentation_coeff = 0.1
         self.beta_clone = 1.0
         self.vf_true_weight = 1.0
         self.aux_lr = 5e-4
@@ -117,6 +126,8 @@ class PPGConfig(AlgorithmConfig):
         e_aux: int = NotProvided,
         aux_losses: dict[str, Any] = NotProvided,
         augmentation: Any = NotProvided,
+        augmentation_phase: str = NotProvided,
+        augmentation_coeff: float = NotProvided,
         beta_clone: float = NotProvided,
         vf_true_weight: float = NotProvided,
         aux_lr: float | list = NotProvided,
@@ -132,6 +143,13 @@ class PPGConfig(AlgorithmConfig):
         entropy_coeff: float | list = NotProvided,
         vf_loss_coeff: float = NotProvided,
         vf_clip_param: float | None = NotProvided,
+        vf_phase: str = NotProvided,
+        vf_clone_coeff: float = NotProvided,
+        target_kl: float | None = NotProvided,
+        proximal: str = NotProvided,
+        proximal_decay: float = NotProvided,
+        adv_ewma_decay: float = NotProvided,
+        importance_max: float | None = NotProvided,
         normalize_rewards: bool = NotProvided,
         replay_may_spill: bool = NotProvided,
         replay_compression: str | None = NotProvided,
@@ -168,6 +186,10 @@ class PPGConfig(AlgorithmConfig):
                 and random numbers `[B, 4]` from [0, 1), or None for nothing. L_joint and L_value
                 see the augmented image; their targets are of the clean one. With the loss
                 "augmentation_consistency", only that loss sees it (docs/guides/aux-losses.md).
+            augmentation_phase: "auxiliary", or "both" for DrAC's losses in the policy phase, too:
+                KL[pi(.|s), pi(.|f(s))] and (V(s) - V(f(s)))^2, with pi(.|s) and V(s) as targets
+                (Raileanu et al. 2021). They take a second pass.
+            augmentation_coeff: Weight of these losses (DrAC: 0.1).
             beta_clone: Weight of the cloning loss KL[pi_old, pi] in L_joint. With 0, auxiliary
                 phases damage the policy: on MinAtar's SpaceInvaders it loses half of its return
                 (docs/results/minatar.md).
@@ -198,6 +220,25 @@ class PPGConfig(AlgorithmConfig):
                 policy loss.
             vf_clip_param: Upper bound of (V - V_targ)^2 in the policy phase, as in RLlib's PPO.
                 None does not clip, as in the paper.
+            vf_phase: Where L_value is trained: in "both" phases, or in the "auxiliary" phase only,
+                which delays the value function (DCPG, Moon et al. 2022). With "auxiliary", `e_v`
+                and `vf_loss_coeff` have no effect.
+            vf_clone_coeff: With `vf_phase="auxiliary"`, weight of 1/2 (V - V_old)^2 in the policy
+                phase, where V_old is from before the iteration (DCPG: 1.0). It keeps V where it was
+                while the policy trains the encoder that both have. With `arch="dual"`, V does not
+                move, and there is no such loss.
+            target_kl: The policy's steps of an iteration end before the first minibatch whose mean
+                of (r - 1) - log r, with r = pi/pi_old, is above 1.5 times this number, as in
+                Stable-Baselines3. L_value goes on. None never stops them.
+            proximal: The policy that L_clip or the KL penalty keeps the new one close to:
+                "behavior", the one that acted, or "ewma", an average of the recent weights
+                (PPG-EWMA, Hilton et al. 2021). The average begins anew after each auxiliary phase.
+            proximal_decay: Decay of that average in each gradient step of the policy, beta_prox
+                (PPG-EWMA: 0.889).
+            adv_ewma_decay: Decay per iteration of the moments that advantages are normalised by
+                (PPG-EWMA with smaller batches). 0 takes those of the iteration alone.
+            importance_max: With `proximal="ewma"`, upper bound of pi/pi_old (PPG-EWMA: 100). None
+                for no bound.
             normalize_rewards: Whether to divide rewards by the running standard deviation of the
                 discounted return and to clip them to +-10. Metrics show the original rewards.
             replay_may_spill: Whether the replay list may be larger than Ray's object store. Ray
@@ -260,6 +301,11 @@ class PPGConfig(AlgorithmConfig):
     def has_aux_phase(self) -> bool:
         """Whether there are auxiliary phases; without them PPG is PPO."""
         return self.n_pi > 0 and self.e_aux > 0
+
+    @property
+    def has_value_epochs(self) -> bool:
+        """Whether the value function has epochs of its own in the policy phase."""
+        return self.vf_phase == "both" and self.e_v != self.e_pi
 
     @property
     def rows(self) -> int:

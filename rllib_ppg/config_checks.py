@@ -103,6 +103,7 @@ def _or(special: Any, rule: _Rule) -> _Rule:
 _NOT_NEGATIVE = _Rule(lambda value: is_number(value) and value >= 0, "a non-negative number")
 _POSITIVE = _Rule(lambda value: is_number(value) and value > 0, "a positive number")
 _FRACTION = _Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")
+_DECAY = _Rule(lambda value: is_number(value) and 0 <= value < 1, "at least 0 and below 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
 _TIMEOUT = _Rule(
     lambda value: is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S,
@@ -127,7 +128,8 @@ _RULES: dict[str, _Rule] = {
         "rollout_fragment_length",
     ), _whole(1)),
     **dict.fromkeys((
-        "beta_clone", "vf_true_weight", "vf_loss_coeff", "kl_penalty", "num_cpus_per_env_runner",
+        "beta_clone", "vf_true_weight", "vf_loss_coeff", "vf_clone_coeff", "augmentation_coeff",
+        "kl_penalty", "num_cpus_per_env_runner",
         "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
     ), _NOT_NEGATIVE),
     **dict.fromkeys((
@@ -140,6 +142,11 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(ROLE_OF, _RESOURCES),
     "segment_length": _or(None, _whole(1)),
     "vf_lambda": _or(None, _FRACTION),
+    **dict.fromkeys(("proximal_decay", "adv_ewma_decay"), _DECAY),
+    **dict.fromkeys(("target_kl", "importance_max"), _or(None, _POSITIVE)),
+    "vf_phase": _one_of(("both", "auxiliary")),
+    "augmentation_phase": _one_of(("auxiliary", "both")),
+    "proximal": _one_of(("behavior", "ewma")),
     "micro_batch_size": _or("auto", _whole(1)),
     "vf_clip_param": _or(None, _POSITIVE),
     "grad_clip": _or(None, _NOT_NEGATIVE),
@@ -231,6 +238,13 @@ def check_settings(config: PPGConfig) -> None:
         for name, loss in losses.items():
             if loss.augmented:
                 raise ValueError(f"aux_losses[{name!r}] needs an augmentation: set augmentation")
+        if config.augmentation_phase == "both":
+            raise ValueError("augmentation_phase='both' needs an augmentation: set augmentation")
+    if config.vf_phase == "auxiliary" and not (config.has_aux_phase and config.vf_true_weight):
+        raise ValueError(
+            "vf_phase='auxiliary' would leave the value function untrained: it needs auxiliary "
+            "phases (n_pi, e_aux) and a vf_true_weight above 0"
+        )
     weights = [config.beta_clone, config.vf_true_weight, *(loss.weight for loss in losses.values())]
     if config.has_aux_phase and not any(weights):
         raise ValueError("all weights of the auxiliary phase are 0: set e_aux=0 to leave it out")

@@ -21,17 +21,20 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import ModuleID, ResultDict
 
 from rllib_ppg.aux_losses.setting import VALUE
-from rllib_ppg.data.advantages import gae, successor_values
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import BlockInfo, ReplayBlock
 from rllib_ppg.data.reward_norm import normalize
 from rllib_ppg.data.rollout import Rollout, as_states
-from rllib_ppg.learning.aux_terms import augmented, aux_terms, weights_of
+from rllib_ppg.learning.advantages import advantages, of_valid_states
+from rllib_ppg.learning.augmented_pass import augmented
+from rllib_ppg.learning.aux_terms import aux_terms, weights_of
 from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, BaseLearner
 from rllib_ppg.learning.batches import concatenate_to_device, prefetch
 from rllib_ppg.learning.epoch import train_epoch, try_loss
 from rllib_ppg.learning.open_aux_phase import OpenAuxPhase, next_states
+from rllib_ppg.learning.policy_epochs import PlannedEpoch, train_policy_epochs
+from rllib_ppg.learning.policy_terms import drac_terms, policy_terms
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.replay_reader import (
     BLOCK_CACHE_BYTES,
@@ -40,7 +43,7 @@ from rllib_ppg.learning.replay_reader import (
     Observations,
 )
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
-from rllib_ppg.losses import L_KL, L_clip, L_value, clone_KL
+from rllib_ppg.losses import L_value, clone_KL
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
 
 
@@ -48,7 +51,8 @@ class PPGTorchLearner(BaseLearner):
     """Trains modules through PPG's phases, which the driver calls one by one.
 
     To change a loss, override the method that computes its terms: `policy_loss`, `value_loss`,
-    `policy_and_value_loss` or `aux_loss`, and set `.training(learner_class=...)`.
+    `policy_and_value_loss`, `policy_and_value_clone_loss` or `aux_loss`, and set
+    `.training(learner_class=...)`.
     """
 
     @override(BaseLearner)
@@ -83,13 +87,15 @@ class PPGTorchLearner(BaseLearner):
         module.begin_phase(config.policy_precision)
 
         rewards = [_scaled_rewards(s, phase.reward_scale) for s in shards]
-        V, A, V_targ = self._advantages(module, shards, rewards)
+        V, A, V_targ = advantages(module, shards, rewards, self.collective)
         columns = {
             "actions": [s.actions for s in shards],
             "logp_old": [s.logp for s in shards],
             "A": A,
             "V_targ": V_targ,
         }
+        if config.vf_phase == "auxiliary":
+            columns["V"] = V
         valid = np.concatenate([as_states(s.valid) for s in shards])
         tensors = {
             name: concatenate_to_device([as_states(a) for a in arrays], len(valid), module.device)
@@ -97,31 +103,17 @@ class PPGTorchLearner(BaseLearner):
         }
         states = module.dataset([as_states(s.obs) for s in shards], tensors, valid, phase.row_ids)
         segments = Segments(phase.row_ids, phase.num_rows, T, config.segment_length or T)
-
-        together = config.e_pi == config.e_v
         weights = {
             "policy_loss": 1.0,
             "entropy": -entropy_coeff,
-            "vf_loss": config.vf_loss_coeff if together else 1.0,
+            "vf_loss": 1.0 if config.has_value_epochs else config.vf_loss_coeff,
+            "vf_clone_loss": config.vf_clone_coeff,
+            "augmentation_kl": config.augmentation_coeff,
+            "augmentation_vf_loss": config.augmentation_coeff,
         }
-        if together:
-            epochs = [(self.policy_and_value_loss, DEFAULT_OPTIMIZER)] * config.e_pi
-        else:
-            epochs = [(self.value_loss, VALUE_OPTIMIZER)] * config.e_v
-            epochs += [(self.policy_loss, DEFAULT_OPTIMIZER)] * config.e_pi
-        metrics: dict[str, float] = {}
-        for e, (loss, optimizer) in enumerate(epochs):
-            metrics |= train_epoch(
-                module,
-                states,
-                segments.epoch((phase.seed, e), config.num_minibatches),
-                loss,
-                weights,
-                self.get_optimizer(module.id, optimizer),
-                self.collective,
-                place=f"policy phase, epoch {e + 1}",
-            )
-
+        metrics = train_policy_epochs(
+            module, states, segments, phase, self._planned_epochs(module), weights, self.collective
+        )
         metrics["vf_explained_var"] = self._explained_variance(module, V, V_targ, shards)
         metrics["curr_entropy_coeff"] = entropy_coeff
         self._weights_seq_no += 1
@@ -142,6 +134,22 @@ class PPGTorchLearner(BaseLearner):
         )
         return ((result, infos), *blocks) if blocks else (result, infos)
 
+    def _planned_epochs(self, module: TrainedModule) -> list[PlannedEpoch]:
+        """What the epochs of a policy phase train."""
+        config = module.config
+        adam = self.get_optimizer(module.id, DEFAULT_OPTIMIZER)
+        if config.has_value_epochs:
+            value_adam = self.get_optimizer(module.id, VALUE_OPTIMIZER)
+            value_epochs = [PlannedEpoch(None, self.value_loss, value_adam)] * config.e_v
+            return value_epochs + [PlannedEpoch(self.policy_loss, None, adam)] * config.e_pi
+        if config.vf_phase == "both":
+            epoch = PlannedEpoch(self.policy_and_value_loss, self.value_loss, adam)
+        elif config.vf_clone_coeff and config.arch != "dual":
+            epoch = PlannedEpoch(self.policy_and_value_clone_loss, None, adam)
+        else:
+            epoch = PlannedEpoch(self.policy_loss, None, adam)
+        return [epoch] * config.e_pi
+
     def policy_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """-L_clip (-L_KL with a KL penalty) and the entropy, for the policy epochs.
 
@@ -152,60 +160,31 @@ class PPGTorchLearner(BaseLearner):
         Returns:
             Terms `[B]`: `policy_loss`, `entropy`, and the metrics `clip_fraction`, `approx_kl`.
         """
-        return self._policy_terms(module, batch, module.forward(batch, Columns.ACTION_DIST_INPUTS))
+        out = module.forward(batch, Columns.ACTION_DIST_INPUTS)
+        return policy_terms(module, batch, out) | drac_terms(module, batch, out)
 
     def value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """L_value, for the value epochs; arguments as in `policy_loss`, the term is `vf_loss`."""
-        V = module.forward(batch, Columns.VF_PREDS)[Columns.VF_PREDS]
-        return {"vf_loss": L_value(V, batch["V_targ"], module.config.vf_clip_param)}
+        out = module.forward(batch, Columns.VF_PREDS)
+        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], module.config.vf_clip_param)
+        return {"vf_loss": vf_loss, **drac_terms(module, batch, out)}
 
     def policy_and_value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """The terms of `policy_loss` and `value_loss` from one pass, for E_pi = E_V."""
         out = module.forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
         vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], module.config.vf_clip_param)
-        return self._policy_terms(module, batch, out) | {"vf_loss": vf_loss}
+        terms = policy_terms(module, batch, out) | {"vf_loss": vf_loss}
+        return terms | drac_terms(module, batch, out)
 
-    def _policy_terms(self, module: TrainedModule, batch: Batch, out: Batch) -> Terms:
-        config = module.config
-        pi = module.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
-        logp = pi.logp(module.actions.unpack(batch["actions"]))
-        logp_old, A = batch["logp_old"], batch["A"]
-        if config.kl_penalty > 0:
-            objective = L_KL(logp, logp_old, A, config.kl_penalty)
-        else:
-            objective = L_clip(logp, logp_old, A, config.clip_param)
-        log_r = (logp - logp_old).detach()
-        return {
-            "policy_loss": -objective,
-            "entropy": pi.entropy(),
-            "clip_fraction": ((log_r.exp() - 1.0).abs() > config.clip_param).float(),
-            "approx_kl": 0.5 * log_r**2,
-        }
+    def policy_and_value_clone_loss(self, module: TrainedModule, batch: Batch) -> Terms:
+        """The terms of `policy_loss`, and `vf_clone_loss`, 1/2 (V - V_old)^2.
 
-    def _advantages(
-        self, module: TrainedModule, shards: Sequence[Rollout], rewards: Sequence[np.ndarray]
-    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """V, A and V_targ of each shard, `[n, T]`; A is normalised over all learners' rows."""
-        gamma, lambda_ = module.config.gamma, module.config.lambda_
-        vf_lambda = module.config.vf_lambda
-        Vs, As, V_targs = [], [], []
-        for s, r in zip(shards, rewards, strict=True):
-            V = module.values(as_states(s.obs)).reshape(r.shape)
-            V_next = successor_values(s, V, module.values(s.last_obs), module.values(s.final_obs))
-            done = s.terminated | s.truncated
-            A, V_targ = gae(r, V, V_next, done, gamma, lambda_)
-            if vf_lambda is not None:
-                _, V_targ = gae(r, V, V_next, done, gamma, vf_lambda)
-            Vs.append(V)
-            As.append(A)
-            V_targs.append(V_targ)
-        valid = _valid(As, shards)
-        count, total = self.collective.sums([valid.size, valid.sum()], module.device)
-        count = max(count, 1)  # all states may be masked
-        mean = total / count
-        (squares,) = self.collective.sums([np.square(valid - mean).sum()], module.device)
-        std = np.sqrt(squares / count) + 1e-8
-        return Vs, [((A - mean) / std).astype(np.float32) for A in As], V_targs
+        V_old, the column `V`, is from before the iteration's updates (DCPG, Moon et al. 2022).
+        """
+        out = module.forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
+        terms = policy_terms(module, batch, out)
+        terms["vf_clone_loss"] = L_value(out[Columns.VF_PREDS], batch["V"])
+        return terms | drac_terms(module, batch, out)
 
     def _explained_variance(
         self,
@@ -214,8 +193,8 @@ class PPGTorchLearner(BaseLearner):
         V_targ: list[np.ndarray],
         shards: Sequence[Rollout],
     ) -> float:
-        targ = _valid(V_targ, shards)
-        residual = targ - _valid(V, shards)
+        targ = of_valid_states(V_targ, shards)
+        residual = targ - of_valid_states(V, shards)
         sums = [targ.size, targ.sum(), targ @ targ, residual.sum(), residual @ residual]
         return _explained_variance(*self.collective.sums(sums, module.device))
 
@@ -296,7 +275,7 @@ class PPGTorchLearner(BaseLearner):
         if module.needs_false_transitions:
             phase.draw_false_transitions(int(module.module.action_space.n), epoch)
         num_minibatches = config.num_aux_minibatches * len(phase.spec.rows_per_iteration)
-        metrics = train_epoch(
+        metrics, _ = train_epoch(
             module,
             phase.states,
             phase.segments.epoch((phase.spec.seed, epoch), num_minibatches),
@@ -314,6 +293,8 @@ class PPGTorchLearner(BaseLearner):
         if epoch == config.e_aux - 1:
             self._weights_seq_no += 1
             module.aux = None
+            if module.proximal is not None:
+                module.proximal.reset()
         return self._reduced_metrics(module_id, {f"aux/{k}": v for k, v in metrics.items()})
 
     def aux_loss(self, module: TrainedModule, batch: Batch) -> Terms:
@@ -388,12 +369,6 @@ def _replay_blocks(
             blocks.append(block)
             infos.append(block.info(row_ids[part]))
     return infos, blocks
-
-
-def _valid(columns: Sequence[np.ndarray], shards: Sequence[Rollout]) -> np.ndarray:
-    """Numbers of the valid states of a column, `[S]` float64."""
-    parts = [c[s.valid] for c, s in zip(columns, shards, strict=True)]
-    return np.concatenate(parts, dtype=np.float64)
 
 
 def _explained_variance(

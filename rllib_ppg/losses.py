@@ -7,6 +7,7 @@ all micro-batches and learners at once. Pure torch, no Ray.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -41,6 +42,53 @@ def L_KL(logp: Tensor, logp_old: Tensor, A: Tensor, kl_penalty: float) -> Tensor
     """
     log_r = logp - logp_old
     return torch.exp(log_r) * A - kl_penalty * 0.5 * log_r**2
+
+
+def L_clip_decoupled(
+    logp: Tensor,
+    logp_old: Tensor,
+    logp_prox: Tensor,
+    A: Tensor,
+    clip_param: float,
+    importance_max: float | None,
+) -> Tensor:
+    """L_clip, clipped against a proximal policy (Hilton et al. 2021, arXiv 2110.00641, section 3).
+
+    The importance ratio pi / pi_old stays that of the policy that acted. Where both are the same
+    policy, this is `L_clip`.
+
+    Args:
+        logp: log pi(a|s) of the policy in training, `[B]`.
+        logp_old: Log-probability recorded while acting, `[B]`.
+        logp_prox: log pi_prox(a|s) of the proximal policy, without a gradient, `[B]`.
+        A: Advantage estimate, `[B]`.
+        clip_param: The clip range, epsilon.
+        importance_max: Upper bound of the importance ratio, as in its authors' code; None for none.
+    """
+    logp_old = _bounded(logp_old, logp, importance_max)
+    least = math.log1p(-clip_param) if clip_param < 1.0 else -math.inf
+    log_r = (logp - logp_prox).clamp(least, math.log1p(clip_param))
+    # In logarithms, since a ratio to an old policy can be huge.
+    return torch.min(torch.exp(logp - logp_old) * A, torch.exp(log_r + logp_prox - logp_old) * A)
+
+
+def L_KL_decoupled(
+    logp: Tensor,
+    logp_old: Tensor,
+    logp_prox: Tensor,
+    A: Tensor,
+    kl_penalty: float,
+    importance_max: float | None,
+) -> Tensor:
+    """L_KL, with the penalty on the distance from a proximal policy; as `L_clip_decoupled`."""
+    logp_old = _bounded(logp_old, logp, importance_max)
+    return torch.exp(logp - logp_old) * A - kl_penalty * 0.5 * (logp - logp_prox) ** 2
+
+
+def _bounded(logp_old: Tensor, logp: Tensor, importance_max: float | None) -> Tensor:
+    if importance_max is None:
+        return logp_old
+    return torch.max(logp_old, logp.detach() - math.log(importance_max))
 
 
 def L_value(V: Tensor, V_targ: Tensor, vf_clip_param: float | None = None) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor, nn
 
-from rllib_ppg.augmentation import Augmentation
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE
+from rllib_ppg.learning.augmented_pass import augmented_pass
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 
@@ -22,14 +22,6 @@ def metric_name(name: str) -> str:
 def weights_of(module: TrainedModule) -> dict[str, float]:
     """The weight of each auxiliary loss, by its metric."""
     return {metric_name(name): loss.weight for name, loss in module.aux_losses.items()}
-
-
-def augmented(augmentation: Augmentation, batch: Batch) -> Batch:
-    """The batch with augmented observations."""
-    changed = {"obs": augmentation(batch["obs"], batch["random"])}
-    if "other_obs" in batch:
-        changed["other_obs"] = augmentation(batch["other_obs"], batch["other_random"])
-    return batch | changed
 
 
 def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
@@ -52,7 +44,9 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
             if f"{name}_at" in batch:
                 inputs[f"{name}_features"] = features[batch[f"{name}_at"]]
     if module.needs_augmented_pass:
-        inputs |= _augmented_pass(module, batch, out)
+        inputs |= augmented_pass(
+            module, batch, out, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS, aux_phase=True
+        )
     heads = dict(getattr(module.module, "aux_heads", {}))
     terms = {}
     for name, loss in module.aux_losses.items():
@@ -62,19 +56,6 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
             term = torch.where(batch["has_next"], term, 0.0)
         terms[metric_name(name)] = term
     return terms
-
-
-def _augmented_pass(module: TrainedModule, batch: Batch, out: Batch) -> dict[str, Any]:
-    """What the networks give for augmented observations, and distributions to compare."""
-    assert module.augmentation is not None
-    outputs = Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS
-    obs = module.augmentation(batch["obs"], batch["random"])
-    changed = module.forward({"obs": obs}, *outputs, aux_phase=True)
-    return {
-        "pi_detached": module.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS].detach()),
-        "augmented_pi": module.dist_cls.from_logits(changed[Columns.ACTION_DIST_INPUTS]),
-        "augmented_vf_preds": changed[Columns.VF_PREDS],
-    }
 
 
 def _with_others(module: TrainedModule, batch: Batch, features: Tensor) -> Tensor:

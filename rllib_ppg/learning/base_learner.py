@@ -72,13 +72,13 @@ class BaseLearner(TorchLearner):
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: ModuleID, config: Any = None) -> None:
-        """Makes the Adams: policy phase, value epochs if E_V differs from E_pi, auxiliary phase.
+        """Makes the Adams: policy phase, value epochs if there are any, auxiliary phase.
 
         Each holds all parameters. A step leaves alone what its loss does not reach, since those
         gradients are None. The moments of the auxiliary Adam are kept from phase to phase.
         """
         lrs = {DEFAULT_OPTIMIZER: config.lr}
-        if config.e_v != config.e_pi:
+        if config.has_value_epochs:
             lrs[VALUE_OPTIMIZER] = config.lr
         if config.has_aux_phase:
             lrs[AUX_OPTIMIZER] = config.aux_lr
@@ -151,7 +151,13 @@ class BaseLearner(TorchLearner):
 
     @override(TorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return super().get_state(*args, **kwargs) | {"aux_precision": self.aux_precision}
+        averages = {
+            module_id: state
+            for module_id, trained in self.trained.items()
+            if (state := trained.get_averages())
+        }
+        own = {"aux_precision": self.aux_precision, "averages": averages}
+        return super().get_state(*args, **kwargs) | own
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
@@ -161,6 +167,8 @@ class BaseLearner(TorchLearner):
         if WEIGHTS_SEQ_NO in state:
             self._weights_seq_no = 0  # so that RLlib also takes an older state
         super().set_state(state)
+        for module_id, trained in self.trained.items():
+            trained.set_averages(state.get("averages", {}).get(module_id, {}))
         # A checkpoint has moments in C order. Channels-last weights are not, and the fused Adam
         # goes through weights and moments in the order of memory.
         for optimizer in self._named_optimizers.values():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, tee
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,18 @@ def _unchecked_distributions() -> Iterator[None]:
         Distribution.set_default_validate_args(checked)
 
 
+class Epoch(NamedTuple):
+    """What an epoch did.
+
+    Attributes:
+        means: Mean of each term over its states, of all learners.
+        minibatches: Number of minibatches before it was stopped, or all.
+    """
+
+    means: dict[str, float]
+    minibatches: int
+
+
 @_unchecked_distributions()
 def train_epoch(
     module: TrainedModule,
@@ -43,7 +56,9 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     collective: LearnerCollective,
     place: str,
-) -> dict[str, float]:
+    max_kl: float | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> Epoch:
     """Takes one gradient step for each minibatch.
 
     Args:
@@ -55,9 +70,12 @@ def train_epoch(
         optimizer: The Adam that steps.
         collective: The learners of the run.
         place: Name of the epoch in error messages.
+        max_kl: The epoch stops before a step for whose minibatch the mean of the term
+            `sampled_kl` is above this number, over all learners.
+        after_step: Called after each step.
 
     Returns:
-        Mean of each term over the epoch's states, of all learners.
+        What it did.
 
     Raises:
         FloatingPointError: A gradient is NaN or infinite.
@@ -80,8 +98,10 @@ def train_epoch(
     # The same minibatches twice, since batches are prepared ahead of the steps that use them.
     ahead, indices = tee(states.drop_masked(minibatch) for minibatch in minibatches)
     batches = states.batches(part for index in ahead for part in module.micro_batches(index))
-    for m, index in enumerate(indices):
+    done = 0
+    for index in indices:
         buffer.attach()
+        before = totals.clone()
         parts = len(module.micro_batches(index))
         computed = module.threads.map(gradients_and_sums, islice(batches, parts), parts)
         for gradients, sums in computed:
@@ -89,14 +109,22 @@ def train_epoch(
                 buffer.add(gradients)
             totals[:-1] += sums
         totals[-1] += len(index)
+        if max_kl is not None:
+            *of_minibatch, states_of_it = collective.sums(totals - before, module.device)
+            if of_minibatch[names.index("sampled_kl")] > max_kl * states_of_it:
+                break
+        done += 1
         if not buffer.reduce(len(index), collective):
             continue
-        _check_finite(module, buffer, names, totals, f"{place}, minibatch {m + 1}")
+        _check_finite(module, buffer, names, totals, f"{place}, minibatch {done}")
         buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
         optimizer.step()
+        if after_step is not None:
+            after_step()
     buffer.detach()
     *over_all, count = collective.sums(totals, module.device)
-    return {name: value / max(count, 1) for name, value in zip(names, over_all, strict=True)}
+    means = [value / max(count, 1) for value in over_all]
+    return Epoch(dict(zip(names, means, strict=True)), done)
 
 
 def _weighted_sum(terms: Terms, weights: Mapping[str, float]) -> Tensor:

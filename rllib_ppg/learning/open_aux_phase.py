@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rllib_ppg.augmentation import NUM_RANDOM
 from rllib_ppg.aux_losses.false_transitions import draw_false_transitions
 from rllib_ppg.data.minibatches import Segments
 from rllib_ppg.data.phase_specs import AuxPhase
+from rllib_ppg.learning.augmented_pass import draw_random_numbers
 from rllib_ppg.learning.batches import StateDataset
 
 
@@ -32,15 +32,9 @@ class OpenAuxPhase(NamedTuple):
 
     def draw_augmentation(self, epoch: int) -> None:
         """Draws the random numbers of an epoch's augmentation, for all states."""
-        T = self.segments.num_steps
-        drawn = [
-            np.random.default_rng([self.spec.seed, epoch, int(row_id), 1]).random(
-                (T, NUM_RANDOM), np.float32
-            )
-            for row_id in self.row_ids
-        ]
-        if drawn:
-            self.states.set_column("random", np.concatenate(drawn))
+        seed = (self.spec.seed, epoch)
+        random = draw_random_numbers(self.row_ids, self.segments.num_steps, seed)
+        self.states.set_column("random", random)
 
     def draw_false_transitions(self, num_actions: int, epoch: int) -> None:
         """Draws the transitions of an epoch that did not happen, for all states."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from rllib_ppg import ray_private
 from rllib_ppg.augmentation import NUM_RANDOM, augmentation_of
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
+from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.spaces import Actions, is_image
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
 from rllib_ppg.learning.gradients import GradientBuffer
 from rllib_ppg.learning.micro_batches import MicroBatchThreads
+from rllib_ppg.learning.proximal_policy import ProximalPolicy
 from rllib_ppg.losses import clone_KL
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
 
@@ -57,8 +60,11 @@ class TrainedModule:
         needs_next_state: Whether one of them needs the features of the next state.
         needs_false_transitions: Whether one needs transitions that did not happen.
         augmentation: What is done to observations in the auxiliary phase; None for nothing.
+        augments_policy_phase: Whether the policy phase has DrAC's losses.
         needs_augmented_pass: Whether a loss needs it in a pass of its own.
         needs_presleep_values: Whether one needs V(s) from before the phase.
+        proximal: The average that L_clip refers to; None if that is the policy that acted.
+        advantages: Moments of the advantages so far, older ones with less weight.
         placeholder: One state with every column. A learner without states computes its losses on
             it, to know their terms and the parameters that they reach.
         entropy_schedule: The entropy coefficient by env steps.
@@ -85,8 +91,13 @@ class TrainedModule:
         self.needs_next_state = any(loss.next_state for loss in losses)
         self.needs_false_transitions = any(loss.false_transitions for loss in losses)
         self.augmentation = augmentation_of(config.augmentation)
+        self.augments_policy_phase = config.augmentation_phase == "both"
         self.needs_augmented_pass = any(loss.augmented for loss in losses)
         self.needs_presleep_values = any(loss.presleep_values for loss in losses)
+        self.proximal: ProximalPolicy | None = None
+        if config.proximal == "ewma":
+            self.proximal = ProximalPolicy(module, config.proximal_decay)
+        self.advantages = Moments(0.0, 0.0, 0.0)
         self._precision = "float32"
         side_by_side = is_image(module.observation_space) and device.type == "cpu"
         self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
@@ -191,6 +202,26 @@ class TrainedModule:
     def _buffer_versions(self) -> list[int]:
         return [buffer._version for buffer in self.module.buffers()]
 
+    # -- Averages over the past, which a checkpoint has ----------------------------------------
+
+    def get_averages(self) -> dict[str, Any]:
+        """The averages that the settings keep."""
+        averages: dict[str, Any] = {}
+        if self.proximal is not None:
+            averages["proximal"] = self.proximal.get_state()
+        if self.config.adv_ewma_decay:
+            averages["advantages"] = astuple(self.advantages)
+        return averages
+
+    def set_averages(self, averages: Mapping[str, Any]) -> None:
+        """Restores what `get_averages` returned; what is missing begins anew."""
+        if self.proximal is not None:
+            if "proximal" in averages:
+                self.proximal.set_state(averages["proximal"])
+            else:
+                self.proximal.reset()
+        self.advantages = Moments(*averages.get("advantages", (0.0, 0.0, 0.0)))
+
     # -- Forward passes ------------------------------------------------------------------------
 
     def begin_phase(self, precision: str) -> None:
@@ -198,21 +229,34 @@ class TrainedModule:
         self._precision = precision
         self.module.train()
 
-    def forward(self, batch: Batch, *outputs: str, aux_phase: bool = False) -> Batch:
+    def forward(
+        self, batch: Batch, *outputs: str, aux_phase: bool = False, module: Any = None
+    ) -> Batch:
         """Computes some of `TRAIN_OUTPUTS` in the phase's precision; returns them in float32.
 
         Args:
             batch: {"obs": `[B, ...]`}; other columns are ignored.
             *outputs: Names of the outputs to compute.
             aux_phase: Whether this is the auxiliary phase (`PPGTorchRLModule`).
+            module: The RLModule that computes them; None for the one in training.
         """
         bfloat16 = self._precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             obs = {Columns.OBS: batch["obs"]}
             out: Batch = ray_private.forward_train(
-                self.module, obs, outputs=outputs, aux_phase=aux_phase
+                self.module if module is None else module, obs, outputs=outputs, aux_phase=aux_phase
             )
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
+
+    @torch.no_grad()
+    def proximal_logp(self, batch: Batch) -> Tensor:
+        """The log of pi_prox for the actions, `[B]`; the recorded one if there is no average."""
+        if self.proximal is None:
+            return batch["logp_old"]
+        inputs = Columns.ACTION_DIST_INPUTS
+        out = self.forward(batch, inputs, module=self.proximal.module)
+        pi = self.dist_cls.from_logits(out[inputs])
+        return pi.logp(self.actions.unpack(batch["actions"]))
 
     def in_micro_batches(self, obs: np.ndarray, fn: Callable[[Batch], Tensor]) -> list[Tensor]:
         """`fn` of observations `[S, ...]`, a micro-batch at a time and without gradients."""
