@@ -31,12 +31,18 @@ from tests.support.comparison import check_same, timeless
 from tests.support.learners import Float64Module, make_rollout
 
 
+METRICS = (
+    "policy_loss", "vf_loss", "vf_clone_loss", "entropy", "vf_explained_var", "approx_kl",
+    "sampled_kl", "importance_clip_fraction", "policy_epochs_done", "target_kl_stopped",
+)  # fmt: skip
+
+
 def run_phases(algo, *env_runner_rows):
     """A policy phase of two iterations and an auxiliary phase on rollouts that do not change.
 
     Returns what the learners hold after each of the three, all metrics, and the replay list.
     """
-    states, metrics = [], {}
+    states = []
     for i in range(2):
         rollouts = []
         n = max(algo.config.num_learners, 1)
@@ -53,9 +59,8 @@ def run_phases(algo, *env_runner_rows):
         [(e.learner, list(e.info.rows)) for e in it] for it in only_module(algo).replay.iterations
     ]
     algo._auxiliary_phase(only_module(algo))
-    for name in ("policy_loss", "vf_loss", "entropy", "vf_explained_var", "approx_kl"):
-        metrics[name] = algo.metrics.peek(("learners", DEFAULT_MODULE_ID, name))
-    metrics |= algo.metrics.peek(("learners", DEFAULT_MODULE_ID, "aux"))
+    of_module = algo.metrics.peek(("learners", DEFAULT_MODULE_ID))
+    metrics = {name: of_module[name] for name in METRICS if name in of_module} | of_module["aux"]
     return [*states, learner_states(algo)], metrics, iterations
 
 
@@ -103,9 +108,18 @@ AUX_LOSSES = {
 }
 
 
-def test_auxiliary_losses_do_not_depend_on_the_number_of_learners(build):
+SUCCESSORS = {
+    "vf_phase": "auxiliary",
+    "arch": "shared",
+    "proximal": "ewma",
+    "adv_ewma_decay": 0.5,
+    "target_kl": 0.02,
+}
+
+
+def test_auxiliary_losses_and_successors_do_not_depend_on_the_number_of_learners(build):
     def double(num_learners):
-        config = several(num_learners, segment_length=4, aux_losses=AUX_LOSSES)
+        config = several(num_learners, segment_length=4, aux_losses=AUX_LOSSES, **SUCCESSORS)
         return config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
 
     one, two = build(double(0)), build(double(2))

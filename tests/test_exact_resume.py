@@ -86,7 +86,8 @@ class Dropout(PPGTorchRLModule):
 @pytest.mark.parametrize("num_learners", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_in_the_middle_of_a_phase(build, tmp_path, num_learners):
     losses = {"value": 1.0, "reward": 0.5, "dynamics": 0.5, "inverse_dynamics": 0.5}
-    config = small(aux_losses=losses).env_runners(num_env_runners=2 if num_learners < 2 else 1)
+    averages = {"proximal": "ewma", "adv_ewma_decay": 0.5, "vf_phase": "auxiliary"}
+    config = small(aux_losses=losses, **averages, target_kl=0.01, arch="shared").env_runners(num_env_runners=2 if num_learners < 2 else 1)
     check_exact(build, config.learners(num_learners=num_learners), tmp_path)
 
 
@@ -113,6 +114,7 @@ def test_random_numbers_filter_and_schedules(build, tmp_path, iterations, starts
 
 def test_procgen(build, tmp_path):
     config = small("procgen-starpilot-v0", e_aux=1, replay_compression="lz4")
+    config.training(augmentation="random_crop", augmentation_phase="both")
     config.env_runners(num_env_runners=0)
     config.rl_module(model_config={"impala_channels": (4, 8), "impala_dense": 16})
     check_exact(build, config, tmp_path, starts=range(3))

@@ -14,7 +14,12 @@ from rllib_ppg_cli.example import head, summary
 from tests.support.command import run
 
 EXAMPLES = [path.stem for path in shipped_examples()]
-EXTRAS = {"mujoco": "mujoco", "minatar_breakout": "minatar", "atari_pong": "ale_py"}
+EXTRAS = {
+    "mujoco": "mujoco",
+    "minatar_breakout": "minatar",
+    "atari_pong": "ale_py",
+    "ppg_dna": "ale_py",
+}
 TINY = {
     "num_env_runners": 0,
     "num_envs_per_env_runner": 4,
@@ -109,6 +114,7 @@ PAPER_SCALE = {
     "ppo_baseline": {"arch": {"shared"}, "n_pi": {0}, "e_pi": {3}, "e_v": {3}},
     "single_network": {"arch": {"detach"}},
     "kl_penalty": {"kl_penalty": {1.0}},
+    "ppg_ewma": {"kl_penalty": {1.0}},
     "sweep_n_pi": {"n_pi": {2, 4, 8, 16, 32}},
     "sweep_e_aux": {"e_aux": {1, 2, 3, 6, 9}},
 }
