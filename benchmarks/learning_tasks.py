@@ -319,10 +319,10 @@ def atari_ppo(env: str) -> PPOConfig:
 # -- A quarter of the batch ----------------------------------------------------------------------
 #
 # Hilton, Cobbe and Schulman 2021 (arXiv 2110.00641): with a batch divided by c, learning rates are
-# divided by sqrt(c), N_pi is multiplied by c, and with an average as the proximal policy its age and
-# the samples behind the advantages' moments are multiplied by c. Here c = 4. Its age, 1 / (1 -
-# decay) - 1, is as many gradient steps as an iteration has; that is so in the paper, too, whose
-# iterations have 8 and whose decay is .889.
+# divided by sqrt(c), and N_pi is multiplied by c. With an average as the proximal policy, its age
+# and the number of samples behind the advantages' moments are multiplied by c as well. Here c = 4.
+# The age, 1 / (1 - decay) - 1, is as many gradient steps as an iteration has. That is so in the
+# paper, too, whose iterations have 8 and whose decay is .889.
 
 
 def cartpole_ppg(_: str) -> PPGConfig:
