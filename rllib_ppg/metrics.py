@@ -56,6 +56,26 @@ METRICS: dict[str, dict[str, str]] = {
         ),
         "learners/default_policy/aux_learning_rate": "Learning rate, `aux_lr`; in each iteration.",
     },
+    "PPG's successors, in the policy phase": {
+        "learners/default_policy/vf_clone_loss": (
+            '1/2 (V - V_old)^2, with `vf_phase="auxiliary"`; there is no `vf_loss` then.'
+        ),
+        "learners/default_policy/augmentation_kl": (
+            'KL[pi(.|s), pi(.|f(s))], with `augmentation_phase="both"`.'
+        ),
+        "learners/default_policy/augmentation_vf_loss": "(V(s) - V(f(s)))^2, likewise.",
+        "learners/default_policy/importance_clip_fraction": (
+            "Fraction of states whose ratio pi/pi_old is above `importance_max`, with "
+            '`proximal="ewma"`; approx_kl and clip_fraction are of the average then.'
+        ),
+        "learners/default_policy/sampled_kl": (
+            "(r - 1) - log r with r = pi/pi_old, which `target_kl` is compared with."
+        ),
+        "learners/default_policy/policy_epochs_done": (
+            "Policy epochs before `target_kl` stopped them; 1.5 is one and a half."
+        ),
+        "learners/default_policy/target_kl_stopped": "1 if it did, 0 if not.",
+    },
     "Seconds": {
         "timers/env_runner_sampling_timer": "Waiting for rollouts.",
         "timers/policy_phase": "The policy phase's epochs in an iteration.",

@@ -30,7 +30,6 @@ from tests.support.algorithms import learner_states, only_module, several
 from tests.support.comparison import check_same, timeless
 from tests.support.learners import Float64Module, make_rollout
 
-
 METRICS = (
     "policy_loss", "vf_loss", "vf_clone_loss", "entropy", "vf_explained_var", "approx_kl",
     "sampled_kl", "importance_clip_fraction", "policy_epochs_done", "target_kl_stopped",

@@ -4,25 +4,39 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 import rllib_ppg
 from rllib_ppg import PPGConfig
 from rllib_ppg.metrics import METRICS
+from tests.support.envs import AnySpaces
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 
 
 def test_documented_metrics_are_those_of_a_run(build):
-    config = (
+    default = (
         PPGConfig()
-        .environment("CartPole-v1")
+        .environment(
+            AnySpaces, env_config={"observation_space": Box(0, 255, (16, 16, 3), np.uint8)}
+        )
         .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=64)
+        .rl_module(model_config={"impala_channels": [4], "impala_dense": 16})
         .training(n_pi=1, e_aux=1, segment_length=1, num_minibatches=2, num_aux_minibatches=2)
-        .training(aux_precision="auto")
     )
-    metrics = set(flat(build(config).train()))
+    successors = default.copy().training(
+        arch="shared",
+        vf_phase="auxiliary",
+        proximal="ewma",
+        target_kl=0.01,
+        augmentation="cutout",
+        augmentation_phase="both",
+        aux_precision="auto",
+    )
+    metrics = {name for config in (default, successors) for name in flat(build(config).train())}
     documented = {name for group in METRICS.values() for name in group if "normalized" not in name}
     documented.remove("evaluation/generalization_gap")
     assert documented <= metrics

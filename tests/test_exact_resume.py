@@ -87,7 +87,9 @@ class Dropout(PPGTorchRLModule):
 def test_in_the_middle_of_a_phase(build, tmp_path, num_learners):
     losses = {"value": 1.0, "reward": 0.5, "dynamics": 0.5, "inverse_dynamics": 0.5}
     averages = {"proximal": "ewma", "adv_ewma_decay": 0.5, "vf_phase": "auxiliary"}
-    config = small(aux_losses=losses, **averages, target_kl=0.01, arch="shared").env_runners(num_env_runners=2 if num_learners < 2 else 1)
+    config = small(aux_losses=losses, **averages, target_kl=0.01, arch="shared").env_runners(
+        num_env_runners=2 if num_learners < 2 else 1
+    )
     check_exact(build, config.learners(num_learners=num_learners), tmp_path)
 
 
