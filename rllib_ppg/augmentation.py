@@ -56,9 +56,10 @@ def cutout(images: Tensor, u: Tensor) -> Tensor:
 
 
 def color_jitter(images: Tensor, u: Tensor) -> Tensor:
-    """Changes brightness, contrast and saturation, each by a factor from 0.6 to 1.4.
+    """Changes brightness, contrast and saturation by factors from 0.6 to 1.4, and turns the hue.
 
-    As in Raileanu et al. 2021, but for the hue, which stays.
+    The hue turns by up to 0.354 of the circle in both directions, as in the code of Raileanu et al.
+    2021. Grey frames have neither saturation nor hue.
     """
     brightness, contrast, saturation = (0.6 + 0.8 * u[:, :3]).T[..., None, None, None, None]
     # Frames that are stacked in the last axis: RGB ones, or grey ones without a saturation.
@@ -70,7 +71,26 @@ def color_jitter(images: Tensor, u: Tensor) -> Tensor:
     x = (mean + contrast * (x - mean)).clamp(0, 255)
     grey = (x * weights).sum(-1, keepdim=True)
     x = (grey + saturation * (x - grey)).clamp(0, 255)
+    if rgb:
+        x = _with_turned_hue(x, (u[:, 3] - 0.5) * 255 / 360)
     return x.round().to(images.dtype).flatten(-2)
+
+
+def _with_turned_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """RGB images `[B, ..., 3]` with the hue turned by `turn` `[B]` of the circle.
+
+    From HSV, with the hue in sixths: channel n of 5, 3, 1 is V - C max(0, min(k, 4 - k, 1)), where
+    k = (n + H) mod 6 and C = max - min.
+    """
+    r, g, b = x.unbind(-1)
+    V, largest = x.max(-1)
+    C = V - x.amin(-1)
+    differences = torch.stack([g - b, b - r + 2 * C, r - g + 4 * C], -1)
+    H = differences.gather(-1, largest[..., None])[..., 0] / C.clamp(min=1e-6)
+    H = H + 6 * turn.view(-1, *[1] * (H.ndim - 1))
+    n = torch.tensor([5.0, 3.0, 1.0], device=x.device)
+    k = (n + H[..., None]) % 6
+    return V[..., None] - C[..., None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def _moved(images: Tensor, u: Tensor, most: int, mode: str) -> Tensor:
