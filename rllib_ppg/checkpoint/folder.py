@@ -146,7 +146,7 @@ def check_networks(root: str, there: dict[str, list[int]], here: dict[str, list[
             saved, mine = (f"{tuple(x)}" if x is not None else "not there" for x in shapes)
             raise ValueError(
                 f"the checkpoint {root} holds other networks: {name} is {saved} in it, and {mine} "
-                "by this config's rl_module and spaces"
+                "by this config's rl_module, aux_losses and spaces"
             )
 
 

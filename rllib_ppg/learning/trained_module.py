@@ -141,8 +141,16 @@ class TrainedModule:
     def _auto_micro_batch_size(self) -> int:
         if not is_image(self.module.observation_space):
             return 2**62
-        pixels = _CPU_PIXELS if self.device.type == "cpu" else _GPU_PIXELS
+        pixels = _CPU_PIXELS
+        if self.device.type != "cpu":
+            pixels = _GPU_PIXELS // self._passes_at_once
         return max(1, pixels // math.prod(self.module.observation_space.shape[:2]))
+
+    @property
+    def _passes_at_once(self) -> int:
+        """Passes of a micro-batch whose arrays are kept for one backward pass."""
+        augmented = self.needs_augmented_pass or self.augments_policy_phase
+        return 1 + augmented + self.needs_next_state + self.needs_false_transitions
 
     def _checked_placeholder(self) -> Batch:
         """The placeholder; raises ValueError for a user's module that PPG can't train."""
