@@ -2,7 +2,8 @@
 
 In docs/results/*.md, text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's
 table. The suite's curves go to docs/results/SUITE.png. The runs of `phases.py` go to `phases` and
-phases.png in the same way. `learning_tasks.py` says how a result is read.
+phases.png in the same way, and what `batch_size.py` makes of its suites to `batch_size`.
+`learning_tasks.py` says how a result is read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rliable import library, metrics
 
-from benchmarks import phases_report
+from benchmarks import batch_size, phases_report
 from benchmarks.learning_rows import RESULTS, read_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg.envs.procgen import GAMES, normalized_return
@@ -226,6 +227,8 @@ def report(suites: list[str]) -> None:
             continue
         draw(suite, curves)
         tables[suite] = table(suite, curves)
+    if areas := areas_of(suites):
+        tables["batch_size"] = batch_size.table(areas)
     if played := phases_report.read():
         phases_report.draw(played)
         tables["phases"] = phases_report.table(played)
@@ -236,6 +239,16 @@ def report(suites: list[str]) -> None:
     for path, page in pages.items():
         path.write_text(page)
         print(f"wrote {path}")
+
+
+def areas_of(suites: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """The returns of the suites that are about the batch's size, by task and arm."""
+    areas: dict[str, dict[str, np.ndarray]] = {}
+    for suite in suites:
+        if suite.startswith("batch_size"):
+            for (env, arm), seeds in read(suite).items():
+                areas.setdefault(env, {})[arm] = on_a_grid(seeds, SUITES[suite].env_steps)[1]
+    return areas
 
 
 def filled_in(page: str, name: str, new: str) -> str:

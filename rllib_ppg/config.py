@@ -221,15 +221,16 @@ class PPGConfig(AlgorithmConfig):
             vf_clip_param: Upper bound of (V - V_targ)^2 in the policy phase, as in RLlib's PPO.
                 None does not clip, as in the paper.
             vf_phase: Where L_value is trained: in "both" phases, or in the "auxiliary" phase only,
-                which delays the value function (DCPG, Moon et al. 2022). With "auxiliary", `e_v`
-                and `vf_loss_coeff` have no effect.
+                which delays the value function (DCPG, Moon et al. 2022). With "auxiliary", `e_v`,
+                `vf_loss_coeff` and `vf_clip_param` have no effect.
             vf_clone_coeff: With `vf_phase="auxiliary"`, weight of 1/2 (V - V_old)^2 in the policy
                 phase, where V_old is from before the iteration (DCPG: 1.0). It keeps V where it was
                 while the policy trains the encoder that both have. With `arch="dual"`, V does not
                 move, and there is no such loss.
             target_kl: The policy's steps of an iteration end before the first minibatch whose mean
                 of (r - 1) - log r, with r = pi/pi_old, is above 1.5 times this number, as in
-                Stable-Baselines3. L_value goes on. None never stops them.
+                Stable-Baselines3. L_value goes on, also through an encoder that both have. None
+                never stops them.
             proximal: The policy that L_clip or the KL penalty keeps the new one close to:
                 "behavior", the one that acted, or "ewma", an average of the recent weights
                 (PPG-EWMA, Hilton et al. 2021). The average begins anew after each auxiliary phase.
@@ -237,8 +238,8 @@ class PPGConfig(AlgorithmConfig):
                 (PPG-EWMA: 0.889).
             adv_ewma_decay: Decay per iteration of the moments that advantages are normalised by
                 (PPG-EWMA with smaller batches). 0 takes those of the iteration alone.
-            importance_max: With `proximal="ewma"`, upper bound of pi/pi_old (PPG-EWMA: 100). None
-                for no bound.
+            importance_max: With `proximal="ewma"`, upper bound of pi/pi_old, at least 1 (PPG-EWMA:
+                100). None for no bound.
             normalize_rewards: Whether to divide rewards by the running standard deviation of the
                 discounted return and to clip them to +-10. Metrics show the original rewards.
             replay_may_spill: Whether the replay list may be larger than Ray's object store. Ray
@@ -250,8 +251,9 @@ class PPGConfig(AlgorithmConfig):
                 phase starts that phase again.
             micro_batch_size: Number of states that pass through the network at once. Gradients are
                 summed, so the value does not change them. "auto" takes 32 images of 64 x 64 pixels
-                in each thread of a CPU and 1,024 on a GPU, more if they are smaller and fewer if
-                they are larger, and all states at once if they are vectors.
+                in each thread of a CPU and 1,024 on a GPU, more if they are smaller, fewer if they
+                are larger or if losses need more passes, and all states at once if they are
+                vectors.
             policy_precision: Precision of the networks in the policy phase: "float32", or
                 "bfloat16" for torch's autocast. Weights, losses, KL and optimizers stay in float32.
                 Env runners act in float32, so with "bfloat16" the ratio pi/pi_old is not exactly 1

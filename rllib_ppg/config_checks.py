@@ -102,6 +102,7 @@ def _or(special: Any, rule: _Rule) -> _Rule:
 
 _NOT_NEGATIVE = _Rule(lambda value: is_number(value) and value >= 0, "a non-negative number")
 _POSITIVE = _Rule(lambda value: is_number(value) and value > 0, "a positive number")
+_AT_LEAST_1 = _Rule(lambda value: is_number(value) and value >= 1, "a number of at least 1")
 _FRACTION = _Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")
 _DECAY = _Rule(lambda value: is_number(value) and 0 <= value < 1, "at least 0 and below 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
@@ -143,7 +144,8 @@ _RULES: dict[str, _Rule] = {
     "segment_length": _or(None, _whole(1)),
     "vf_lambda": _or(None, _FRACTION),
     **dict.fromkeys(("proximal_decay", "adv_ewma_decay"), _DECAY),
-    **dict.fromkeys(("target_kl", "importance_max"), _or(None, _POSITIVE)),
+    "target_kl": _or(None, _POSITIVE),
+    "importance_max": _or(None, _AT_LEAST_1),
     "vf_phase": _one_of(("both", "auxiliary")),
     "augmentation_phase": _one_of(("auxiliary", "both")),
     "proximal": _one_of(("behavior", "ewma")),

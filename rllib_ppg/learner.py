@@ -33,7 +33,7 @@ from rllib_ppg.learning.base_learner import AUX_OPTIMIZER, VALUE_OPTIMIZER, Base
 from rllib_ppg.learning.batches import concatenate_to_device, prefetch
 from rllib_ppg.learning.epoch import train_epoch, try_loss
 from rllib_ppg.learning.open_aux_phase import OpenAuxPhase, next_states
-from rllib_ppg.learning.policy_epochs import PlannedEpoch, train_policy_epochs
+from rllib_ppg.learning.policy_epochs import PlannedEpoch, train_policy_epochs, try_losses
 from rllib_ppg.learning.policy_terms import drac_terms, policy_terms
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.replay_reader import (
@@ -59,6 +59,7 @@ class PPGTorchLearner(BaseLearner):
     def build(self) -> None:
         super().build()
         for module in self.trained.values():  # a wrong loss is not to be found after hours
+            try_losses(module, self._planned_epochs(module), _policy_weights(module.config, 1.0))
             if module.config.has_aux_phase:
                 try_loss(module, self.aux_loss, _aux_weights(module), module.aux_placeholder)
 
@@ -103,16 +104,14 @@ class PPGTorchLearner(BaseLearner):
         }
         states = module.dataset([as_states(s.obs) for s in shards], tensors, valid, phase.row_ids)
         segments = Segments(phase.row_ids, phase.num_rows, T, config.segment_length or T)
-        weights = {
-            "policy_loss": 1.0,
-            "entropy": -entropy_coeff,
-            "vf_loss": 1.0 if config.has_value_epochs else config.vf_loss_coeff,
-            "vf_clone_loss": config.vf_clone_coeff,
-            "augmentation_kl": config.augmentation_coeff,
-            "augmentation_vf_loss": config.augmentation_coeff,
-        }
         metrics = train_policy_epochs(
-            module, states, segments, phase, self._planned_epochs(module), weights, self.collective
+            module,
+            states,
+            segments,
+            phase,
+            self._planned_epochs(module),
+            _policy_weights(config, entropy_coeff),
+            self.collective,
         )
         metrics["vf_explained_var"] = self._explained_variance(module, V, V_targ, shards)
         metrics["curr_entropy_coeff"] = entropy_coeff
@@ -144,7 +143,7 @@ class PPGTorchLearner(BaseLearner):
             return value_epochs + [PlannedEpoch(self.policy_loss, None, adam)] * config.e_pi
         if config.vf_phase == "both":
             epoch = PlannedEpoch(self.policy_and_value_loss, self.value_loss, adam)
-        elif config.vf_clone_coeff and config.arch != "dual":
+        elif config.vf_clone_coeff and getattr(module.module, "arch", None) != "dual":
             epoch = PlannedEpoch(self.policy_and_value_clone_loss, None, adam)
         else:
             epoch = PlannedEpoch(self.policy_loss, None, adam)
@@ -158,33 +157,38 @@ class PPGTorchLearner(BaseLearner):
             batch: Columns of a micro-batch: `obs`, `actions`, `logp_old`, `A`, `V_targ`.
 
         Returns:
-            Terms `[B]`: `policy_loss`, `entropy`, and the metrics `clip_fraction`, `approx_kl`.
+            Terms `[B]`: `policy_loss`, `entropy`, and metrics. With `target_kl`, one of them has
+            to be `sampled_kl`, (r - 1) - log r.
         """
-        out = module.forward(batch, Columns.ACTION_DIST_INPUTS)
-        return policy_terms(module, batch, out) | drac_terms(module, batch, out)
+        inputs = Columns.ACTION_DIST_INPUTS
+        out = module.forward(batch, inputs)
+        return policy_terms(module, batch, out) | drac_terms(module, batch, out, inputs)
 
     def value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """L_value, for the value epochs; arguments as in `policy_loss`, the term is `vf_loss`."""
-        out = module.forward(batch, Columns.VF_PREDS)
-        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], module.config.vf_clip_param)
-        return {"vf_loss": vf_loss, **drac_terms(module, batch, out)}
+        V = Columns.VF_PREDS
+        out = module.forward(batch, V)
+        vf_loss = L_value(out[V], batch["V_targ"], module.config.vf_clip_param)
+        return {"vf_loss": vf_loss, **drac_terms(module, batch, out, V)}
 
     def policy_and_value_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """The terms of `policy_loss` and `value_loss` from one pass, for E_pi = E_V."""
-        out = module.forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
-        vf_loss = L_value(out[Columns.VF_PREDS], batch["V_targ"], module.config.vf_clip_param)
-        terms = policy_terms(module, batch, out) | {"vf_loss": vf_loss}
-        return terms | drac_terms(module, batch, out)
+        inputs, V = Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS
+        out = module.forward(batch, inputs, V)
+        terms = policy_terms(module, batch, out)
+        terms["vf_loss"] = L_value(out[V], batch["V_targ"], module.config.vf_clip_param)
+        return terms | drac_terms(module, batch, out, inputs, V)
 
     def policy_and_value_clone_loss(self, module: TrainedModule, batch: Batch) -> Terms:
         """The terms of `policy_loss`, and `vf_clone_loss`, 1/2 (V - V_old)^2.
 
         V_old, the column `V`, is from before the iteration's updates (DCPG, Moon et al. 2022).
         """
-        out = module.forward(batch, Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS)
+        inputs, V = Columns.ACTION_DIST_INPUTS, Columns.VF_PREDS
+        out = module.forward(batch, inputs, V)
         terms = policy_terms(module, batch, out)
-        terms["vf_clone_loss"] = L_value(out[Columns.VF_PREDS], batch["V"])
-        return terms | drac_terms(module, batch, out)
+        terms["vf_clone_loss"] = L_value(out[V], batch["V"])
+        return terms | drac_terms(module, batch, out, inputs)
 
     def _explained_variance(
         self,
@@ -330,6 +334,18 @@ class PPGTorchLearner(BaseLearner):
 def _scaled_rewards(shard: Rollout, scale: float | None) -> np.ndarray:
     """The rewards that are trained on, `[n, T]`."""
     return shard.rewards if scale is None else normalize(shard.rewards, scale)
+
+
+def _policy_weights(config: Any, entropy_coeff: float) -> dict[str, float]:
+    """The weights of the terms that the policy phase trains."""
+    return {
+        "policy_loss": 1.0,
+        "entropy": -entropy_coeff,
+        "vf_loss": 1.0 if config.has_value_epochs else config.vf_loss_coeff,
+        "vf_clone_loss": config.vf_clone_coeff,
+        "augmentation_kl": config.augmentation_coeff,
+        "augmentation_vf_loss": config.augmentation_coeff,
+    }
 
 
 def _aux_weights(module: TrainedModule) -> dict[str, float]:

@@ -28,7 +28,7 @@ from rllib_ppg.learning.collectives import CollectiveError
 from rllib_ppg.learning.replay_reader import BlockReader
 from tests.support.algorithms import learner_states, only_module, several
 from tests.support.comparison import check_same, timeless
-from tests.support.learners import Float64Module, make_rollout
+from tests.support.learners import OBS, Float64Module, make_rollout
 
 METRICS = (
     "policy_loss", "vf_loss", "vf_clone_loss", "entropy", "vf_explained_var", "approx_kl",
@@ -36,7 +36,7 @@ METRICS = (
 )  # fmt: skip
 
 
-def run_phases(algo, *env_runner_rows):
+def run_phases(algo, *env_runner_rows, obs=OBS):
     """A policy phase of two iterations and an auxiliary phase on rollouts that do not change.
 
     Returns what the learners hold after each of the three, all metrics, and the replay list.
@@ -46,7 +46,7 @@ def run_phases(algo, *env_runner_rows):
         rollouts = []
         n = max(algo.config.num_learners, 1)
         for j, numbers in enumerate(interleave_row_ids(env_runner_rows)):
-            r = make_rollout(seed=10 * i + j, rows=len(numbers))
+            r = make_rollout(seed=10 * i + j, rows=len(numbers), obs=obs)
             shards = r.split(shard_cuts(numbers, sum(env_runner_rows), n))
             summary = RolloutSummary(
                 {}, [len(s) for s in shards], [], Moments.of(r.rewards[r.valid])
@@ -112,22 +112,46 @@ SUCCESSORS = {
     "arch": "shared",
     "proximal": "ewma",
     "adv_ewma_decay": 0.5,
-    "target_kl": 0.02,
+    "target_kl": 0.01,
+    "e_pi": 2,
 }
 
 
-def test_auxiliary_losses_and_successors_do_not_depend_on_the_number_of_learners(build):
+@pytest.mark.parametrize("num_learners", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_auxiliary_losses_and_successors_do_not_depend_on_the_number_of_learners(
+    build, num_learners
+):
     def double(num_learners):
         config = several(num_learners, segment_length=4, aux_losses=AUX_LOSSES, **SUCCESSORS)
         return config.rl_module(rl_module_spec=RLModuleSpec(module_class=Float64Module))
 
-    one, two = build(double(0)), build(double(2))
+    one, two = build(double(0)), build(double(num_learners))
     for env_runner_rows in [(5, 2), (1,)]:  # with one row in all, a learner gets none
         expected_states, expected_metrics, _ = run_phases(one, *env_runner_rows)
         states, metrics, _ = run_phases(two, *env_runner_rows)
         for name, w in states[-1][0].items():
             np.testing.assert_allclose(w, expected_states[-1][0][name], rtol=1e-5, atol=1e-7)
         assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.long
+def test_augmentation_does_not_depend_on_the_number_of_learners(build):
+    images = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    settings = {"augmentation": "random_crop", "augmentation_phase": "both", "e_v": 2}
+
+    def double(num_learners):
+        config = several(num_learners, aux_losses={"augmentation_consistency": 0.1}, **settings)
+        config.environment(env_config={"observation_space": images})
+        spec = RLModuleSpec(module_class=Float64Module)
+        spec.model_config = {"impala_channels": (4,), "impala_dense": 16}
+        return config.rl_module(rl_module_spec=spec)
+
+    one, two = build(double(0)), build(double(2))
+    expected_states, expected_metrics, _ = run_phases(one, 5, 2, obs=images)
+    states, metrics, _ = run_phases(two, 5, 2, obs=images)
+    for name, w in states[-1][0].items():
+        np.testing.assert_allclose(w, expected_states[-1][0][name], rtol=1e-5, atol=1e-7)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-6)
 
 
 def test_in_float32_learners_agree_up_to_steps_of_adam_on_rounding(build):

@@ -6,6 +6,7 @@ by minus its gradient, and what it should be is written out in float64.
 
 import copy
 import math
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -15,10 +16,15 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from rllib_ppg import PPGConfig
+from rllib_ppg.data.minibatches import Segments
+from rllib_ppg.learning.augmented_pass import draw_random_numbers
 from rllib_ppg.losses import L_clip, L_clip_decoupled, L_KL_decoupled
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.support.learners import (
     ACT,
+    N,
     SGDLearner,
+    T,
     aux_phase,
     make_learner,
     make_rollout,
@@ -72,6 +78,13 @@ class Reference:
         out = (module or self.module).forward_train({Columns.OBS: self.obs if obs is None else obs})
         return distribution(out[Columns.ACTION_DIST_INPUTS], ACT), out[Columns.VF_PREDS]
 
+    def forward_all(self, rollout):
+        """The log-probabilities of all actions, masked ones too."""
+        with torch.no_grad():
+            out = self.module.forward_train({Columns.OBS: torch.tensor(rollout.obs).double()})
+        pi = distribution(out[Columns.ACTION_DIST_INPUTS], ACT)
+        return pi.log_prob(torch.tensor(rollout.actions))
+
     def surrogate(self, pi):
         r = (pi.log_prob(self.actions) - self.logp_old).exp()
         return torch.minimum(r * self.A, r.clamp(0.8, 1.2) * self.A).mean()
@@ -114,17 +127,30 @@ def test_decoupled_objectives():
     torch.testing.assert_close(wide, L_clip(logp, old, A, 1.0))
 
 
+def average_of(history, beta):
+    """A module with the weighted average of the parameters and buffers of those before it."""
+    share = beta ** np.arange(len(history))[::-1]
+    average = copy.deepcopy(history[-1])
+    states = [module.state_dict() for module in history]
+    mean = {
+        name: sum(w * state[name] for w, state in zip(share / share.sum(), states, strict=True))
+        for name in states[0]
+    }
+    average.load_state_dict(mean)
+    return average
+
+
 @pytest.mark.parametrize("kl_penalty", [0.0, 0.5])
-@pytest.mark.parametrize("importance_max", [1.05, None])
-def test_ewma_phases(kl_penalty, importance_max):
+@pytest.mark.parametrize(("importance_max", "target_kl"), [(1.05, None), (None, 0.018)])
+def test_ewma_phases(kl_penalty, importance_max, target_kl):
     """Two iterations, an auxiliary phase after which the average begins anew, and one more."""
     beta, decay = 0.7, 0.6
     learner = make_learner(
         SGDLearner, proximal="ewma", proximal_decay=beta, adv_ewma_decay=decay, e_pi=3, e_v=3,
         importance_max=importance_max, kl_penalty=kl_penalty, normalize_rewards=False,
-        clip_param=0.05, double=True, e_aux=1,
+        clip_param=0.05, double=True, e_aux=1, target_kl=target_kl,
     )  # fmt: skip
-    history, all_A, stored = [reference_module(learner)], [], []
+    history, all_A, stored, policy_steps = [reference_module(learner)], [], [], []
     for i in range(3):
         rollout = make_rollout(seed=i)
         it = Reference(learner, rollout)
@@ -133,37 +159,44 @@ def test_ewma_phases(kl_penalty, importance_max):
         mean = np.average(np.concatenate(all_A), weights=weights)
         var = np.average((np.concatenate(all_A) - mean) ** 2, weights=weights)
         A = (it.raw_A - mean) / (math.sqrt(var) + 1e-8)
-        for _ in range(3):
-            prox = copy.deepcopy(it.module)
-            share = np.array([beta ** (len(history) - 1 - k) for k in range(len(history))])
-            share /= share.sum()
+        policy_steps.append(0)
+        for e in range(3):
             with torch.no_grad():
-                for p, *past in zip(
-                    prox.parameters(), *(m.parameters() for m in history), strict=True
-                ):
-                    p.copy_(sum(w * x for w, x in zip(share, past, strict=True)))
-                logp_prox = it.forward(module=prox)[0].log_prob(it.actions)
+                pi_prox, _ = it.forward(module=average_of(history, beta))
+                logp_prox = pi_prox.log_prob(it.actions)
             pi, V = it.forward()
             logp = pi.log_prob(it.actions)
+            loss = 0.5 * (V - it.V_targ).square().mean()
             ratio = (logp - it.logp_old).exp()
-            if importance_max:
-                ratio = ratio * (importance_max / ratio.detach()).clamp(max=1.0)
-            if kl_penalty:
-                objective = ratio * A - kl_penalty * 0.5 * (logp - logp_prox) ** 2
-            else:
-                r = (logp - logp_prox).exp()
-                kept = torch.where((r * A) <= (r.clamp(0.95, 1.05) * A), r, r.clamp(0.95, 1.05))
-                # p_prox / p_old is a number: the bound does not depend on what is trained.
-                objective = kept * (ratio / r).detach() * A
-            loss = -objective.mean() - 0.01 * pi.entropy().mean()
-            it.step(loss + 0.5 * (V - it.V_targ).square().mean())
-            history.append(copy.deepcopy(it.module))
-        _, (info,), (block,) = policy_phase(learner, rollout)
+            log_r = ratio.log().detach()
+            if target_kl is None or (log_r.exp() - 1 - log_r).mean() <= 1.5 * target_kl:
+                assert policy_steps[-1] == e  # it does not begin again
+                policy_steps[-1] += 1
+                above = (ratio > (importance_max or math.inf)).double().mean()
+                if importance_max:
+                    ratio = ratio * (importance_max / ratio.detach()).clamp(max=1.0)
+                if kl_penalty:
+                    objective = ratio * A - kl_penalty * 0.5 * (logp - logp_prox) ** 2
+                else:
+                    r = (logp - logp_prox).exp()
+                    clipped = r.clamp(0.95, 1.05)
+                    kept = torch.where(r * A <= clipped * A, r, clipped)
+                    # p_prox / p_old is a number: the bound does not depend on what is trained.
+                    objective = kept * (ratio / r).detach() * A
+                loss = loss - objective.mean() - 0.01 * pi.entropy().mean()
+            it.step(loss)
+            if policy_steps[-1] == e + 1:
+                history.append(copy.deepcopy(it.module))
+        metrics, (info,), (block,) = policy_phase(learner, rollout)
         stored.append((info, block))
         it.assert_reached(learner)
+        if importance_max:
+            expected = pytest.approx(above.item())
+            assert metrics["importance_clip_fraction"] == expected
         if i == 1:
             aux_phase(learner, stored)
             history = [reference_module(learner)]
+    assert (min(policy_steps) < 3) == (target_kl is not None)
 
 
 def test_an_average_of_one_is_the_policy_itself():
@@ -175,6 +208,22 @@ def test_an_average_of_one_is_the_policy_itself():
 
 
 # -- target_kl ---------------------------------------------------------------------------------
+
+
+def test_buffers_are_averaged_too():
+    learner = make_learner(
+        SGDLearner, proximal="ewma", proximal_decay=0.5,
+        env_runners={"observation_filter": "MeanStdFilter"},
+    )  # fmt: skip
+    ones, mean = np.ones(3, np.float32), np.array([1.0, 2.0, 3.0], np.float32)
+    for k in range(3):  # the average begins with the first
+        learner.set_observation_filter(DEFAULT_MODULE_ID, k * mean, ones)
+        policy_phase(learner, make_rollout())
+    average = learner.trained[DEFAULT_MODULE_ID].proximal.module
+    assert not average.training
+    # Statistics 0, 0, 1 and 2 with the weights 1/8, 1/4, 1/2 and 1.
+    expected = mean * (0.5 * 1 + 1 * 2) / (1 / 8 + 1 / 4 + 1 / 2 + 1)
+    np.testing.assert_allclose(average.observation_filter.mean, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("e_v", [10, 1])
@@ -217,6 +266,42 @@ def test_the_policy_may_stop_within_an_epoch():
     assert of_value == 18
     assert of_policy % 3
     assert metrics["policy_epochs_done"] == pytest.approx(of_policy / 3)
+
+
+def test_what_counts_is_the_minibatch():
+    """Not the epoch so far: the first minibatch is near to pi_old, the second one is not."""
+    rollout = make_rollout()
+    segments = Segments([np.arange(N)], N, T, T)
+    _, second = segments.epoch((1, 0), 2)
+    learner = make_learner(SGDLearner, target_kl=0.4, num_minibatches=2, double=True)
+    logp = Reference(learner, rollout).forward_all(rollout).numpy().ravel()
+    logp[second] -= 1.0  # a KL of e - 2 = .72 there, and half of it over both
+    logp = logp.reshape(rollout.logp.shape).astype(np.float32)
+    metrics, _, _ = policy_phase(learner, replace(rollout, logp=logp))
+    assert metrics["policy_epochs_done"] == 0.5
+
+
+def test_a_policy_that_stops_needs_no_value_function_to_train():
+    learner = make_learner(target_kl=1e-9, vf_loss_coeff=0.0)
+    before = parameters(learner)
+    policy_phase(learner, make_rollout())
+    for name, p in parameters(learner).items():
+        assert torch.equal(p, before[name])
+
+
+class WithoutSampledKL(SGDLearner):
+    def policy_and_value_loss(self, module, batch):
+        terms = super().policy_and_value_loss(module, batch)
+        del terms["sampled_kl"]
+        return terms
+
+
+def test_an_own_loss_has_to_have_the_term_that_target_kl_looks_at():
+    error = (
+        r"target_kl needs the term 'sampled_kl', which policy_and_value_loss\(\) does not return"
+    )
+    with pytest.raises(ValueError, match=error):
+        make_learner(WithoutSampledKL, target_kl=0.1)
 
 
 def test_a_high_target_kl_changes_nothing():
@@ -266,6 +351,26 @@ def test_with_two_networks_the_value_network_does_not_move_in_the_policy_phase()
         aux_phase(learner, [(info, block)])
 
 
+class AllOutputs(PPGTorchRLModule):
+    """One of a user's own: it returns all that it has, and does not say what its networks share."""
+
+    def setup(self):
+        super().setup()
+        del self.arch
+
+    def _forward_train(self, batch, **kwargs):
+        self.arch = self.model_config["arch"]
+        out = super()._forward_train(batch)
+        del self.arch
+        return out
+
+
+def test_an_own_module_with_one_encoder_is_kept_where_it_was():
+    learner = make_learner(module_class=AllOutputs, arch="shared", vf_phase="auxiliary")
+    metrics, _, _ = policy_phase(learner, make_rollout())
+    assert "vf_clone_loss" in metrics
+
+
 # -- DrAC --------------------------------------------------------------------------------------
 
 
@@ -303,6 +408,22 @@ def test_drac_in_the_policy_phase(e_v):
     assert metrics["augmentation_vf_loss"] == pytest.approx(G_V.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"e_v": 2}, {"vf_phase": "auxiliary"}])
+def test_drac_trains_what_an_epoch_trains(settings):
+    """Also with a module that returns more than it is asked for."""
+    learner = make_learner(
+        SGDLearner, obs=IMAGES, augmentation=inverted, augmentation_phase="both",
+        module_class=AllOutputs, **settings,
+    )  # fmt: skip
+    losses = learner.trained[DEFAULT_MODULE_ID].losses
+    names = {p: name for name, p in learner.module[DEFAULT_MODULE_ID].named_parameters()}
+    assert ("value_loss" in losses) == ("e_v" in settings)
+    for loss, (_, buffer) in losses.items():
+        if loss in ("policy_loss", "value_loss"):
+            part = "pi" if loss == "policy_loss" else "vf"
+            assert {names[p].split(".")[0] for p in buffer.parameters} == {f"{part}_encoder", part}
+
+
 def test_a_state_has_numbers_of_its_own_in_each_epoch_of_the_policy_phase():
     seen = []
 
@@ -313,10 +434,18 @@ def test_a_state_has_numbers_of_its_own_in_each_epoch_of_the_policy_phase():
     learner = make_learner(obs=IMAGES, augmentation=watch, augmentation_phase="both", e_pi=2, e_v=1)
     rollout = make_rollout(obs=IMAGES)
     rollout.valid[:] = True
-    policy_phase(learner, rollout)
+    for seed in (1, 2):
+        policy_phase(learner, rollout, seed=seed)
     numbers = np.concatenate([u.numpy() for u in seen if len(u) == rollout.valid.size])
-    assert len(numbers) == 3 * rollout.valid.size
+    assert len(numbers) == 2 * 3 * rollout.valid.size
     assert len(np.unique(numbers)) == numbers.size
+
+
+def test_numbers_are_those_of_a_row_wherever_it_is():
+    whole = draw_random_numbers(range(6), T, (1, 0)).reshape(6, T, -1)
+    part = draw_random_numbers([1, 4], T, (1, 0)).reshape(2, T, -1)
+    np.testing.assert_array_equal(part, whole[[1, 4]])
+    assert draw_random_numbers([], T, (1, 0)).shape == (0, whole.shape[-1])
 
 
 # -- All of them -------------------------------------------------------------------------------
@@ -327,9 +456,14 @@ def test_a_state_has_numbers_of_its_own_in_each_epoch_of_the_policy_phase():
     [
         ALL,
         {**ALL, "vf_phase": "both", "arch": "dual", "kl_penalty": 0.5},
-        {"obs": IMAGES, "augmentation": "random_crop", "augmentation_phase": "both"},
+        {
+            "obs": IMAGES,
+            "augmentation": "random_crop",
+            "augmentation_phase": "both",
+            "proximal": "ewma",
+        },
     ],
-    ids=["DCPG and EWMA", "EWMA with a penalty", "DrAC"],
+    ids=["DCPG and EWMA", "EWMA with a penalty", "DrAC and EWMA"],
 )
 def test_micro_batches_do_not_change_the_result(training):
     training = {"double": True, "e_aux": 1, "num_minibatches": 2, **training}
@@ -341,24 +475,52 @@ def test_micro_batches_do_not_change_the_result(training):
         torch.testing.assert_close(got[name], p, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_a_state_has_the_averages_and_one_without_begins_anew():
-    settings = {"proximal": "ewma", "adv_ewma_decay": 0.5, "e_pi": 2, "lr": 1e-2}
-    first, other = make_learner(**settings), make_learner(seed=1, **settings)
+AVERAGES = {"proximal": "ewma", "adv_ewma_decay": 0.5, "e_pi": 2, "e_v": 2, "lr": 1e-2}
+
+
+def assert_goes_on_alike(*learners):
+    for learner in learners:
+        policy_phase(learner, make_rollout(seed=3))
+    for name, p in parameters(learners[0]).items():
+        assert torch.equal(parameters(learners[1])[name], p), name
+
+
+def test_a_state_has_the_averages():
+    first, other = make_learner(**AVERAGES), make_learner(seed=1, **AVERAGES)
     for i in range(2):
         policy_phase(first, make_rollout(seed=i))
-    state = first.get_state()
     policy_phase(other, make_rollout(seed=5))
-    other.set_state(state)
-    for learner in (first, other):
-        policy_phase(learner, make_rollout(seed=3))
-    for name, p in parameters(first).items():
-        assert torch.equal(parameters(other)[name], p), name
-    plain = make_learner(seed=2)
-    other.set_state(plain.get_state())
-    average = other.trained[DEFAULT_MODULE_ID].proximal.module
-    for p, expected in zip(average.parameters(), parameters(plain).values(), strict=True):
-        assert torch.equal(p, expected)
-    plain.set_state(state)  # which has averages that it does not keep
+    other.set_state(first.get_state())
+    assert_goes_on_alike(first, other)
+    make_learner().set_state(first.get_state())  # which does not keep averages
+    assert "averages" not in first.get_state(components="rl_module")  # for env runners
+
+
+def test_averages_begin_anew_where_a_checkpoint_has_none():
+    other = make_learner(SGDLearner, seed=1, **AVERAGES)
+    policy_phase(other, make_rollout(seed=5))
+    other.set_state(make_learner(SGDLearner).get_state())
+    assert_goes_on_alike(other, make_learner(SGDLearner, **AVERAGES))
+
+
+def test_averages_begin_anew_with_weights_that_are_loaded_alone(tmp_path):
+    source = make_learner(seed=1)
+    source.save_to_path(tmp_path)
+    learner = make_learner(**AVERAGES)
+    learner.restore_from_path(tmp_path / "rl_module", component="rl_module")
+    assert_goes_on_alike(learner, make_learner(seed=1, **AVERAGES))
+
+
+def test_an_average_is_restored_with_other_heads():
+    losses = {"value": 1.0, "reward": {"hidden": 4}}
+    first, other = make_learner(**AVERAGES), make_learner(aux_losses=losses, **AVERAGES)
+    policy_phase(first, make_rollout())
+    state = first.trained[DEFAULT_MODULE_ID].get_averages()
+    other.trained[DEFAULT_MODULE_ID].set_averages(state)
+    there, here = (x.trained[DEFAULT_MODULE_ID].proximal.module for x in (first, other))
+    for name, p in there.named_parameters():
+        assert torch.equal(here.get_parameter(name), p)
+    first.trained[DEFAULT_MODULE_ID].set_averages(other.trained[DEFAULT_MODULE_ID].get_averages())
 
 
 @pytest.mark.parametrize(
@@ -370,6 +532,7 @@ def test_a_state_has_the_averages_and_one_without_begins_anew():
         ({"proximal": "emwa"}, "proximal is one of .* did you mean 'ewma'"),
         ({"proximal_decay": 1.0}, "proximal_decay is at least 0 and below 1, not 1.0"),
         ({"adv_ewma_decay": float("nan")}, "adv_ewma_decay is at least 0 and below 1, not nan"),
+        ({"importance_max": 0.5}, "importance_max is None or a number of at least 1, not 0.5"),
         ({"target_kl": 0}, "target_kl is None or a positive number, not 0"),
         ({"kl_target": 0.01}, "did you mean 'target_kl'"),
         ({"augmentation_phase": "both"}, "augmentation_phase='both' needs an augmentation"),

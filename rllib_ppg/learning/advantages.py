@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import numpy as np
 
@@ -43,16 +42,15 @@ def advantages(
         V_targs.append(V_targ)
     valid = of_valid_states(As, shards)
     count, total = collective.sums([valid.size, valid.sum()], module.device)
-    count = max(count, 1)  # all states may be masked
-    mean = total / count
+    mean = total / max(count, 1)  # all states may be masked
     (squares,) = collective.sums([np.square(valid - mean).sum()], module.device)
+    moments = Moments(count, mean, squares)
     if decay := module.config.adv_ewma_decay:
-        older = module.advantages
-        module.advantages = Moments(older.count * decay, older.mean, older.M2 * decay)
-        module.advantages += Moments(count, mean, squares)
-        count, mean, squares = astuple(module.advantages)
-    std = np.sqrt(squares / count) + 1e-8
-    return Vs, [((A - mean) / std).astype(np.float32) for A in As], V_targs
+        older = module.advantage_moments
+        moments = Moments(older.count * decay, older.mean, older.M2 * decay) + moments
+        module.advantage_moments = moments
+    std = np.sqrt(moments.M2 / max(moments.count, 1)) + 1e-8
+    return Vs, [((A - moments.mean) / std).astype(np.float32) for A in As], V_targs
 
 
 def of_valid_states(columns: Sequence[np.ndarray], shards: Sequence[Rollout]) -> np.ndarray:

@@ -150,14 +150,14 @@ class BaseLearner(TorchLearner):
     # -- State ---------------------------------------------------------------------------------
 
     @override(TorchLearner)
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        averages = {
-            module_id: state
-            for module_id, trained in self.trained.items()
-            if (state := trained.get_averages())
-        }
-        own = {"aux_precision": self.aux_precision, "averages": averages}
-        return super().get_state(*args, **kwargs) | own
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state["aux_precision"] = self.aux_precision
+        if self._check_component("averages", components, not_components):
+            state["averages"] = {m: trained.get_averages() for m, trained in self.trained.items()}
+        return state
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
@@ -176,6 +176,13 @@ class BaseLearner(TorchLearner):
                 for key, x in moments.items():
                     if isinstance(x, Tensor) and x.shape == p.shape:
                         moments[key] = torch.empty_like(p).copy_(x)
+
+    @override(TorchLearner)
+    def restore_from_path(self, path: Any, *, component: Any = None, **kwargs: Any) -> None:
+        super().restore_from_path(path, component=component, **kwargs)
+        if component is not None:  # weights alone, perhaps
+            for trained in self.trained.values():
+                trained.set_averages({})
 
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """One epoch of gradient steps on one module.
 
 A step sums the losses of its micro-batches, adds up gradients and state counts of all learners in
-one collective, and divides. The result is the gradient of the mean over the whole minibatch, in
-whatever way it was cut into micro-batches and spread over learners.
+one collective (two with `target_kl`), and divides. The result is the gradient of the mean over the
+whole minibatch, in whatever way it was cut into micro-batches and spread over learners.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ def _unchecked_distributions() -> Iterator[None]:
         Distribution.set_default_validate_args(checked)
 
 
+# The term that `max_kl` bounds: an estimate of how far the policy is from the one that acted.
+SAMPLED_KL = "sampled_kl"
+
+
 class Epoch(NamedTuple):
     """What an epoch did.
 
     Attributes:
         means: Mean of each term over its states, of all learners.
-        minibatches: Number of minibatches before it was stopped, or all.
+        minibatches: Number of minibatches before it stopped, or all.
     """
 
     means: dict[str, float]
@@ -56,6 +60,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     collective: LearnerCollective,
     place: str,
+    begin: int = 0,
     max_kl: float | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Epoch:
@@ -64,14 +69,15 @@ def train_epoch(
     Args:
         module: The module to train.
         states: This learner's states.
-        minibatches: Indices of this learner's states in each minibatch.
+        minibatches: Indices of this learner's states in each minibatch of the epoch.
         loss_fn: Computes the terms of a micro-batch.
         weights: Weights of the terms that are trained; all other terms are metrics.
         optimizer: The Adam that steps.
         collective: The learners of the run.
         place: Name of the epoch in error messages.
+        begin: Number of minibatches to leave out.
         max_kl: The epoch stops before a step for whose minibatch the mean of the term
-            `sampled_kl` is above this number, over all learners.
+            SAMPLED_KL is above this number, over all learners.
         after_step: Called after each step.
 
     Returns:
@@ -96,12 +102,13 @@ def train_epoch(
         return gradients, stacked.sum(1, dtype=torch.float64)
 
     # The same minibatches twice, since batches are prepared ahead of the steps that use them.
-    ahead, indices = tee(states.drop_masked(minibatch) for minibatch in minibatches)
+    rest = islice(minibatches, begin, None)
+    ahead, indices = tee(states.drop_masked(minibatch) for minibatch in rest)
     batches = states.batches(part for index in ahead for part in module.micro_batches(index))
-    done = 0
+    done = begin
     for index in indices:
         buffer.attach()
-        before = totals.clone()
+        before = totals if max_kl is None else totals.clone()
         parts = len(module.micro_batches(index))
         computed = module.threads.map(gradients_and_sums, islice(batches, parts), parts)
         for gradients, sums in computed:
@@ -111,7 +118,7 @@ def train_epoch(
         totals[-1] += len(index)
         if max_kl is not None:
             *of_minibatch, states_of_it = collective.sums(totals - before, module.device)
-            if of_minibatch[names.index("sampled_kl")] > max_kl * states_of_it:
+            if of_minibatch[names.index(SAMPLED_KL)] > max_kl * states_of_it:
                 break
         done += 1
         if not buffer.reduce(len(index), collective):
@@ -130,7 +137,7 @@ def train_epoch(
 def _weighted_sum(terms: Terms, weights: Mapping[str, float]) -> Tensor:
     # A term of weight 0 is left out: a zero gradient would still move parameters by momentum.
     used = [w * terms[name] for name, w in weights.items() if w and name in terms]
-    return torch.stack(used).sum()
+    return torch.stack(used).sum() if used else torch.zeros(())
 
 
 def try_loss(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from rllib_ppg.data.phase_specs import PolicyPhase
 from rllib_ppg.learning.augmented_pass import draw_random_numbers
 from rllib_ppg.learning.batches import StateDataset
 from rllib_ppg.learning.collectives import LearnerCollective
-from rllib_ppg.learning.epoch import Epoch, train_epoch
+from rllib_ppg.learning.epoch import SAMPLED_KL, Epoch, train_epoch, try_loss
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 Loss = Callable[[TrainedModule, Batch], Terms]
@@ -64,38 +63,59 @@ def train_policy_epochs(
         FloatingPointError: A gradient is NaN or infinite.
     """
     config = module.config
-
-    def train(
-        e: int, loss: Loss, optimizer: torch.optim.Optimizer, begin: int = 0, **options: Any
-    ) -> Epoch:
-        minibatches = segments.epoch((phase.seed, e), config.num_minibatches)
-        rest = islice(minibatches, begin, None)
-        place = f"policy phase, epoch {e + 1}"
-        return train_epoch(
-            module, states, rest, loss, weights, optimizer, collective, place, **options
-        )
-
     options: dict[str, Any] = {}
     if config.target_kl is not None:
         options["max_kl"] = _TARGET_KL_FACTOR * config.target_kl
     if module.proximal is not None:
+        module.proximal.begin()
         options["after_step"] = module.proximal.update
+
+    def train(e: int, loss: Loss, **options: Any) -> Epoch:
+        minibatches = segments.epoch((phase.seed, e), config.num_minibatches)
+        place = f"policy phase, epoch {e + 1}"
+        adam = epochs[e].optimizer
+        return train_epoch(
+            module, states, minibatches, loss, weights, adam, collective, place, **options
+        )
+
+    row_ids = [row_id for ids in phase.row_ids for row_id in ids]
     metrics: dict[str, float] = {}
     policy_steps, stopped = 0, False
-    for e, (policy_loss, value_loss, optimizer) in enumerate(epochs):
+    for e, (policy_loss, value_loss, _) in enumerate(epochs):
         if module.augments_policy_phase:
-            row_ids = [row_id for ids in phase.row_ids for row_id in ids]
             random = draw_random_numbers(row_ids, segments.num_steps, (phase.seed, e))
             states.set_column("random", random)
         done = 0
         if policy_loss and not stopped:
-            means, done = train(e, policy_loss, optimizer, **options)
+            means, done = train(e, policy_loss, **options)
             metrics |= means
             policy_steps += done
             stopped = done < config.num_minibatches
         if value_loss and (stopped or not policy_loss):
-            metrics |= train(e, value_loss, optimizer, begin=done).means
+            metrics |= train(e, value_loss, begin=done).means
     if config.target_kl is not None:
         metrics["policy_epochs_done"] = policy_steps / config.num_minibatches
         metrics["target_kl_stopped"] = float(stopped)
     return metrics
+
+
+def try_losses(
+    module: TrainedModule, epochs: Iterable[PlannedEpoch], weights: Mapping[str, float]
+) -> None:
+    """Computes the losses of the epochs for one state, so that wrong ones are found at once.
+
+    Raises:
+        ValueError: `target_kl` is set, and a loss of the policy lacks the term it looks at.
+    """
+    for policy_loss, value_loss, _ in epochs:
+        for loss in filter(None, (policy_loss, value_loss)):
+            terms, _ = try_loss(module, loss, weights, module.policy_placeholder)
+            if (
+                loss is policy_loss
+                and module.config.target_kl is not None
+                and SAMPLED_KL not in terms
+            ):
+                raise ValueError(
+                    f"target_kl needs the term {SAMPLED_KL!r}, which {loss.__name__}() does not "
+                    "return"
+                )

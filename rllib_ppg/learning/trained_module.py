@@ -59,12 +59,12 @@ class TrainedModule:
         aux_losses: The losses of the auxiliary phase, by name.
         needs_next_state: Whether one of them needs the features of the next state.
         needs_false_transitions: Whether one needs transitions that did not happen.
-        augmentation: What is done to observations in the auxiliary phase; None for nothing.
+        augmentation: What is done to images; None for nothing.
         augments_policy_phase: Whether the policy phase has DrAC's losses.
         needs_augmented_pass: Whether a loss needs it in a pass of its own.
         needs_presleep_values: Whether one needs V(s) from before the phase.
-        proximal: The average that L_clip refers to; None if that is the policy that acted.
-        advantages: Moments of the advantages so far, older ones with less weight.
+        proximal: The policy to stay close to, an average; None if it is the one that acted.
+        advantage_moments: Moments of the advantages so far, older ones with less weight.
         placeholder: One state with every column. A learner without states computes its losses on
             it, to know their terms and the parameters that they reach.
         entropy_schedule: The entropy coefficient by env steps.
@@ -97,7 +97,7 @@ class TrainedModule:
         self.proximal: ProximalPolicy | None = None
         if config.proximal == "ewma":
             self.proximal = ProximalPolicy(module, config.proximal_decay)
-        self.advantages = Moments(0.0, 0.0, 0.0)
+        self.advantage_moments = Moments(0.0, 0.0, 0.0)
         self._precision = "float32"
         side_by_side = is_image(module.observation_space) and device.type == "cpu"
         self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
@@ -123,6 +123,16 @@ class TrainedModule:
         if self.aux_losses.keys() - {VALUE}:
             outputs.append(Columns.EMBEDDINGS)
         return outputs
+
+    @property
+    def policy_placeholder(self) -> Batch:
+        """The placeholder with the columns that a batch of the policy phase has."""
+        columns = {"obs", "actions", "logp_old", "A", "V_targ"}
+        if self.config.vf_phase == "auxiliary":
+            columns.add("V")
+        if self.augments_policy_phase:
+            columns.add("random")
+        return {name: x for name, x in self.placeholder.items() if name in columns}
 
     @property
     def aux_placeholder(self) -> Batch:
@@ -218,7 +228,7 @@ class TrainedModule:
         if self.proximal is not None:
             averages["proximal"] = self.proximal.get_state()
         if self.config.adv_ewma_decay:
-            averages["advantages"] = astuple(self.advantages)
+            averages["advantages"] = astuple(self.advantage_moments)
         return averages
 
     def set_averages(self, averages: Mapping[str, Any]) -> None:
@@ -228,7 +238,7 @@ class TrainedModule:
                 self.proximal.set_state(averages["proximal"])
             else:
                 self.proximal.reset()
-        self.advantages = Moments(*averages.get("advantages", (0.0, 0.0, 0.0)))
+        self.advantage_moments = Moments(*averages.get("advantages", (0.0, 0.0, 0.0)))
 
     # -- Forward passes ------------------------------------------------------------------------
 
@@ -258,9 +268,8 @@ class TrainedModule:
 
     @torch.no_grad()
     def proximal_logp(self, batch: Batch) -> Tensor:
-        """The log of pi_prox for the actions, `[B]`; the recorded one if there is no average."""
-        if self.proximal is None:
-            return batch["logp_old"]
+        """The log of pi_prox for the actions, `[B]`."""
+        assert self.proximal is not None
         inputs = Columns.ACTION_DIST_INPUTS
         out = self.forward(batch, inputs, module=self.proximal.module)
         pi = self.dist_cls.from_logits(out[inputs])
