@@ -26,14 +26,13 @@ def test_documented_metrics_are_those_of_a_run(build):
         .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=64)
         .rl_module(model_config={"impala_channels": [4], "impala_dense": 16})
         .training(n_pi=1, e_aux=1, segment_length=1, num_minibatches=2, num_aux_minibatches=2)
+        .training(augmentation="cutout", augmentation_phase="both")
     )
     successors = default.copy().training(
         arch="shared",
         vf_phase="auxiliary",
         proximal="ewma",
         target_kl=0.01,
-        augmentation="cutout",
-        augmentation_phase="both",
         aux_precision="auto",
     )
     metrics = {name for config in (default, successors) for name in flat(build(config).train())}

@@ -79,8 +79,10 @@ CALLED = [
 ]
 
 # Not Ray's: documented names of Python, gymnasium's, and torch's (how often a tensor was written
-# to, and whether distributions check their arguments).
-OTHERS = {"_asdict", "_exit", "_state", "_validate_args", "_version"}
+# to, whether distributions check their arguments, and functions of lists of tensors).
+OTHERS = {
+    "_asdict", "_exit", "_foreach_copy_", "_foreach_lerp_", "_state", "_validate_args", "_version",
+}  # fmt: skip
 
 # Overridden in PPG's classes, or used there through `self`.
 INHERITED = [
@@ -102,6 +104,7 @@ INHERITED = [
     (ENV_RUNNER, "_increase_sampled_metrics", ["self", "num_steps", "num_episodes_completed"]),
     (ENV_RUNNER, "_log_episode_metrics", ["self", "length", "ret", "sec"]),
     (ENV_RUNNER, "_needs_initial_reset", None),
+    (LEARNER, "_check_component", ["self", "name", "components", "not_components"]),
     (LEARNER, "_device", None),
     (LEARNER, "_make_modules_ddp_if_necessary", ["self"]),
     (LEARNER, "_named_optimizers", None),
