@@ -261,8 +261,8 @@ class PPGConfig(AlgorithmConfig):
             aux_precision: Precision of the networks in the auxiliary phase, as
                 `policy_precision`. "auto" takes bfloat16 if the devices of all learners compute in
                 it natively, and float32 otherwise. A run that continues from a checkpoint keeps
-                what was taken. Whether a run learns equally well in bfloat16 has not been measured
-                over seeds (docs/performance.md).
+                what was taken. On MinAtar, runs learn as well in bfloat16
+                (docs/performance.md).
             collective_timeout_s: Number of seconds that a learner waits for the other learners in
                 a gradient step before it gives up. A learner that fails is noticed at once.
             **kwargs: RLlib's own `training` settings.
