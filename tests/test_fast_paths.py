@@ -1,5 +1,6 @@
 """What makes PPG fast changes no result: micro-batches, precision, compression, spilling."""
 
+import resource
 import subprocess
 import sys
 
@@ -283,14 +284,13 @@ FAULTS = """
 import resource, sys, torch
 from concurrent.futures import ThreadPoolExecutor
 from rllib_ppg.resources.cpu import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
 def layers():
     kept = [torch.ones(2**20) for _ in range(24)]  # 4 MB each, and 96 MB freed at once
     del kept
 pool = ThreadPoolExecutor(1)
 def run():
-    pool.submit(layers).result() if sys.argv[2] == "thread" else layers()
+    pool.submit(layers).result() if sys.argv[1] == "thread" else layers()
 run()  # a second time, since a thread's heaps come one after the other
 run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -303,12 +303,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 @pytest.mark.parametrize("where", ["main", "thread"])
 def test_freed_memory_is_kept(where):
-    def faults(how):
-        out = subprocess.check_output([sys.executable, "-c", FAULTS, how, where], text=True)
-        return int(out.split()[-1])
-
-    given_back, kept = faults("-"), faults("keep")
-    assert kept < given_back / 10
+    """Without it glibc mostly gives back all that is freed, and sometimes nothing."""
+    out = subprocess.check_output([sys.executable, "-c", FAULTS, where], text=True)
+    pages = 20 * 24 * 2**22 // resource.getpagesize()  # that are freed and taken again
+    assert int(out.split()[-1]) < pages / 10
 
 
 def test_learners_and_env_runners_keep_it(monkeypatch):
