@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -69,23 +70,27 @@ def runs_of(suite: str) -> list[Run]:
 def train(run: Run, state: Path, deadline: float) -> None:
     """Trains a run to its end, or until the deadline; saves what there is then."""
     import rllib_ppg  # noqa: F401 (registers envs)
+    from benchmarks import diagnostics
     from benchmarks.learning_tasks import RETURNS, REWARDS, SUITES
 
     suite = SUITES[run.suite]
     use_one_core()
+    measured = diagnostics.Diagnostics()
     algo = suite.arms[run.arm](run.env).debugging(seed=run.seed).build_algo()
     folder, rows, seconds = state / run.suite / run.name, [], 0.0
     # By env steps. A kill leaves the newest whole, and perhaps a draft or an older one beside it.
     checkpoints = sorted(folder.glob("[0-9]*"))
     if checkpoints:
         algo.restore_from_path(str(checkpoints[-1]))
-        rows, seconds, returns, rewards = json.loads((checkpoints[-1] / "rows.json").read_text())
+        saved_rows = json.loads((checkpoints[-1] / "rows.json").read_text())
+        rows, seconds, returns, rewards, measured.iterations = saved_rows
         RETURNS.extend(returns)
         REWARDS.mean, REWARDS.var, REWARDS.count = rewards
     saved, steps = time.monotonic(), 0
     while steps < suite.env_steps:
         began = time.monotonic()
-        result = algo.train()
+        with measured.watch() if suite.diagnose else nullcontext():
+            result = algo.train()
         seconds += time.monotonic() - began
         steps = int(result["num_env_steps_sampled_lifetime"])
         value = np.mean(RETURNS) if RETURNS else result["env_runners"].get("episode_return_mean")
@@ -99,14 +104,18 @@ def train(run: Run, state: Path, deadline: float) -> None:
             shutil.rmtree(draft, ignore_errors=True)
             algo.save_to_path(str(draft))
             rewards = [float(x) for x in (REWARDS.mean, REWARDS.var, REWARDS.count)]
-            saved_rows = json.dumps([rows, seconds, list(RETURNS), rewards])
-            (draft / "rows.json").write_text(saved_rows)
+            saved_rows = [rows, seconds, list(RETURNS), rewards, measured.iterations]
+            (draft / "rows.json").write_text(json.dumps(saved_rows))
             older, checkpoints = checkpoints, [draft.rename(folder / f"{steps:012}")]
             for checkpoint in older:
                 shutil.rmtree(checkpoint)
             saved = time.monotonic()
         if late:
             return
+    if measured.iterations:
+        n_pi = suite.arms["ppg"](run.env).n_pi
+        summary = diagnostics.summary(measured.iterations, n_pi)
+        write_rows(run.csv.parent / "diagnostics" / run.csv.name, diagnostics.COLUMNS, summary)
     write_rows(run.csv, FIELDS, rows)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -49,6 +49,7 @@ class Suite:
         seeds: of each task and arm.
         arms: a config for an env's id, by the arm's name.
         openai: experiments of OpenAI's on the same tasks, whose curves are shown beside the arms'.
+        diagnose: whether `diagnostics.py` measures the runs.
     """
 
     envs: tuple[str, ...]
@@ -56,6 +57,7 @@ class Suite:
     seeds: tuple[int, ...]
     arms: Mapping[str, Callable[[str], AlgorithmConfig]]
     openai: tuple[str, ...] = ()
+    diagnose: bool = False
 
 
 # -- MuJoCo ------------------------------------------------------------------------------------
@@ -458,6 +460,17 @@ SUITES = {
             # epochs, of which there are 10 still, have passes and an Adam of their own then.
             "e_pi=4": lambda env: mujoco_ppg(env).training(e_pi=4),
         },
+    ),
+    # What is chosen to mend continuous control is chosen here, on seeds that are not reported.
+    "mujoco_choice": Suite(
+        envs=("InvertedDoublePendulum-v5", "Ant-v5", "HalfCheetah-v5"),
+        env_steps=MUJOCO_STEPS,
+        seeds=(10, 11, 12),
+        arms={
+            "ppg": mujoco_ppg,
+            "no_aux": lambda env: mujoco_ppg(env).training(n_pi=0),
+        },
+        diagnose=True,
     ),
     "minatar": Suite(
         envs=("MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1"),
