@@ -461,7 +461,8 @@ SUITES = {
             "e_pi=4": lambda env: mujoco_ppg(env).training(e_pi=4),
         },
     ),
-    # What is chosen to mend continuous control is chosen here, on seeds that are not reported.
+    # What mends continuous control is chosen here, on seeds that are not reported
+    # (docs/results/continuous-control.md).
     "mujoco_choice": Suite(
         envs=("InvertedDoublePendulum-v5", "Ant-v5", "HalfCheetah-v5"),
         env_steps=MUJOCO_STEPS,
@@ -469,6 +470,13 @@ SUITES = {
         arms={
             "ppg": mujoco_ppg,
             "no_aux": lambda env: mujoco_ppg(env).training(n_pi=0),
+            "target_kl=0.01": lambda env: mujoco_ppg(env).training(target_kl=0.01),
+            "target_kl=0.02": lambda env: mujoco_ppg(env).training(target_kl=0.02),
+            "adam_relative": lambda env: mujoco_ppg(env).training(adam_relative=True),
+            "presleep": lambda env: mujoco_ppg(env).training(
+                aux_losses={"value": {"target": "presleep"}}
+            ),
+            "no_aux,target_kl=0.02": lambda env: mujoco_ppg(env).training(n_pi=0, target_kl=0.02),
         },
         diagnose=True,
     ),

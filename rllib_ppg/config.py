@@ -83,6 +83,7 @@ class PPGConfig(AlgorithmConfig):
         self.vf_phase = "both"
         self.vf_clone_coeff = 1.0
         self.target_kl: float | None = None
+        self.adam_relative = False
         self.proximal = "behavior"
         self.proximal_decay = 0.889
         self.adv_ewma_decay = 0.0
@@ -146,6 +147,7 @@ class PPGConfig(AlgorithmConfig):
         vf_phase: str = NotProvided,
         vf_clone_coeff: float = NotProvided,
         target_kl: float | None = NotProvided,
+        adam_relative: bool = NotProvided,
         proximal: str = NotProvided,
         proximal_decay: float = NotProvided,
         adv_ewma_decay: float = NotProvided,
@@ -231,6 +233,9 @@ class PPGConfig(AlgorithmConfig):
                 of (r - 1) - log r, with r = pi/pi_old, is above 1.5 times this number, as in
                 Stable-Baselines3. L_value goes on, also through an encoder that both have. None
                 never stops them.
+            adam_relative: Whether the policy phase's Adam optimizers count their steps from the
+                last auxiliary phase, so that the first ones after it are small (Adam-Rel, Ellis et
+                al. 2024, arXiv 2412.17113).
             proximal: The policy that L_clip or the KL penalty keeps the new one close to:
                 "behavior", the one that acted, or "ewma", an average of the recent weights
                 (PPG-EWMA, Hilton et al. 2021). The average begins anew after each auxiliary phase.

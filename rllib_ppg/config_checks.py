@@ -135,7 +135,7 @@ _RULES: dict[str, _Rule] = {
     ), _NOT_NEGATIVE),
     **dict.fromkeys((
         "normalize_rewards", "detach_vf_in_aux_phase", "replay_may_spill", "checkpoint_replay",
-        "explore",
+        "adam_relative", "explore",
     ), _SWITCH),
     **dict.fromkeys(("gamma", "lambda_"), _FRACTION),
     "policy_precision": _one_of(PRECISIONS),

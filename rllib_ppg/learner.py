@@ -299,6 +299,8 @@ class PPGTorchLearner(BaseLearner):
             module.aux = None
             if module.proximal is not None:
                 module.proximal.reset()
+            if config.adam_relative:
+                self._restart_time_of_adams(module_id)
         return self._reduced_metrics(module_id, {f"aux/{k}": v for k, v in metrics.items()})
 
     def aux_loss(self, module: TrainedModule, batch: Batch) -> Terms:

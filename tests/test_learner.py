@@ -185,6 +185,16 @@ def test_gradient_steps_are_counted_as_the_paper_counts_them():
     assert steps(learner, "aux") == {2 * 4 * 3 * 2}  # moments go on from phase to phase
 
 
+def test_relative_adams_count_from_the_last_auxiliary_phase():
+    learner = make_learner(adam_relative=True, e_v=2, e_aux=1)
+    for i in range(2):
+        _, (info,), (block,) = policy_phase(learner, make_rollout(seed=i))
+        assert steps(learner, "default_optimizer") == {1}
+        assert steps(learner, "value") == {2}
+        aux_phase(learner, [(info, block)])
+        assert steps(learner, "aux") == {i + 1}
+
+
 def test_equal_epochs_share_one_pass_and_one_optimiser():
     learner = make_learner(e_pi=2, e_v=2, num_minibatches=3)
     policy_phase(learner, make_rollout())

@@ -128,6 +128,13 @@ class BaseLearner(TorchLearner):
         for optimizer, schedule in self._optimizer_lr_schedules.items():
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=env_steps))
 
+    def _restart_time_of_adams(self, module_id: ModuleID) -> None:
+        """Makes the policy phase's Adams count their steps from 0; their moments stay."""
+        for name, optimizer in self.get_optimizers_for_module(module_id):
+            if not name.endswith(AUX_OPTIMIZER):
+                for state in optimizer.state.values():
+                    state["step"].zero_()
+
     def _reduced_metrics(self, module_id: ModuleID, metrics: dict[str, float]) -> ResultDict:
         for name, value in metrics.items():
             self.metrics.log_value((module_id, *name.split("/")), value, window=1)
