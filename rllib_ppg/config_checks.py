@@ -23,6 +23,7 @@ from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.trained_module import PRECISIONS
+from rllib_ppg.networks.image_values import check_image_space
 from rllib_ppg.networks.observation_filter import FILTERS
 from rllib_ppg.networks.rl_module import (
     ARCHITECTURES,
@@ -267,6 +268,8 @@ def check_env(config: PPGConfig) -> None:
         return
     observation_space, action_space = probe_spaces(config)
     check_action_space(action_space)
+    if is_image(observation_space):
+        check_image_space(observation_space)
     check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
@@ -275,7 +278,7 @@ def check_env(config: PPGConfig) -> None:
     if config.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
         raise ValueError(
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "
-            "divided by 255 without it"
+            "scaled to [0, 1] without it"
         )
 
 

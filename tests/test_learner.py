@@ -354,6 +354,18 @@ def test_gradient_clipping():
     assert norm == pytest.approx(1e-3, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_bytes_of_another_type_train_the_same(dtype):
+    bytes_, other = (gym.spaces.Box(0, 255, (16, 16, 3), t) for t in (np.uint8, dtype))
+    rollout = make_rollout(obs=bytes_)
+    converted = {k: getattr(rollout, k).astype(dtype) for k in ("obs", "last_obs", "final_obs")}
+    settings = {"segment_length": 2, "num_minibatches": 2, "e_aux": 1}
+    expected, _, _ = phases(make_learner(obs=bytes_, **settings), rollout)
+    got, _, _ = phases(make_learner(obs=other, **settings), replace(rollout, **converted))
+    for name, p in expected.items():
+        assert torch.equal(got[name], p), name
+
+
 def test_images_train_in_their_own_dtype():
     obs = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
     learner = make_learner(obs=obs, micro_batch_size=10, e_aux=1)

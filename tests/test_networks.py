@@ -7,9 +7,11 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import nn
 
+from rllib_ppg import PPGConfig
 from rllib_ppg.learning import trained_module
 from rllib_ppg.networks.impala_cnn import ImpalaCNN
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS, PPGTorchRLModule
+from tests.support.envs import AnySpaces
 
 pytestmark = pytest.mark.unit
 
@@ -56,17 +58,55 @@ def test_every_output_unit_starts_with_the_published_norm():
     assert seen == set(expected)
 
 
-def test_bytes_are_scaled_to_one_and_floats_are_taken_as_they_are():
-    torch.manual_seed(0)
-    net = ImpalaCNN((16, 16, 3))
-    x = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
-    torch.testing.assert_close(net(x), net(x.float() / 255))
+@pytest.mark.parametrize("conv_filters", [None, [[4, 3, 2]]])
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (0, 255, np.uint8),
+        (0, 255, np.int32),
+        (0, 255, np.uint16),
+        (0, 255, np.float32),
+        (0, 1, np.uint8),
+        (0, 1, np.float32),
+        (-1, 1, np.float64),
+        (-100, 155, np.int16),
+    ],
+)
+def test_images_of_any_type_are_scaled_by_their_bounds(low, high, dtype, conv_filters):
+    """The same picture gives the same features, whatever its type."""
+    config = {"conv_filters": conv_filters} if conv_filters else {}
+    picture = np.random.default_rng(0).integers(0, 2, (2, 16, 16, 3))  # black and white
+
+    def outputs(low, high, dtype):
+        torch.manual_seed(0)
+        space = gym.spaces.Box(low, high, picture.shape[1:], dtype)
+        module = make_module(obs=space, **config)
+        images = torch.from_numpy((low + (high - low) * picture).astype(dtype))
+        return module.forward_train({Columns.OBS: images})
+
+    got, expected = outputs(low, high, dtype), outputs(0, 1, np.float32)
+    for name, x in expected.items():
+        torch.testing.assert_close(got[name], x)
+
+
+@pytest.mark.parametrize(
+    ("space", "error"),
+    [
+        (gym.spaces.Box(-np.inf, np.inf, (8, 8, 3)), "bounds of their space, which are -inf and"),
+        (gym.spaces.Box(0, 255, (3, 64, 64), np.uint8), r"channels first.*to \(64, 64, 3\)"),
+        (gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), r"channels first.*to \(84, 84, 4\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(space, error):
+    config = PPGConfig().environment(AnySpaces, env_config={"observation_space": space})
+    with pytest.raises(ValueError, match=error):
+        config.validate()
 
 
 def test_images_are_height_width_channels():
     """The first convolution sees the env's channels: a change in one moves what a copy predicts."""
     torch.manual_seed(0)
-    net = ImpalaCNN((8, 12, 2), channels=(4,), dense=5)
+    net = ImpalaCNN((8, 12, 2), channels=(4,), dense=5, bounds=(0.0, 1.0))
     conv = net.stacks[0][0]
     x = torch.rand(1, 8, 12, 2)
     expected = nn.functional.conv2d(x.movedim(-1, 1).contiguous(), conv.weight, padding=1)

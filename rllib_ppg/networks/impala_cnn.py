@@ -19,8 +19,11 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rllib_ppg.networks.image_values import scaled
+
 CHANNELS = (16, 32, 32)
 DENSE = 256
+BYTES = (0.0, 255.0)  # bounds of uint8 images
 _BLOCKS_PER_STACK = 2
 
 
@@ -51,13 +54,13 @@ class ImpalaCNN(nn.Module):
     """`[B, H, W, C]` images to `[B, dense]` features.
 
     A stack has a 3x3 convolution, a 3x3 max-pool of stride 2 and two residual blocks. The stacks
-    are followed by relu, a dense layer and relu. uint8 images are divided by 255, float images are
-    not scaled.
+    are followed by relu, a dense layer and relu.
 
     Args:
         input_dims: (H, W, C).
         channels: Channels of each stack; (16, 32, 32) in the paper.
         dense: Number of features; 256 in the paper.
+        bounds: Smallest and largest value of an image, which become 0 and 1.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class ImpalaCNN(nn.Module):
         input_dims: Sequence[int],
         channels: Sequence[int] = CHANNELS,
         dense: int = DENSE,
+        bounds: tuple[float, float] = BYTES,
     ):
         super().__init__()
+        self.bounds = bounds
         h, w, c = input_dims
         # Each convolution contributes an equal share of the variance:
         # sqrt(1/sqrt(stacks)/sqrt(blocks)), which is .639 for three stacks of two blocks.
@@ -85,9 +90,7 @@ class ImpalaCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features `[B, dense]` of images `[B, H, W, C]`."""
-        x = images.permute(0, 3, 1, 2).to(self.dense.weight.dtype)
-        if images.dtype == torch.uint8:
-            x = x / 255.0
+        x = scaled(images.permute(0, 3, 1, 2), self.bounds, self.dense.weight.dtype)
         x = F.relu(self.stacks(x)).flatten(1)
         return F.relu(self.dense(x))
 
@@ -99,6 +102,7 @@ class ImpalaEncoderConfig(ModelConfig):
     input_dims: Sequence[int] = ()
     channels: Sequence[int] = field(default=CHANNELS)
     dense: int = DENSE
+    bounds: tuple[float, float] = BYTES
 
     @property
     @override(ModelConfig)
@@ -116,7 +120,7 @@ class ImpalaEncoder(TorchModel, Encoder):
     def __init__(self, config: ImpalaEncoderConfig):
         TorchModel.__init__(self, config)
         Encoder.__init__(self, config)
-        self.net = ImpalaCNN(config.input_dims, config.channels, config.dense)
+        self.net = ImpalaCNN(config.input_dims, config.channels, config.dense, config.bounds)
 
     @override(Encoder)
     def _forward(self, inputs: dict, **kwargs: object) -> dict:

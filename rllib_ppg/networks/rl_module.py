@@ -15,7 +15,6 @@ from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
-import torch
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ENCODER_OUT, Encoder
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.networks.image_values import image_bounds, scaled
 from rllib_ppg.networks.impala_cnn import (
     CHANNELS,
     DENSE,
@@ -92,6 +92,7 @@ class PPGCatalog(PPOCatalog):
                 input_dims=observation_space.shape,
                 channels=model_config_dict.get("impala_channels", CHANNELS),
                 dense=model_config_dict.get("impala_dense", DENSE),
+                bounds=image_bounds(observation_space),
             )
         return Catalog._get_encoder_config(observation_space, model_config_dict, action_space)
 
@@ -138,7 +139,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.observation_filter: nn.Module = nn.Identity()
         if config["observation_filter"] != "NoFilter":
             if self._image:
-                raise ValueError("observation_filter is for vectors; images are divided by 255")
+                raise ValueError("observation_filter is for vectors; images are scaled to [0, 1]")
             self.observation_filter = MeanStdFilter(self.observation_space.shape)
         check_spaces(aux_losses, self.observation_space, self.action_space)
         (num_features,) = self.catalog.latent_dims
@@ -222,10 +223,10 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         """Observations as the encoders get them: images scaled to [0, 1], vectors filtered."""
         if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
             return obs
-        inputs = obs.to(next(self.pi_encoder.parameters()).dtype)
-        if self._image and obs.dtype == torch.uint8:
-            inputs = inputs / 255.0
-        return self.observation_filter(inputs)
+        dtype = next(self.pi_encoder.parameters()).dtype
+        if self._image:
+            return scaled(obs, image_bounds(self.observation_space), dtype)
+        return self.observation_filter(obs.to(dtype))
 
     def _encode(self, encoder: Encoder, inputs: Tensor) -> Tensor:
         return encoder({Columns.OBS: inputs})[ENCODER_OUT]
