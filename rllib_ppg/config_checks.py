@@ -18,6 +18,7 @@ from ray.rllib.utils import force_list
 from rllib_ppg.augmentation import augmentation_of
 from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
@@ -270,12 +271,18 @@ def check_env(config: PPGConfig) -> None:
     check_action_space(action_space)
     if is_image(observation_space):
         check_image_space(observation_space)
+    packing = packing_of(observation_space)
+    if packing is not None:
+        for image in packing.images.values():
+            check_image_space(image.space)
+        packing.check_mask(action_space)
     check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
     ):
         raise ValueError(f"augmentation changes uint8 images, and this env has {observation_space}")
-    if config.observation_filter != "NoFilter" and len(observation_space.shape) != 1:
+    filtered = observation_space if packing is None else packing.vector
+    if config.observation_filter != "NoFilter" and (filtered is None or len(filtered.shape) != 1):
         raise ValueError(
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "
             "scaled to [0, 1] without it"

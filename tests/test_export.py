@@ -39,7 +39,12 @@ def export(quiet_main, tmp_path):
 def runner(out):
     session = onnxruntime.InferenceSession(out)
     names = [output.name for output in session.get_outputs()]
-    return lambda obs: dict(zip(names, session.run(None, {"obs": obs}), strict=True))
+
+    def run(obs):
+        inputs = obs if isinstance(obs, dict) else {"obs": obs}
+        return dict(zip(names, session.run(None, inputs), strict=True))
+
+    return run
 
 
 def dist_inputs(path, obs):
@@ -118,6 +123,23 @@ def test_other_actions_leave_the_distribution_s_inputs(checkpoint, export):
     assert found["action_dist_inputs"].shape == (2, 5)
 
 
+def test_the_parts_of_an_observation_are_inputs(checkpoint, export):
+    spaces = gym.spaces.Dict({
+        "camera": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        "action_mask": gym.spaces.MultiBinary(4),
+        "speed": gym.spaces.Box(-1, 1, (2,)),
+    })  # fmt: skip
+    inner = gym.spaces.Dict({key: spaces[key] for key in ("camera", "speed")})
+    space = gym.spaces.Dict({"observations": inner, "action_mask": spaces["action_mask"]})
+    run = export(checkpoint(AnySpaces, {"observation_space": space}))
+    found = run({
+        "observations_camera": np.zeros((2, 8, 8, 3), np.uint8),
+        "vector": np.zeros((2, 2), np.float32),
+        "action_mask": np.array([[0, 0, 1, 0], [1, 0, 0, 0]], np.uint8),
+    })  # fmt: skip
+    assert found["actions"].tolist() == [2, 0]
+
+
 def test_rllib_s_own_policies(checkpoint, export):
     path = checkpoint("CartPole-v1", config=ppo)
     obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -131,8 +153,8 @@ def test_a_model_that_computes_something_else_is_not_written(
 ):
     forward = onnx._Network.forward
 
-    def wrong(self, obs):
-        inputs, actions = forward(self, obs)
+    def wrong(self, *parts):
+        inputs, actions = forward(self, *parts)
         return (inputs + 0.01, actions) if part == "action_dist_inputs" else (inputs, 1 - actions)
 
     monkeypatch.setattr(onnx._Network, "forward", wrong)

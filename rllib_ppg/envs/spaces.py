@@ -16,6 +16,8 @@ from ray.rllib.utils.spaces.space_utils import (
 )
 from torch import Tensor
 
+from rllib_ppg.envs.packed_observations import Packing, is_packed, packed_space, packing_of
+
 
 def is_flat(space: gym.Space) -> bool:
     """Whether observations need no flattening: vectors and H x W x C images."""
@@ -27,6 +29,14 @@ def is_image(space: gym.Space) -> bool:
     return len(space.shape or ()) == 3
 
 
+def num_pixels(space: gym.Space) -> int:
+    """Number of pixels in the images of an observation as networks get it; 0 if it has none."""
+    if is_image(space):
+        return math.prod(space.shape[:2])
+    packing = packing_of(space)
+    return sum(math.prod(image.shape[:2]) for image in packing.images.values()) if packing else 0
+
+
 def flat_space(space: gym.Space) -> spaces.Box:
     """The space of the vectors that `flatten_observation` returns.
 
@@ -36,6 +46,8 @@ def flat_space(space: gym.Space) -> spaces.Box:
     Raises:
         ValueError: The observations have no fixed size.
     """
+    if is_packed(space):
+        return packed_space(space)
     if not space.is_np_flattenable:
         raise ValueError(
             f"PPG flattens what is neither vector nor image, and observations of {space} have no "
@@ -50,9 +62,13 @@ def flat_space(space: gym.Space) -> spaces.Box:
 def flatten_observation(space: gym.Space, obs: Any) -> np.ndarray:
     """Flattens an observation to float32 `[d]` as gymnasium does, with Discrete as one-hot.
 
+    If it has images or an action mask, it is packed instead (`packed_observations.py`).
+
     Raises:
         ValueError: A discrete part is out of range; gymnasium would set a wrong element.
     """
+    if is_packed(space):
+        return Packing(space).pack(obs, 1)[0]
     if not _in_range(space, obs):
         raise ValueError(f"{obs!r} is no observation of {space}")
     return np.asarray(spaces.flatten(space, obs), np.float32)

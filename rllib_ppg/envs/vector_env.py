@@ -19,6 +19,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.atari import stacked_first
 from rllib_ppg.envs.env_state import SubEnv
+from rllib_ppg.envs.packed_observations import Packing, is_packed
 from rllib_ppg.envs.spaces import flat_space, flatten_observation, is_flat
 from rllib_ppg.ray_private import is_registered_env, registered_env
 
@@ -161,7 +162,7 @@ def probe_spaces(config: AlgorithmConfig) -> tuple[gym.Space, gym.Space]:
 
 
 class FlattenObservations(VectorWrapper):
-    """Flattens the observations of a vector env to vectors (see `spaces.flatten_observation`).
+    """Flattens or packs the observations of a vector env (see `spaces.flatten_observation`).
 
     gymnasium's own wrapper does not support SAME_STEP autoreset.
     """
@@ -169,6 +170,7 @@ class FlattenObservations(VectorWrapper):
     def __init__(self, env: VectorEnv):
         super().__init__(env)
         self._space = env.single_observation_space
+        self._packing = Packing(self._space) if is_packed(self._space) else None
         self.single_observation_space = flat_space(self._space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
@@ -186,6 +188,8 @@ class FlattenObservations(VectorWrapper):
         return self._flat(obs), rewards, terminated, truncated, infos
 
     def _flat(self, batch: Any) -> np.ndarray:
+        if self._packing is not None:
+            return self._packing.pack(batch, self.num_envs)
         return np.stack([self._flat_one(o) for o in iterate(self.env.observation_space, batch)])
 
     def _flat_one(self, obs: Any) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Exports a policy as an ONNX model, and checks that the model computes what the policy does.
 
-The model's input is `obs` `[B, ...]`: observations of the env, flattened if PPG flattens them. Its
-outputs are `action_dist_inputs` `[B, A]` and, for Discrete and Box actions, `actions` `[B, ...]`:
-the most probable actions, as the env takes them.
+The model's input is `obs` `[B, ...]`: observations of the env, flattened if PPG flattens them. If
+PPG packs them, their parts are the inputs: images by their names, all else as `vector`, and
+`action_mask`. The outputs are `action_dist_inputs` `[B, A]` and, for Discrete and Box actions,
+`actions` `[B, ...]`: the most probable actions, as the env takes them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
 from rllib_ppg import ray_private
+from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.networks.action_mask import FORBIDDEN
 
 # More than float32 rounding over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4
@@ -57,14 +60,15 @@ def to_onnx(policy: TrainedPolicy) -> bytes:
     _check_policy(policy)
     network = _Network(policy.module, policy.config).eval()
     # Traced with a batch of 2, because torch would treat a batch size of 1 as a constant.
-    obs = torch.from_numpy(_random_observations(policy.module.observation_space, 2))
+    obs = _parts(policy.module, _random_observations(policy.module.observation_space, 2))
+    batch = {0: torch.export.Dim("batch")}
     outputs = [Columns.ACTION_DIST_INPUTS, *([Columns.ACTIONS] if network.has_actions else [])]
     program = torch.onnx.export(
         network,
-        (obs,),
-        input_names=[Columns.OBS],
+        tuple(map(torch.from_numpy, obs.values())),
+        input_names=[*obs],
         output_names=outputs,
-        dynamic_shapes={Columns.OBS: {0: torch.export.Dim("batch")}},
+        dynamic_shapes={"parts": (batch,) * len(obs)},
         dynamo=True,
         verbose=False,
     )
@@ -82,7 +86,7 @@ def compare(model: bytes, policy: TrainedPolicy) -> Parity:
     of_inputs, of_actions = [], []
     for B in _BATCH_SIZES:
         obs = _random_observations(module.observation_space, B)
-        of_model = dict(zip(names, session.run(None, {Columns.OBS: obs}), strict=True))
+        of_model = dict(zip(names, session.run(None, _parts(module, obs)), strict=True))
         with torch.no_grad():
             inputs = acting.action_dist_inputs(obs, explore=False)
         of_inputs.append(_difference(of_model[Columns.ACTION_DIST_INPUTS], inputs.numpy()))
@@ -123,7 +127,9 @@ class _Network(nn.Module):
             self.register_buffer("low", torch.from_numpy(space.low))
             self.register_buffer("high", torch.from_numpy(space.high))
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        names = _part_names(self.module)
+        obs: Any = dict(zip(names, parts, strict=True)) if names else parts[0]
         inputs = ray_private.forward_inference(self.module, {Columns.OBS: obs})
         inputs = inputs[Columns.ACTION_DIST_INPUTS]
         if not self.has_actions:
@@ -139,11 +145,34 @@ class _Network(nn.Module):
 
 
 def _random_observations(space: gym.Space, B: int) -> np.ndarray:
+    packing = packing_of(space)
+    space = space if packing is None else packing.space
     space.seed(B)
-    return np.stack([space.sample() for _ in range(B)])
+    samples = [space.sample() for _ in range(B)]
+    return np.stack(samples if packing is None else [packing.pack(x, 1)[0] for x in samples])
+
+
+def _parts(module: RLModule, obs: np.ndarray) -> dict[str, np.ndarray]:
+    """The model's inputs by name, of observations as the networks get them."""
+    packing = packing_of(module.observation_space)
+    if packing is None:
+        return {Columns.OBS: obs}
+    return {
+        name: np.ascontiguousarray(part.numpy())
+        for name, part in packing.unpack(torch.from_numpy(obs)).items()
+    }
+
+
+def _part_names(module: RLModule) -> list[str]:
+    packing = packing_of(module.observation_space)
+    return [] if packing is None else packing.names
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    allowed = b > FORBIDDEN / 2
+    if not np.array_equal(a > FORBIDDEN / 2, allowed):
+        return float("inf")
+    a, b = a[allowed], b[allowed]  # or all other logits would be small next to forbidden ones
     return float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
 
 

@@ -34,6 +34,7 @@ from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.packed_observations import with_masks
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.inference.observations import as_batch
 from rllib_ppg.inference.policy import Policy
@@ -106,8 +107,9 @@ class TrainedPolicy:
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Chooses actions, with the same signature as in Stable-Baselines3.
+        """Chooses actions, with the same signature as in Stable-Baselines3 and sb3-contrib.
 
         Sampled actions follow from the global seeds of numpy and torch at the first call.
 
@@ -117,6 +119,9 @@ class TrainedPolicy:
             state: Reserved for recurrent policies.
             episode_start: Reserved for recurrent policies.
             deterministic: Whether to take the most probable actions; otherwise they are sampled.
+            action_masks: Which actions are allowed, `[n]` or `[B, n]`, in place of the masks in the
+                observations; `obs` may then be what lies beside them. None: what the observations
+                say.
 
         Returns:
             An action that `env.step` takes, or a batch of them; and the next state (None).
@@ -125,6 +130,8 @@ class TrainedPolicy:
             ValueError: These are no observations of the env, or the networks alone are not the
                 policy (a recurrent one of another algorithm, or one behind connectors).
         """
+        if action_masks is not None:
+            obs = with_masks(self.observation_space, obs, action_masks)
         batch, is_single = as_batch(self.observation_space, obs)
         actions, _, state = self._policy.act(batch, state, explore=not deterministic)
         actions = tree.map_structure(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.replay import ReplayBlock
-from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.envs.spaces import num_pixels
 from rllib_ppg.learning import precision
 from rllib_ppg.learning.collectives import LearnerCollective
 from rllib_ppg.learning.trained_module import TrainedModule
@@ -61,7 +61,7 @@ class BaseLearner(TorchLearner):
             module_id: self.module[module_id].unwrapped()
             for module_id in self.module.keys()  # noqa: SIM118 (iterating gives no ids)
         }
-        if any(is_image(module.observation_space) for module in modules.values()):
+        if any(num_pixels(module.observation_space) for module in modules.values()):
             use_idle_cpu_threads(config, config.num_learners)  # small vectors gain nothing
         self.trained = {
             module_id: TrainedModule(

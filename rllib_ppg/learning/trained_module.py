@@ -23,7 +23,7 @@ from rllib_ppg.augmentation import NUM_RANDOM, augmentation_of
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
 from rllib_ppg.data.running_moments import Moments
-from rllib_ppg.envs.spaces import Actions, is_image
+from rllib_ppg.envs.spaces import Actions, num_pixels
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
 from rllib_ppg.learning.gradients import GradientBuffer
 from rllib_ppg.learning.micro_batches import MicroBatchThreads
@@ -99,7 +99,7 @@ class TrainedModule:
             self.proximal = ProximalPolicy(module, config.proximal_decay)
         self.advantage_moments = Moments(0.0, 0.0, 0.0)
         self._precision = "float32"
-        side_by_side = is_image(module.observation_space) and device.type == "cpu"
+        side_by_side = num_pixels(module.observation_space) > 0 and device.type == "cpu"
         self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
         self.placeholder = self._checked_placeholder()
         self.entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
@@ -149,12 +149,13 @@ class TrainedModule:
         return {name: x for name, x in self.placeholder.items() if name in columns}
 
     def _auto_micro_batch_size(self) -> int:
-        if not is_image(self.module.observation_space):
+        in_a_state = num_pixels(self.module.observation_space)
+        if not in_a_state:
             return 2**62
         pixels = _CPU_PIXELS
         if self.device.type != "cpu":
             pixels = _GPU_PIXELS // self._passes_at_once
-        return max(1, pixels // math.prod(self.module.observation_space.shape[:2]))
+        return max(1, pixels // in_a_state)
 
     @property
     def _passes_at_once(self) -> int:

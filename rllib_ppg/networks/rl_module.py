@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.packed_observations import VECTOR, packing_of
 from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.networks.action_mask import masked
 from rllib_ppg.networks.image_values import image_bounds, scaled
 from rllib_ppg.networks.impala_cnn import (
     CHANNELS,
@@ -39,6 +41,7 @@ from rllib_ppg.networks.impala_cnn import (
     norm_init,
 )
 from rllib_ppg.networks.observation_filter import MeanStdFilter
+from rllib_ppg.networks.parts_encoder import PartsEncoderConfig
 
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
@@ -58,6 +61,7 @@ _OWN_MODEL_KEYS = {
     "detach_vf_in_aux_phase": True,
     "impala_channels": CHANNELS,
     "impala_dense": DENSE,
+    "parts": {},
     "freeze": (),
     "observation_filter": "NoFilter",
 }
@@ -87,6 +91,19 @@ class PPGCatalog(PPOCatalog):
         model_config_dict: dict,
         action_space: gym.Space | None = None,
     ) -> ModelConfig:
+        packing = packing_of(observation_space)
+        if packing is not None:
+            return PartsEncoderConfig(
+                encoders={
+                    name: cls._get_encoder_config(
+                        part.space,
+                        {**model_config_dict, **model_config_dict.get("parts", {}).get(name, {})},
+                        action_space,
+                    )
+                    for name, part in {**packing.images, VECTOR: packing.vector}.items()
+                    if part is not None
+                }
+            )
         if is_image(observation_space) and not model_config_dict.get("conv_filters"):
             return ImpalaEncoderConfig(
                 input_dims=observation_space.shape,
@@ -123,6 +140,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.arch: str = config["arch"]
         self.detach_vf_in_aux_phase: bool = config["detach_vf_in_aux_phase"]
         self._image = is_image(self.observation_space)
+        self._packing = packing_of(self.observation_space)
 
         self.pi_encoder = self.catalog.build_encoder("torch")
         self.pi = self.catalog.build_pi_head("torch")
@@ -140,7 +158,9 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if config["observation_filter"] != "NoFilter":
             if self._image:
                 raise ValueError("observation_filter is for vectors; images are scaled to [0, 1]")
-            self.observation_filter = MeanStdFilter(self.observation_space.shape)
+            vector = self._packing.vector if self._packing else self.observation_space
+            assert vector is not None  # as the config's checks say
+            self.observation_filter = MeanStdFilter(vector.shape)
         check_spaces(aux_losses, self.observation_space, self.action_space)
         (num_features,) = self.catalog.latent_dims
         for name, loss in aux_losses.items():
@@ -159,8 +179,9 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
     @override(RLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        features = self._encode(self.pi_encoder, self._network_inputs(batch[Columns.OBS]))
-        return {Columns.ACTION_DIST_INPUTS: self.pi(features)}
+        obs = self._network_inputs(batch[Columns.OBS])
+        features = self._encode(self.pi_encoder, obs)
+        return {Columns.ACTION_DIST_INPUTS: masked(self.pi(features), obs)}
 
     @override(RLModule)
     def _forward_train(
@@ -193,7 +214,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if Columns.EMBEDDINGS in outputs:
             out[Columns.EMBEDDINGS] = features
         if Columns.ACTION_DIST_INPUTS in outputs:
-            out[Columns.ACTION_DIST_INPUTS] = self.pi(features)
+            out[Columns.ACTION_DIST_INPUTS] = masked(self.pi(features), obs)
         if VF_AUX_PREDS in outputs:
             out[VF_AUX_PREDS] = self.vf_aux(features).squeeze(-1)
         if vf and self.arch == "dual":
@@ -219,8 +240,21 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             )
         parts[name].requires_grad_(False)
 
-    def _network_inputs(self, obs: Tensor) -> Tensor:
-        """Observations as the encoders get them: images scaled to [0, 1], vectors filtered."""
+    def _network_inputs(self, obs: Any) -> Any:
+        """Observations as the encoders get them: images scaled to [0, 1], vectors filtered.
+
+        Packed observations, or a dict of their parts, become such a dict.
+        """
+        if self._packing is not None:
+            parts = dict(obs) if isinstance(obs, Mapping) else self._packing.unpack(obs)
+            dtype = next(self.pi_encoder.parameters()).dtype
+            for name, encoder in self.pi_encoder.parts.items():
+                if name == VECTOR:
+                    parts[name] = self.observation_filter(parts[name].to(dtype))
+                elif not isinstance(encoder, ImpalaEncoder):
+                    bounds = image_bounds(self._packing.images[name].space)
+                    parts[name] = scaled(parts[name], bounds, dtype)
+            return parts
         if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
             return obs
         dtype = next(self.pi_encoder.parameters()).dtype
@@ -228,5 +262,5 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             return scaled(obs, image_bounds(self.observation_space), dtype)
         return self.observation_filter(obs.to(dtype))
 
-    def _encode(self, encoder: Encoder, inputs: Tensor) -> Tensor:
+    def _encode(self, encoder: Encoder, inputs: Any) -> Tensor:
         return encoder({Columns.OBS: inputs})[ENCODER_OUT]

@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 
 from rllib_ppg.envs import env_state, spaces, vector_env
@@ -91,6 +92,25 @@ class EnvContract:
             truncated = self._checked("truncated", truncated, self._shape[:1], "b")
         self.check_finite("observation", obs, t)
         return obs, rewards, terminated, truncated, infos
+
+    def check_masks(self, masks: np.ndarray, envs: np.ndarray, t: int) -> None:
+        """Raises ValueError if an action mask forbids all actions.
+
+        Args:
+            masks: The masks of the states that are acted on, `[k, n]` bool.
+            envs: The numbers of their envs, `[k]`.
+            t: Number of the step in the rollout, for the error.
+        """
+        space = self._env.single_action_space
+        sizes = [space.n] if isinstance(space, Discrete) else space.nvec
+        for of_part in np.split(masks, np.cumsum(sizes)[:-1], axis=1):
+            allowed = of_part.any(1)
+            if not allowed.all():
+                n = envs[np.flatnonzero(~allowed)[0]]
+                raise ValueError(
+                    f"{self._owner}: the action_mask of env {n} forbids all actions at step {t} of "
+                    "the rollout"
+                )
 
     def final_obs(self, infos: dict[str, Any], n: int, t: int) -> np.ndarray:
         """A copy of the last observation of env n's episode, which step t of the rollout truncated.

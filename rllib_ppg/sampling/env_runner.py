@@ -31,9 +31,11 @@ from rllib_ppg.data.reward_norm import discounted_returns
 from rllib_ppg.data.rollout import Rollout, RolloutSummary
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.env_state import get_env_state, set_env_state
-from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.envs.packed_observations import packing_of
+from rllib_ppg.envs.spaces import num_pixels
 from rllib_ppg.envs.vector_env import autoreset_mode, close, make_vector_env
 from rllib_ppg.inference.policy import Policy
+from rllib_ppg.networks.action_mask import uniform
 from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
 from rllib_ppg.sampling.env_contract import EnvContract, EnvStepError
 
@@ -71,6 +73,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.num_envs = self.env.num_envs
         owner = f"env runner {self.worker_index} ({self.config.env})"
         self._contract = EnvContract(self.env, owner)
+        self._packing = packing_of(self.env.single_observation_space)
         self._same_step = autoreset_mode(self.env) == AutoresetMode.SAME_STEP
         self._ended: list[Episode] = []
         self._needs_initial_reset = True
@@ -100,7 +103,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             clip_actions=self.config.clip_actions,
         )
         keep_freed_memory()
-        if is_image(self.env.single_observation_space) and not self.config.in_evaluation:
+        if num_pixels(self.env.single_observation_space) and not self.config.in_evaluation:
             use_idle_cpu_threads(self.config, self.config.num_env_runners)
 
     def sample_rollout(self, num_shards: int, env_steps: int = 0) -> tuple[Any, ...]:
@@ -268,7 +271,11 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         clock = np.empty(T)
         self._needs_initial_reset = True  # unless this rollout is completed
         for t in range(T):
-            if random_actions:
+            masks = self._masks(obs, rollout, t)
+            if random_actions and masks is not None:
+                actions, _ = self._policy.draw(uniform(masks), explore=True)
+                to_env = self._policy.for_env(actions)
+            elif random_actions:
                 actions = to_env = self.env.action_space.sample()
             else:
                 actions, logp, _ = self._policy.act(obs, None, explore)
@@ -295,6 +302,22 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         self._needs_initial_reset = False
         return rollout, returns[rollout.valid]
+
+    def _masks(self, obs: np.ndarray, rollout: Rollout, t: int) -> np.ndarray | None:
+        """Which actions are allowed, `[N, n]` bool; None if the env does not say.
+
+        Raises:
+            ValueError: None is, in a state that is acted on.
+        """
+        if self._packing is None or self._packing.mask is None:
+            return None
+        masks = self._packing.masks(obs)
+        acting = np.ones(self.num_envs, bool)
+        if not self._same_step:  # the action of a step that resets is ignored
+            before = rollout.terminated[:, t - 1] | rollout.truncated[:, t - 1]
+            acting = ~(before if t else self._resetting)
+        self._contract.check_masks(masks[acting], np.flatnonzero(acting), t)
+        return masks
 
     def _mark_episodes(self, rollout: Rollout) -> np.ndarray:
         """Fills `valid` and masks rewards and ends with it.
@@ -428,9 +451,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._episode_start = np.full(N, time.perf_counter())
         self._needs_initial_reset = False
 
-    @staticmethod
-    def _obs_moments(rollout: Rollout) -> Moments:
-        return Moments.of(rollout.obs[rollout.valid])
+    def _obs_moments(self, rollout: Rollout) -> Moments:
+        obs = rollout.obs[rollout.valid]
+        return Moments.of(obs if self._packing is None else self._packing.vectors(obs))
 
     def _on_sample_end(self, rollouts: list[Rollout]) -> None:
         make_callback(

@@ -146,3 +146,50 @@ class AnySpaces(gym.Env):
             raise ValueError(f"{action!r} is no action of {self.action_space}")
         self.t += 1
         return self.observation_space.sample(), 1.0, self.t >= self.length, False, {}
+
+
+class Masked(gym.Env):
+    """Some actions are forbidden in each state, and raise; the reward is 1 for the highest allowed.
+
+    Config: `action_space`, `image` (whether the observation is one), `key` beside the mask.
+    """
+
+    def __init__(self, config=None):
+        config = dict(config or {})
+        self.action_space = config.get("action_space", gym.spaces.Discrete(5))
+        self._key = config.get("key", "observations")
+        is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        self._sizes = [self.action_space.n] if is_discrete else self.action_space.nvec
+        n = int(np.sum(self._sizes))
+        self._image = config.get("image", False)
+        shape, dtype = ((8, 8, 1), np.uint8) if self._image else ((n,), np.float32)
+        self.observation_space = gym.spaces.Dict({
+            self._key: gym.spaces.Box(0, 255 if self._image else 1, shape, dtype),
+            "action_mask": gym.spaces.Box(0, 1, (n,), np.int8),
+        })  # fmt: skip
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._t = 0
+        return self._observe(), {}
+
+    def _observe(self):
+        parts = [self.np_random.integers(0, 2, size) for size in self._sizes]
+        for part in parts:
+            part[self.np_random.integers(len(part))] = 1
+        self._mask = np.concatenate(parts).astype(np.int8)
+        shape = self.observation_space[self._key].shape
+        obs = np.zeros(shape, np.uint8) if self._image else self._mask.astype(np.float32)
+        return {self._key: obs, "action_mask": self._mask}
+
+    def step(self, action):
+        start, reward = 0, 0.0
+        counted = np.atleast_1d(action - self.action_space.start)
+        for a, size in zip(counted, self._sizes, strict=True):
+            allowed = np.flatnonzero(self._mask[start : start + size])
+            if a not in allowed:
+                raise RuntimeError(f"{a} is forbidden")
+            reward += float(a == allowed.max()) / len(self._sizes)
+            start += size
+        self._t += 1
+        return self._observe(), reward, self._t >= 10, False, {}
