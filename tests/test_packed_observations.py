@@ -265,6 +265,7 @@ def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
     config = config_of(Masked, **env_config).evaluation(
         evaluation_interval=2, evaluation_duration=8
     )
+    config.env_runners(num_envs_per_env_runner=16, rollout_fragment_length=64)
     is_vector = not env_config.get("image")
     if is_vector:
         config.env_runners(observation_filter="MeanStdFilter")
@@ -289,6 +290,15 @@ def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
         action, _ = policy.predict(given, action_masks=only)
         counted = np.atleast_1d(action - env.action_space.start).tolist()
         assert counted in ([0], [3], [0, 1])
+
+
+@pytest.mark.long
+def test_a_million_steps_without_a_forbidden_action(build):
+    config = config_of(Masked).env_runners(num_envs_per_env_runner=64, rollout_fragment_length=250)
+    algo = build(config.training(n_pi=0, lr=3e-3))
+    for _ in range(63):
+        result = algo.train()
+    assert result["num_env_steps_sampled_lifetime"] > 1e6
 
 
 # -- A whole run -------------------------------------------------------------------------------
