@@ -141,6 +141,13 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         self.detach_vf_in_aux_phase: bool = config["detach_vf_in_aux_phase"]
         self._image = is_image(self.observation_space)
         self._packing = packing_of(self.observation_space)
+        parts = [*self._packing.images, VECTOR] if self._packing else []
+        for name in config["parts"]:
+            if name not in parts:
+                raise ValueError(
+                    f"model_config['parts'] names {name!r}, which is no part of the observations"
+                    f"{did_you_mean(name, parts)}"
+                )
 
         self.pi_encoder = self.catalog.build_encoder("torch")
         self.pi = self.catalog.build_pi_head("torch")
