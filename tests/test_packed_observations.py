@@ -131,7 +131,7 @@ def test_each_part_has_an_encoder_of_its_kind():
 
 @pytest.mark.unit
 def test_a_part_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="names 'camra', .* did you mean 'camera'"):
+    with pytest.raises(ValueError, match=r"names 'camra', .* did you mean 'camera'"):
         module_of(ROBOT, parts={"camra": {}})
 
 
