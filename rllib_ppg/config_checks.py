@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
+from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg.augmentation import augmentation_of
 from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
@@ -269,18 +270,23 @@ def check_env(config: PPGConfig) -> None:
         return
     observation_space, action_space = probe_spaces(config)
     check_action_space(action_space)
-    if is_image(observation_space):
-        check_image_space(observation_space)
     packing = packing_of(observation_space)
     if packing is not None:
-        for image in packing.images.values():
-            check_image_space(image.space)
         packing.check_mask(action_space)
+    spec = given_setting(config, "rl_module_spec")
+    if spec is None or spec.module_class in (None, PPGTorchRLModule):  # others may take any images
+        parts = packing.images.values() if packing else []
+        for space in (observation_space, *(part.space for part in parts)):
+            if is_image(space):
+                check_image_space(space)
     check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
     ):
-        raise ValueError(f"augmentation changes uint8 images, and this env has {observation_space}")
+        raise ValueError(
+            "augmentation changes uint8 images, and this env has "
+            f"{get_original_space(observation_space)}"
+        )
     filtered = observation_space if packing is None else packing.vector
     if config.observation_filter != "NoFilter" and (filtered is None or len(filtered.shape) != 1):
         raise ValueError(

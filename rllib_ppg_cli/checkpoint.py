@@ -10,7 +10,7 @@ import click
 import torch
 from ray.rllib.algorithms import AlgorithmConfig
 
-from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.envs.spaces import num_pixels
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg_cli.command import VERBOSE
@@ -32,7 +32,7 @@ def load_player(checkpoint: str, *, num_envs: int = 1) -> TrainedPolicy:
         keep_quiet(context.meta.get(VERBOSE, 0))
     policy = load_policy(checkpoint)
     # A few vectors, or one image, are computed before other threads wake up.
-    many = num_envs > 1 and is_image(policy.module.observation_space)
+    many = num_envs > 1 and num_pixels(policy.module.observation_space)
     torch.set_num_threads(available_cpus() if many else 1)
     print(f"checkpoint: {policy.checkpoint}")
     return policy

@@ -28,12 +28,12 @@ def show(experiment: Experiment) -> None:
 
 def hint(config: PPGConfig, observation_space: gym.Space) -> str:
     """Returns what aux_precision="auto" would bring on this machine; "" if nothing."""
-    from rllib_ppg.envs.spaces import is_image
+    from rllib_ppg.envs.spaces import num_pixels
     from rllib_ppg.learning.precision import has_native_bfloat16
 
     device = "cuda" if config.num_gpus_per_learner else "cpu"
     float32 = config.has_aux_phase and config.aux_precision == "float32"
-    if not (is_image(observation_space) and float32 and has_native_bfloat16(device)):
+    if not (num_pixels(observation_space) and float32 and has_native_bfloat16(device)):
         return ""
     return (
         'this machine computes in bfloat16 natively: aux_precision="auto" makes auxiliary phases '

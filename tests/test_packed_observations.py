@@ -9,6 +9,7 @@ from ray.rllib.core.columns import Columns
 
 from rllib_ppg import PPGConfig, load_policy
 from rllib_ppg.envs.packed_observations import Packing, packed_space
+from rllib_ppg.evaluation import onnx
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.support.comparison import check_same, timeless
 from tests.support.envs import AnySpaces, Masked
@@ -74,6 +75,8 @@ def test_parts_come_out_as_they_went_in(space):
         ("joints", [0.0, np.nan, 0.0], "NaN or infinite"),
         ("mode", 0, "a number that is not of Discrete"),
         ("mode", 4, "a number that is not of Discrete"),
+        ("camera", np.zeros((3, 12, 16), np.uint8), "an image of an observation is uint8"),
+        ("camera", np.full((12, 16, 3), 0.5), "an image of an observation is float64"),
     ],
 )
 def test_what_is_no_observation(part, value, error):
@@ -87,7 +90,7 @@ def test_what_is_no_observation(part, value, error):
     spaces.Dict({"a_b": CAMERA, "a": spaces.Dict({"b": CAMERA})}),
 ])  # fmt: skip
 def test_names_that_are_taken(space):
-    with pytest.raises(ValueError, match="need names of their own"):
+    with pytest.raises(ValueError, match="need other keys"):
         Packing(space)
 
 
@@ -157,7 +160,7 @@ def test_forbidden_actions_have_no_part_in_any_term():
     inputs = forward(module, masked)[Columns.ACTION_DIST_INPUTS]
     inputs.retain_grad()
     cls = module.get_train_action_dist_cls()
-    pi, other = cls.from_logits(inputs), cls.from_logits(torch.roll(inputs.detach(), 0) * 2.0)
+    pi, other = cls.from_logits(inputs), cls.from_logits(inputs.detach() * 2.0)
     p = np.exp(logits) * masks
     p /= p.sum(1, keepdims=True)
     q = np.exp(2 * logits) * masks
@@ -189,8 +192,8 @@ def test_a_mask_of_all_parts_of_an_action():
 @pytest.mark.parametrize(
     ("mask", "act", "error"),
     [
-        (spaces.MultiBinary(3), spaces.Discrete(4), "has 4 numbers from 0 to 1"),
-        (spaces.Box(0, 2, (4,), np.int8), spaces.Discrete(4), "has 4 numbers from 0 to 1"),
+        (spaces.MultiBinary(3), spaces.Discrete(4), r"is MultiBinary\(4\) or Box"),
+        (spaces.Box(0, 2, (4,), np.int8), spaces.Discrete(4), r"is MultiBinary\(4\) or Box"),
         (spaces.MultiBinary(4), spaces.Box(-1, 1, (4,)), "for Discrete and MultiDiscrete"),
         (
             spaces.MultiBinary(4),
@@ -220,6 +223,20 @@ class Forbids(Masked):
         if self._t >= 2:
             obs["action_mask"] = np.full(5, self._value, np.int8)
         return obs
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"action_mask": spaces.MultiBinary(4), "a": CAMERA, "b": CAMERA}),
+        spaces.Dict({"inner": spaces.Dict({"action_mask": spaces.MultiBinary(4)})}),
+    ],
+)
+def test_masks_are_where_the_convention_has_them(space):
+    config = PPGConfig().environment(AnySpaces, env_config={"observation_space": space})
+    with pytest.raises(ValueError, match="is a Dict of it and 'observations', and nothing else"):
+        config.validate()
 
 
 class FinalMask(Masked):
@@ -296,6 +313,9 @@ def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
         action, _ = policy.predict(given, action_masks=only)
         counted = np.atleast_1d(action - env.action_space.start).tolist()
         assert counted in ([0], [3], [0, 1])
+    with pytest.raises(ValueError, match="forbids all actions"):
+        policy.predict(obs, action_masks=np.zeros_like(only))
+    assert onnx.compare(onnx.to_onnx(policy), policy).is_rounding
 
 
 @pytest.mark.long

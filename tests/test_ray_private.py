@@ -86,7 +86,11 @@ OTHERS = {
 
 # Overridden in PPG's classes, or used there through `self`.
 INHERITED = [
+    (CATALOG, "_action_dist_class_fn", None),
+    (CATALOG, "_determine_components_hook", ["self"]),
     (CATALOG, "_encoder_config", None),
+    (CATALOG, "_get_dist_cls_from_action_space", ["action_space", "framework"]),
+    (CATALOG, "_model_config_dict", None),
     (
         CATALOG,
         "_get_encoder_config",

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 VECTOR, MASK = "vector", "action_mask"
 _ALIGNMENT = 8  # bytes, so that a part can be looked at as its own type
@@ -63,7 +63,7 @@ class Packing:
         self.space = space
         mask = _mask_space(space)
         leaves = {path: leaf for path, leaf in _leaves(space) if mask is None or path != (MASK,)}
-        images = {path: leaf for path, leaf in leaves.items() if len(leaf.shape or ()) == 3}
+        images = {path: leaf for path, leaf in leaves.items() if _is_image(leaf)}
         # Larger numbers first, so that each part begins at a multiple of its own.
         self._image_paths = sorted(images, key=lambda path: -images[path].dtype.itemsize)
         self._vector_paths = [path for path in leaves if path not in images]
@@ -79,10 +79,11 @@ class Packing:
             _name(path): placed(images[path], images[path].shape, images[path].dtype)
             for path in self._image_paths
         }
-        if len(self.images) < len(images) or self.images.keys() & {VECTOR, MASK}:
+        taken = [n for n in self.images if n in (VECTOR, MASK, "") or hasattr(nn.ModuleDict(), n)]
+        if taken or len(self.images) < len(images):
             raise ValueError(
-                f"the image parts of {space} need names of their own, and not {VECTOR!r} or "
-                f"{MASK!r}: nested keys are joined by underscores"
+                f"the image parts of {space} need other keys: nested ones are joined by "
+                f"underscores, and {VECTOR!r}, {MASK!r} and names of torch's ModuleDict are taken"
             )
         d = sum(spaces.flatdim(leaves[path]) for path in self._vector_paths)
         self.vector = placed(_vector_space(d), (d,), np.float32) if d else None
@@ -101,7 +102,16 @@ class Packing:
         """
         packed = np.zeros((B, self.nbytes), np.uint8)
         for path, part in zip(self._image_paths, self.images.values(), strict=True):
-            self._view(packed, part)[...] = np.reshape(_at(batch, path), (B, *part.shape))
+            image = np.asarray(_at(batch, path))
+            shapes = [(B, *part.shape)] + [part.shape] * (B == 1)
+            if image.shape not in shapes or not np.can_cast(image.dtype, part.dtype, "same_kind"):
+                raise ValueError(
+                    f"an image of an observation is {image.dtype} {image.shape}, and its space is "
+                    f"{part.dtype} {shapes[0]}"
+                )
+            if image.dtype.kind == "f" and not np.isfinite(image).all():
+                raise ValueError("an image of an observation has NaN or infinite numbers")
+            self._view(packed, part)[...] = image
         if self.vector is not None:
             columns = [
                 _flat(_at(self.space, path), _at(batch, path), B) for path in self._vector_paths
@@ -156,8 +166,8 @@ class Packing:
         )
         if not binary or self.mask.shape != (n,):
             raise ValueError(
-                f"the action_mask of {action_space} has {n} numbers from 0 to 1, and its space is "
-                f"{space}"
+                f"the action_mask of {action_space} is MultiBinary({n}) or Box(0, 1, ({n},)), and "
+                f"not {space}"
             )
 
     def vectors(self, obs: np.ndarray) -> np.ndarray:
@@ -180,8 +190,9 @@ def is_packed(space: gym.Space) -> bool:
     """Whether observations of a space are packed: it has parts, and an image or a mask is one."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return False
-    images = (len(leaf.shape or ()) == 3 for _, leaf in _leaves(space))
-    return any(images) or _mask_space(space) is not None
+    if not space.is_np_flattenable:  # parts of no fixed size, which nothing can be done with
+        return False
+    return any(_is_image(leaf) for _, leaf in _leaves(space)) or _mask_space(space) is not None
 
 
 def packed_space(space: gym.Space) -> spaces.Box:
@@ -195,6 +206,14 @@ def packing_of(space: gym.Space) -> Packing | None:
     """How the observations of a space that networks get are packed; None if they are not."""
     original = getattr(space, "original_space", None)
     return Packing(original) if original is not None and is_packed(original) else None
+
+
+def forbids_all(masks: np.ndarray, action_space: gym.Space) -> np.ndarray:
+    """Whether masks `[B, n]` forbid all actions, or all of a part of MultiDiscrete ones, `[B]`."""
+    is_discrete = isinstance(action_space, spaces.Discrete)
+    sizes = [action_space.n] if is_discrete else action_space.nvec
+    of_parts = np.split(masks, np.cumsum(sizes)[:-1], axis=1)
+    return ~np.stack([mask.any(1) for mask in of_parts]).all(0)
 
 
 def with_masks(space: gym.Space, obs: Any, masks: Any) -> dict[str, Any]:
@@ -215,13 +234,26 @@ def with_masks(space: gym.Space, obs: Any, masks: Any) -> dict[str, Any]:
     return {key: obs[key] if is_whole else obs, MASK: masks}
 
 
+def _is_image(space: gym.Space) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
 def _mask_space(space: gym.Space) -> gym.Space | None:
-    """The action mask's space in RLlib's and PettingZoo's convention."""
+    """The action mask's space in RLlib's and PettingZoo's convention; None if there is no mask.
+
+    Raises:
+        ValueError: There is one, and the space is not as the convention says.
+    """
     if isinstance(space, spaces.Dict) and space.keys() in (
         {MASK, "observations"},
         {MASK, "observation"},
     ):
         return space[MASK]
+    if any(MASK in path for path, _ in _leaves(space)):
+        raise ValueError(
+            f"an observation with {MASK!r} is a Dict of it and 'observations', and nothing else, "
+            f"and not {space}"
+        )
     return None
 
 
@@ -252,13 +284,16 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _flat(space: gym.Space, batch: Any, B: int) -> np.ndarray:
     """A batch of a part that is no image as vectors `[B, d]`, flattened as gymnasium does."""
-    batch = np.reshape(np.asarray(batch), (B, *space.shape))
+    batch = np.reshape(np.asarray(batch), (B, *(space.shape or ())))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         sizes = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec).ravel()
         counted = (batch - space.start).reshape(B, -1)
         if not ((counted >= 0) & (counted < sizes)).all():
             raise ValueError(f"an observation has a number that is not of {space}")
-        return np.concatenate(
-            [np.eye(n, dtype=np.float32)[counted[:, i]] for i, n in enumerate(sizes)], axis=1
-        )
+        one_hot = np.zeros((B, int(sizes.sum())), np.float32)
+        first = np.cumsum([0, *sizes[:-1]])
+        one_hot[np.arange(B)[:, None], first + counted] = 1.0
+        return one_hot
+    if not isinstance(space, spaces.Box | spaces.MultiBinary):
+        return np.stack([spaces.flatten(space, x) for x in batch]).astype(np.float32)
     return batch.reshape(B, -1).astype(np.float32)

@@ -23,7 +23,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
 from rllib_ppg import ray_private
-from rllib_ppg.envs.packed_observations import packing_of
+from rllib_ppg.envs.packed_observations import MASK, packing_of
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 from rllib_ppg.networks.action_mask import FORBIDDEN
 
@@ -149,7 +149,13 @@ def _random_observations(space: gym.Space, B: int) -> np.ndarray:
     space = space if packing is None else packing.space
     space.seed(B)
     samples = [space.sample() for _ in range(B)]
-    return np.stack(samples if packing is None else [packing.pack(x, 1)[0] for x in samples])
+    if packing is None:
+        return np.stack(samples)
+    if packing.mask is not None:  # a sample of a Box is none
+        n = packing.mask.shape[0]
+        for i, sample in enumerate(samples):
+            sample[MASK] = (np.arange(n) != i % n).astype(int)
+    return np.concatenate([packing.pack(sample, 1) for sample in samples])
 
 
 def _parts(module: RLModule, obs: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,10 +175,12 @@ def _part_names(module: RLModule) -> list[str]:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    allowed = b > FORBIDDEN / 2
-    if not np.array_equal(a > FORBIDDEN / 2, allowed):
+    forbidden = b <= FORBIDDEN / 2
+    if not np.array_equal(a <= FORBIDDEN / 2, forbidden):
         return float("inf")
-    a, b = a[allowed], b[allowed]  # or all other logits would be small next to forbidden ones
+    a, b = a[~forbidden], b[~forbidden]  # next to forbidden ones, all other logits would be small
+    if not a.size:
+        return 0.0
     return float(np.abs(a - b).max() / max(1.0, np.abs(b).max()))
 
 

@@ -21,6 +21,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
@@ -218,5 +219,6 @@ def _check_spaces(module: RLModule, observations: Any, actions: Any, env: Any) -
         ("observations", module.observation_space, observations),
         ("actions", module.action_space, actions),
     ):
+        of_policy, of_env = get_original_space(of_policy), get_original_space(of_env)
         if of_policy != of_env:
             raise ValueError(f"the policy's {what} are {of_policy}, and those of {env}, {of_env}")

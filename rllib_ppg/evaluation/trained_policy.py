@@ -34,7 +34,7 @@ from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.envs.packed_observations import with_masks
+from rllib_ppg.envs.packed_observations import forbids_all, packing_of, with_masks
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.inference.observations import as_batch
 from rllib_ppg.inference.policy import Policy
@@ -127,12 +127,14 @@ class TrainedPolicy:
             An action that `env.step` takes, or a batch of them; and the next state (None).
 
         Raises:
-            ValueError: These are no observations of the env, or the networks alone are not the
-                policy (a recurrent one of another algorithm, or one behind connectors).
+            ValueError: These are no observations of the env, a mask forbids all actions, or the
+                networks alone are not the policy (a recurrent one of another algorithm, or one
+                behind connectors).
         """
         if action_masks is not None:
             obs = with_masks(self.observation_space, obs, action_masks)
         batch, is_single = as_batch(self.observation_space, obs)
+        self._check_masks(batch)
         actions, _, state = self._policy.act(batch, state, explore=not deterministic)
         actions = tree.map_structure(
             lambda a, part: np.asarray(a, part.dtype)[0 if is_single else slice(None)],
@@ -140,6 +142,13 @@ class TrainedPolicy:
             get_base_struct_from_space(self.action_space),
         )
         return actions, state
+
+    def _check_masks(self, batch: np.ndarray) -> None:
+        packing = packing_of(self.module.observation_space)
+        if packing is None or packing.mask is None:
+            return
+        if forbids_all(packing.masks(batch), self.action_space).any():
+            raise ValueError("an action mask forbids all actions")
 
     @cached_property
     def _policy(self) -> Policy:

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
+from rllib_ppg.envs.packed_observations import Packing, is_packed
 from rllib_ppg.envs.spaces import flatten_observation, is_flat
 
 
@@ -44,6 +45,8 @@ def as_batch(space: gym.Space, obs: Any) -> tuple[np.ndarray, bool]:
         raise ValueError("the batch has no observations")
     if is_flat(space):
         return (obs[None] if B is None else obs), B is None
+    if is_packed(space):
+        return Packing(space).pack(obs, B or 1), B is None
     each = [obs] if B is None else iterate(batch_space(space, B), obs)
     return np.stack([flatten_observation(space, one) for one in each]), B is None
 

@@ -15,7 +15,8 @@ def image_bounds(space: gym.spaces.Box) -> tuple[float, float]:
         ValueError: They are not finite, or equal.
     """
     low, high = float(np.min(space.low)), float(np.max(space.high))
-    if not (np.isfinite([low, high]).all() and low < high):
+    bounded = bool((space.bounded_below & space.bounded_above).all())
+    if not (bounded and np.isfinite([low, high]).all() and low < high):
         raise ValueError(
             f"images are scaled to [0, 1] by the bounds of their space, which are {low:g} and "
             f"{high:g}: give the observation space the bounds of its pixels"
@@ -31,7 +32,7 @@ def check_image_space(space: gym.spaces.Box) -> None:
     """
     image_bounds(space)
     first, *rest = space.shape
-    if first <= 4 and min(rest) > 2 * first:
+    if first <= 4 and min(rest) >= 16:
         moved = (*rest, first)
         raise ValueError(
             f"observations of shape {space.shape} seem to have their channels first, and networks "

@@ -11,6 +11,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
+from rllib_ppg.networks.action_mask import masked
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 
 _CHUNK_SIZE = 1024
@@ -40,8 +41,12 @@ class ImpalaPPOModule(PPGTorchRLModule):
 
     @override(RLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        features = self._features(batch[Columns.OBS])
-        return {Columns.ACTION_DIST_INPUTS: self.pi(features), Columns.EMBEDDINGS: features}
+        obs = self._network_inputs(batch[Columns.OBS])
+        features = self._encode(self.pi_encoder, obs)
+        return {
+            Columns.ACTION_DIST_INPUTS: masked(self.pi(features), obs),
+            Columns.EMBEDDINGS: features,
+        }
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -91,19 +92,6 @@ class PPGCatalog(PPOCatalog):
         model_config_dict: dict,
         action_space: gym.Space | None = None,
     ) -> ModelConfig:
-        packing = packing_of(observation_space)
-        if packing is not None:
-            return PartsEncoderConfig(
-                encoders={
-                    name: cls._get_encoder_config(
-                        part.space,
-                        {**model_config_dict, **model_config_dict.get("parts", {}).get(name, {})},
-                        action_space,
-                    )
-                    for name, part in {**packing.images, VECTOR: packing.vector}.items()
-                    if part is not None
-                }
-            )
         if is_image(observation_space) and not model_config_dict.get("conv_filters"):
             return ImpalaEncoderConfig(
                 input_dims=observation_space.shape,
@@ -112,6 +100,30 @@ class PPGCatalog(PPOCatalog):
                 bounds=image_bounds(observation_space),
             )
         return Catalog._get_encoder_config(observation_space, model_config_dict, action_space)
+
+    @override(Catalog)
+    def _determine_components_hook(self) -> None:
+        packing = packing_of(self.observation_space)
+        if packing is None:
+            super()._determine_components_hook()
+            return
+        config, differs = self._model_config_dict, self._model_config_dict.get("parts", {})
+        parts = {**packing.images, VECTOR: packing.vector}
+        self._encoder_config = PartsEncoderConfig(
+            encoders={
+                name: self._get_encoder_config(
+                    observation_space=part.space,
+                    model_config_dict={**config, **differs.get(name, {})},
+                    action_space=self.action_space,
+                )
+                for name, part in parts.items()
+                if part is not None
+            }
+        )
+        self._action_dist_class_fn = partial(
+            self._get_dist_cls_from_action_space, action_space=self.action_space
+        )
+        self.latent_dims = self._encoder_config.output_dims
 
     @override(Catalog)
     def build_encoder(self, framework: str) -> Encoder:
@@ -255,12 +267,12 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if self._packing is not None:
             parts = dict(obs) if isinstance(obs, Mapping) else self._packing.unpack(obs)
             dtype = next(self.pi_encoder.parameters()).dtype
-            for name, encoder in self.pi_encoder.parts.items():
-                if name == VECTOR:
-                    parts[name] = self.observation_filter(parts[name].to(dtype))
-                elif not isinstance(encoder, ImpalaEncoder):
-                    bounds = image_bounds(self._packing.images[name].space)
-                    parts[name] = scaled(parts[name], bounds, dtype)
+            if VECTOR in parts:
+                parts[VECTOR] = self.observation_filter(parts[VECTOR].to(dtype))
+            encoders = dict(getattr(self.pi_encoder, "parts", {}))  # a user's own may have none
+            for name, image in self._packing.images.items():
+                if not isinstance(encoders.get(name), ImpalaEncoder):
+                    parts[name] = scaled(parts[name], image_bounds(image.space), dtype)
             return parts
         if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
             return obs

@@ -9,10 +9,10 @@ import traceback
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 
-from rllib_ppg.envs import env_state, spaces, vector_env
+from rllib_ppg.envs import env_state, packed_observations, spaces, vector_env
+from rllib_ppg.envs.packed_observations import forbids_all
 
 _SIGNATURES = {
     "reset": "reset(*, seed, options) -> (observation, info)",
@@ -22,6 +22,7 @@ _SIGNATURES = {
 # env's own code, means that the env does not follow gymnasium's API.
 _FRAMEWORK_MODULES = (
     __name__, vector_env.__name__, env_state.__name__, spaces.__name__,
+    packed_observations.__name__,
     "gymnasium.vector.", "gymnasium.wrappers.", "gymnasium.core", "gymnasium.spaces.",
     "gymnasium.utils.", "numpy", "functools", "copy",
 )  # fmt: skip
@@ -101,16 +102,12 @@ class EnvContract:
             envs: The numbers of their envs, `[k]`.
             t: Number of the step in the rollout, for the error.
         """
-        space = self._env.single_action_space
-        sizes = [space.n] if isinstance(space, Discrete) else space.nvec
-        for of_part in np.split(masks, np.cumsum(sizes)[:-1], axis=1):
-            allowed = of_part.any(1)
-            if not allowed.all():
-                n = envs[np.flatnonzero(~allowed)[0]]
-                raise ValueError(
-                    f"{self._owner}: the action_mask of env {n} forbids all actions at step {t} of "
-                    "the rollout"
-                )
+        forbidden = forbids_all(masks, self._env.single_action_space)
+        if forbidden.any():
+            raise ValueError(
+                f"{self._owner}: the action_mask of env {envs[forbidden][0]} forbids all actions "
+                f"at step {t} of the rollout"
+            )
 
     def final_obs(self, infos: dict[str, Any], n: int, t: int) -> np.ndarray:
         """A copy of the last observation of env n's episode, which step t of the rollout truncated.

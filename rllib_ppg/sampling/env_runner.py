@@ -28,7 +28,7 @@ from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import discounted_returns
-from rllib_ppg.data.rollout import Rollout, RolloutSummary
+from rllib_ppg.data.rollout import Rollout, RolloutSummary, as_states
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.env_state import get_env_state, set_env_state
 from rllib_ppg.envs.packed_observations import packing_of
@@ -307,15 +307,18 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """Which actions are allowed, `[N, n]` bool; None if the env does not say.
 
         Raises:
-            ValueError: None is, in a state that is acted on.
+            ValueError: No action is allowed in a state that is acted on.
         """
         if self._packing is None or self._packing.mask is None:
             return None
         masks = self._packing.masks(obs)
-        acting = np.ones(self.num_envs, bool)
-        if not self._same_step:  # the action of a step that resets is ignored
-            before = rollout.terminated[:, t - 1] | rollout.truncated[:, t - 1]
-            acting = ~(before if t else self._resetting)
+        # In NEXT_STEP mode, the action of a step that resets is ignored.
+        if self._same_step:
+            acting = np.ones(self.num_envs, bool)
+        elif t == 0:
+            acting = ~self._resetting
+        else:
+            acting = ~(rollout.terminated[:, t - 1] | rollout.truncated[:, t - 1])
         self._contract.check_masks(masks[acting], np.flatnonzero(acting), t)
         return masks
 
@@ -452,8 +455,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._needs_initial_reset = False
 
     def _obs_moments(self, rollout: Rollout) -> Moments:
-        obs = rollout.obs[rollout.valid]
-        return Moments.of(obs if self._packing is None else self._packing.vectors(obs))
+        obs = rollout.obs
+        if self._packing is not None:
+            obs = self._packing.vectors(as_states(obs)).reshape(*rollout.valid.shape, -1)
+        return Moments.of(obs[rollout.valid])
 
     def _on_sample_end(self, rollouts: list[Rollout]) -> None:
         make_callback(
