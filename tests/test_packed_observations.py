@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from ray.rllib.core.columns import Columns
 
 from rllib_ppg import PPGConfig, load_policy
@@ -272,6 +274,48 @@ def test_masks_that_allow_nothing_or_are_none(build, mask, error):
 
 def test_a_mask_of_the_last_state_may_forbid_all(build):
     build(config_of(FinalMask)).train()
+
+
+class NextStep(VectorEnv):
+    """Episodes of three steps in NEXT_STEP mode; a state that ends one has a mask of zeros.
+
+    With `everywhere`, all states have.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self, config):
+        self.num_envs, self._everywhere = config["num_envs"], config.get("everywhere", False)
+        self.single_observation_space = spaces.Dict({
+            "observations": spaces.Box(-1, 1, (2,)),
+            "action_mask": spaces.MultiBinary(3),
+        })  # fmt: skip
+        self.single_action_space = spaces.Discrete(3)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _observe(self):
+        forbids = (self._t == 3) | self._everywhere
+        masks = np.where(forbids[:, None], 0, [[0, 1, 1]]).astype(np.int8)
+        return {"observations": np.zeros((self.num_envs, 2), np.float32), "action_mask": masks}
+
+    def reset(self, *, seed=None, options=None):
+        self._t = np.arange(self.num_envs) % 3
+        return self._observe(), {}
+
+    def step(self, actions):
+        assert (actions[self._t < 3] > 0).all()
+        self._t = np.where(self._t == 3, 0, self._t + 1)
+        nothing = np.zeros(self.num_envs, bool)
+        return self._observe(), np.ones(self.num_envs), self._t == 3, nothing, {}
+
+
+def test_nobody_acts_on_the_state_that_ends_an_episode(build):
+    config = config_of(NextStep).env_runners(observation_filter="MeanStdFilter")
+    build(config).train()
+    algo = build(config_of(NextStep, everywhere=True))
+    with pytest.raises((ValueError, RuntimeError), match="of env 0 forbids all actions at step 0"):
+        algo.train()
 
 
 @pytest.mark.parametrize(
