@@ -196,7 +196,7 @@ def test_other_refusals():
     refuses(small().framework(torch_skip_nan_gradients=True), "torch_skip_nan_gradients")
     refuses(small().env_runners(observation_filter="MeanStdFiltr"), "did you mean 'MeanStdFilter'")
     images = small("procgen-coinrun-v0").env_runners(observation_filter="MeanStdFilter")
-    refuses(images, "normalises vectors", "255")
+    refuses(images, "normalises vectors", "scaled to")
     refuses(small().debugging(seed="x"), "seed", "'x'")
     old_stack = small().api_stack(
         enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False

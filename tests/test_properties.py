@@ -19,6 +19,7 @@ from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.reward_norm import RETURN_GAMMA, discounted_returns
 from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.data.running_moments import Moments
+from rllib_ppg.envs.packed_observations import is_packed
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
 from tests.support.learners import T, aux_phase, make_learner, parameters, policy_phase
 
@@ -369,7 +370,7 @@ def leaves_of(space):
 
 
 @examples(150)
-@given(observation_spaces, seeds)
+@given(observation_spaces.filter(lambda space: not is_packed(space)), seeds)
 def test_observations_are_flattened_as_gymnasium_does(space, seed):
     space.seed(seed)
     obs = space.sample()
