@@ -205,6 +205,7 @@ def minatar_ppo(env: str) -> PPOConfig:
 PROCGEN_STEPS = 500_000
 PROCGEN_ENV = {"distribution_mode": "easy", "num_levels": 0}
 PROCGEN_LR = 2.5e-4
+LEVELS = {"distribution_mode": "easy", "num_levels": 200, "start_level": 0}
 SMALL_ENCODER = {"impala_channels": [4, 8, 8], "impala_dense": 256}
 
 
@@ -219,11 +220,16 @@ def procgen_ppg(env: str) -> PPGConfig:
     )
 
 
-def procgen_ppo(env: str) -> PPOConfig:
+def procgen_200_levels(env: str) -> PPGConfig:
+    """PPG on 200 levels, with the N_pi of the rule for 2M env steps."""
+    return procgen_ppg(env).environment(env_config=LEVELS).training(n_pi=8)
+
+
+def procgen_ppo(env: str, env_config: Mapping[str, Any] = PROCGEN_ENV) -> PPOConfig:
     """RLlib's PPO with one network, as the paper's PPO has."""
     spec = RLModuleSpec(module_class=ImpalaPPOModule, model_config=SMALL_ENCODER)
     return (
-        ppo_with_normalised_rewards(lambda: gym.make(env, **PROCGEN_ENV))
+        ppo_with_normalised_rewards(lambda: gym.make(env, **env_config))
         .env_runners(num_envs_per_env_runner=64, rollout_fragment_length=256)
         .rl_module(rl_module_spec=spec)
         .training(
@@ -523,6 +529,22 @@ SUITES = {
         env_steps=PROCGEN_STEPS,
         seeds=(0, 1, 2),
         arms={"ppg": procgen_ppg, "ppo": procgen_ppo},
+    ),
+    # Do an auxiliary loss and augmentation help on few levels?
+    "procgen_levels": Suite(
+        envs=("procgen-starpilot-v0",),
+        env_steps=2_000_000,
+        seeds=(0, 1, 2),
+        arms={
+            "ppg": procgen_200_levels,
+            "ppo": lambda env: procgen_ppo(env, LEVELS),
+            "dynamics": lambda env: procgen_200_levels(env).training(
+                aux_losses={"value": 1.0, "dynamics": 1.0}
+            ),
+            "random_translate": lambda env: procgen_200_levels(env).training(
+                augmentation="random_translate"
+            ),
+        },
     ),
     "procgen_hard": Suite(
         envs=("procgen-starpilot-v0",),
