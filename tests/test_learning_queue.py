@@ -272,7 +272,7 @@ def test_ppo_has_ppgs_settings_and_networks(cluster, name):
     assert ppo.vf_loss_coeff == 0.5 * ppg.vf_loss_coeff
     assert ppo.vf_clip_param == float("inf") and ppg.vf_clip_param is None
     assert not ppo.use_kl_loss
-    if name in ("procgen", "atari"):  # the papers' PPO has one network
+    if name in ("procgen", "procgen_levels", "atari"):  # the papers' PPO has one network
         ppg.training(arch="shared", e_pi=ppo.num_epochs, e_v=ppo.num_epochs)
     assert ppo.num_epochs == ppg.e_pi == ppg.e_v
     ours, rllibs = networks(ppg.training(replay_may_spill=True)), networks(ppo)
