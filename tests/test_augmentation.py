@@ -2,7 +2,6 @@
 
 import colorsys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -17,18 +16,18 @@ from rllib_ppg.augmentation import (
     random_translate,
 )
 from tests.support.learners import (
+    IMAGES,
     N,
     SGDLearner,
     T,
     aux_phase,
+    inverted,
     make_learner,
     make_rollout,
     parameters,
     phases,
     policy_phase,
 )
-
-IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
 
 
 def images_and_numbers(count=20, size=64):
@@ -116,10 +115,6 @@ def test_an_image_does_not_depend_on_the_others(name):
 
 def learner_of(*args, **training):
     return make_learner(*args, obs=IMAGES, e_aux=1, **training)
-
-
-def inverted(images, u):
-    return 255 - images
 
 
 def test_losses_see_the_augmented_image_and_targets_are_of_the_clean_one():

@@ -8,7 +8,6 @@ import copy
 import math
 from dataclasses import replace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -22,10 +21,12 @@ from rllib_ppg.losses import L_clip, L_clip_decoupled, L_KL_decoupled
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.support.learners import (
     ACT,
+    IMAGES,
     N,
     SGDLearner,
     T,
     aux_phase,
+    inverted,
     make_learner,
     make_rollout,
     parameters,
@@ -43,7 +44,6 @@ from tests.support.references import (
 
 pytestmark = pytest.mark.unit
 
-IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
 ALL = {
     "vf_phase": "auxiliary",
     "proximal": "ewma",
@@ -52,10 +52,6 @@ ALL = {
     "arch": "shared",
     "e_pi": 2,
 }
-
-
-def inverted(images, u):
-    return 255 - images
 
 
 class Reference:

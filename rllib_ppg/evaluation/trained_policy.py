@@ -34,7 +34,12 @@ from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.envs.packed_observations import forbids_all, packing_of, with_masks
+from rllib_ppg.envs.packed_observations import (
+    Packing,
+    forbids_all,
+    packing_of,
+    with_masks,
+)
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.inference.observations import as_batch
 from rllib_ppg.inference.policy import Policy
@@ -143,11 +148,14 @@ class TrainedPolicy:
         )
         return actions, state
 
+    @cached_property
+    def _packing(self) -> Packing | None:
+        return packing_of(self.module.observation_space)
+
     def _check_masks(self, batch: np.ndarray) -> None:
-        packing = packing_of(self.module.observation_space)
-        if packing is None or packing.mask is None:
+        if self._packing is None or self._packing.mask is None:
             return
-        if forbids_all(packing.masks(batch), self.action_space).any():
+        if forbids_all(self._packing.masks(batch), self.action_space).any():
             raise ValueError("an action mask forbids all actions")
 
     @cached_property

@@ -108,14 +108,12 @@ def try_losses(
         ValueError: `target_kl` is set, and a loss of the policy lacks the term it looks at.
     """
     for policy_loss, value_loss, _ in epochs:
-        for loss in filter(None, (policy_loss, value_loss)):
-            terms, _ = try_loss(module, loss, weights, module.policy_placeholder)
-            if (
-                loss is policy_loss
-                and module.config.target_kl is not None
-                and SAMPLED_KL not in terms
-            ):
+        if value_loss:
+            try_loss(module, value_loss, weights, module.policy_placeholder)
+        if policy_loss:
+            terms, _ = try_loss(module, policy_loss, weights, module.policy_placeholder)
+            if module.config.target_kl is not None and SAMPLED_KL not in terms:
                 raise ValueError(
-                    f"target_kl needs the term {SAMPLED_KL!r}, which {loss.__name__}() does not "
-                    "return"
+                    f"target_kl needs the term {SAMPLED_KL!r}, which {policy_loss.__name__}() does "
+                    "not return"
                 )

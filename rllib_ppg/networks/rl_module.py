@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import gymnasium as gym
@@ -259,6 +259,13 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             )
         parts[name].requires_grad_(False)
 
+    @cached_property
+    def _image_bounds(self) -> dict[str, tuple[float, float]]:
+        """Bounds of the images that are not scaled by their encoders, by the part's name."""
+        if self._packing is None:
+            return {Columns.OBS: image_bounds(self.observation_space)}
+        return {name: image_bounds(part.space) for name, part in self._packing.images.items()}
+
     def _network_inputs(self, obs: Any) -> Any:
         """Observations as the encoders get them: images scaled to [0, 1], vectors filtered.
 
@@ -270,15 +277,15 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             if VECTOR in parts:
                 parts[VECTOR] = self.observation_filter(parts[VECTOR].to(dtype))
             encoders = dict(getattr(self.pi_encoder, "parts", {}))  # a user's own may have none
-            for name, image in self._packing.images.items():
+            for name in self._packing.images:
                 if not isinstance(encoders.get(name), ImpalaEncoder):
-                    parts[name] = scaled(parts[name], image_bounds(image.space), dtype)
+                    parts[name] = scaled(parts[name], self._image_bounds[name], dtype)
             return parts
         if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
             return obs
         dtype = next(self.pi_encoder.parameters()).dtype
         if self._image:
-            return scaled(obs, image_bounds(self.observation_space), dtype)
+            return scaled(obs, self._image_bounds[Columns.OBS], dtype)
         return self.observation_filter(obs.to(dtype))
 
     def _encode(self, encoder: Encoder, inputs: Any) -> Tensor:

@@ -15,9 +15,15 @@ from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 
 OBS, ACT = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)
+IMAGES = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
 REAL = gym.spaces.Box(-1, 1, (2,))
 LOG_STD = -3.0  # of real actions, as of policies that have trained for long
 N, T = 6, 8
+
+
+def inverted(images, u):
+    """An augmentation whose result is easy to compute."""
+    return 255 - images
 
 
 class Float64Module(PPGTorchRLModule):
