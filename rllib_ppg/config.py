@@ -20,6 +20,7 @@ from rllib_ppg.config_checks import (
     check_needs_no_episodes,
     check_setting,
     check_settings,
+    given_max_seq_len,
 )
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
@@ -203,7 +204,10 @@ class PPGConfig(AlgorithmConfig):
                 iteration.
             segment_length: Number of consecutive steps of one env that stay together in a
                 minibatch. None keeps whole rows of `rollout_fragment_length` steps, as OpenAI's
-                code does. 1 draws independent transitions, which suits small vector tasks.
+                code does. 1 draws independent transitions, which suits small vector tasks. If it
+                does not divide the row, the row's last segment is shorter. Gradients of a recurrent
+                policy go back through a segment; None then takes `max_seq_len` of `model_config`
+                if it is not RLlib's default of 20 (docs/guides/recurrent.md).
             arch: Network architecture. "dual": separate encoders for policy and value function.
                 "detach": one encoder, which the value loss does not train (section 3.6).
                 "shared": one encoder that all losses train, as in PPO. With layers of 64 units,
@@ -318,6 +322,12 @@ class PPGConfig(AlgorithmConfig):
     def rows(self) -> int:
         """Number of rows of an iteration: envs of all env runners."""
         return max(self.num_env_runners, 1) * self.num_envs_per_env_runner
+
+    @property
+    def steps_per_segment(self) -> int:
+        """Steps of a segment, L: of a recurrent policy, those that a gradient goes back through."""
+        T = self.rollout_fragment_length
+        return min(self.segment_length or given_max_seq_len(self) or T, T)
 
     @property
     def batch_size(self) -> int:

@@ -18,6 +18,7 @@ from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg.augmentation import augmentation_of
 from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
+from rllib_ppg.data.minibatches import segments_per_row
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import check_action_space, is_image
@@ -255,8 +256,8 @@ def check_settings(config: PPGConfig) -> None:
         raise ValueError("all weights of the auxiliary phase are 0: set e_aux=0 to leave it out")
     modes = [mode.value for mode in gym.VectorizeMode]
     _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
-    _check_batches(config)
     _check_module_spec(config)
+    _check_batches(config)
 
 
 def check_env(config: PPGConfig) -> None:
@@ -359,11 +360,14 @@ def _check_schedule(setting: str, value: Any) -> None:
 
 def _check_batches(config: PPGConfig) -> None:
     T = config.rollout_fragment_length
-    L = config.segment_length or T
-    if T % L:
-        raise ValueError(f"segment_length={L} does not divide rollout_fragment_length={T}")
-    segments = config.rows * (T // L)
-    what = f"{config.rows} rows" if L == T else f"{segments} segments"
+    L, max_seq_len = config.segment_length, given_max_seq_len(config)
+    if L and max_seq_len and max_seq_len != L:
+        raise ValueError(
+            f"segment_length={L} contradicts max_seq_len={max_seq_len} in model_config: leave one "
+            "of them out"
+        )
+    segments = config.rows * segments_per_row(T, config.steps_per_segment)
+    what = f"{config.rows} rows" if segments == config.rows else f"{segments} segments"
     num_env_runners = max(config.num_env_runners, 1)
     shape = f"{num_env_runners} env runners x {config.num_envs_per_env_runner} envs"
     for setting in ["num_minibatches"] + ["num_aux_minibatches"] * config.has_aux_phase:
@@ -402,13 +406,36 @@ def _check_module_spec(config: PPGConfig) -> None:
             _check_no_conflicting_model_settings(config, model_config)
         if not is_custom and spec.catalog_class in (None, PPGCatalog):
             check_model_config(model_config)
-        if model_config.get("use_lstm"):
-            raise ValueError("PPG does not train recurrent modules, and use_lstm is set")
+        for key in ("lstm_use_prev_action", "lstm_use_prev_reward"):
+            if is_ppgs and model_config.get(key):
+                raise ValueError(
+                    f"PPG's networks do not get the last action or reward ({key}): add them to the "
+                    "observations"
+                )
     if not is_ppgs and config.observation_filter != "NoFilter":
         raise ValueError(
             f"observation_filter={config.observation_filter!r} is part of PPG's own networks: "
             f"derive {spec.module_class.__name__} from PPGTorchRLModule"
         )
+
+
+def given_max_seq_len(config: PPGConfig) -> int | None:
+    """`max_seq_len` of the `model_config`, unless it is RLlib's default.
+
+    Raises:
+        ValueError: It is not a number of steps.
+    """
+    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    default = DefaultModelConfig().max_seq_len
+    for model_config in (spec.model_config, given_setting(config, "model_config")):
+        if isinstance(model_config, DefaultModelConfig):
+            model_config = asdict(model_config)
+        if isinstance(model_config, Mapping):
+            value = model_config.get("max_seq_len", default)
+            if _differs(value, default):
+                _whole(1).check("max_seq_len", value)
+                return int(value)
+    return None
 
 
 def _check_no_conflicting_model_settings(

@@ -36,12 +36,14 @@ from rllib_ppg.learning.open_aux_phase import OpenAuxPhase, next_states
 from rllib_ppg.learning.policy_epochs import PlannedEpoch, train_policy_epochs, try_losses
 from rllib_ppg.learning.policy_terms import drac_terms, policy_terms
 from rllib_ppg.learning.precision import AUTO
+from rllib_ppg.learning.presleep import presleep_pass
 from rllib_ppg.learning.replay_reader import (
     BLOCK_CACHE_BYTES,
     SEGMENT_CACHE_BYTES,
     BlockReader,
     Observations,
 )
+from rllib_ppg.learning.rollout_values import for_dataset, for_replay, rollout_values
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 from rllib_ppg.losses import L_value, clone_KL
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
@@ -88,7 +90,9 @@ class PPGTorchLearner(BaseLearner):
         module.begin_phase(config.policy_precision)
 
         rewards = [_scaled_rewards(s, phase.reward_scale) for s in shards]
-        V, A, V_targ = advantages(module, shards, rewards, self.collective)
+        values = [rollout_values(module, s) for s in shards]
+        V = [v.V for v in values]
+        A, V_targ = advantages(module, shards, rewards, values, self.collective)
         columns = {
             "actions": [s.actions for s in shards],
             "logp_old": [s.logp for s in shards],
@@ -102,8 +106,14 @@ class PPGTorchLearner(BaseLearner):
             name: concatenate_to_device([as_states(a) for a in arrays], len(valid), module.device)
             for name, arrays in columns.items()
         }
-        states = module.dataset([as_states(s.obs) for s in shards], tensors, valid, phase.row_ids)
-        segments = Segments(phase.row_ids, phase.num_rows, T, config.segment_length or T)
+        states = module.dataset(
+            [as_states(s.obs) for s in shards],
+            tensors,
+            valid,
+            phase.row_ids,
+            **for_dataset(shards, values),
+        )
+        segments = Segments(phase.row_ids, phase.num_rows, T, config.steps_per_segment)
         metrics = train_policy_epochs(
             module,
             states,
@@ -115,6 +125,9 @@ class PPGTorchLearner(BaseLearner):
         )
         metrics["vf_explained_var"] = self._explained_variance(module, V, V_targ, shards)
         metrics["curr_entropy_coeff"] = entropy_coeff
+        if module.vf_states is not None:
+            unknown = [sum(v.unknown for v in values)]
+            [metrics["num_vf_states_lost"]] = self.collective.sums(unknown, module.device)
         self._weights_seq_no += 1
         self._log_steps(module.id, sum(s.env_steps() for s in shards))
         # RLlib's hook, which moves and logs the learning rates.
@@ -128,8 +141,12 @@ class PPGTorchLearner(BaseLearner):
             "ended": [s.terminated | s.truncated for s in shards],
         }
         stored = {name: of_states[name] for name in module.replay_columns}
+        rows = [
+            {name: x[k] for name, x in stored.items()} | for_replay(s, values[k])
+            for k, s in enumerate(shards)
+        ]
         infos, blocks = _replay_blocks(
-            shards, stored, phase, compress=config.replay_compression is not None
+            shards, rows, phase, compress=config.replay_compression is not None
         )
         return ((result, infos), *blocks) if blocks else (result, infos)
 
@@ -210,7 +227,7 @@ class PPGTorchLearner(BaseLearner):
         config = module.config
         module.begin_phase(self.aux_precision)
         T = config.rollout_fragment_length
-        L = config.segment_length or T
+        L = config.steps_per_segment
         # A minibatch of whole rows opens each of its blocks once; one of segments opens almost all.
         cache_bytes = BLOCK_CACHE_BYTES if L == T else SEGMENT_CACHE_BYTES
         reader = BlockReader(
@@ -224,7 +241,8 @@ class PPGTorchLearner(BaseLearner):
         pi_old = placeholder.new_empty((S, *placeholder.shape[1:]))
         valid = np.empty(S, bool)
         columns: dict[str, np.ndarray] = {}
-        V_presleep: list[np.ndarray] = [np.empty(0, np.float32)]
+        V_presleep = [torch.empty(0, device=module.device)]
+        forward = presleep_pass(module)
         start = 0
         for block in prefetch(reader.__getitem__, range(len(reader))):
             part = slice(start, start + block.valid.size)
@@ -234,23 +252,29 @@ class PPGTorchLearner(BaseLearner):
                 if name not in columns:
                     columns[name] = np.empty((S, *column.shape[1:]), column.dtype)
                 columns[name][part] = column
-            for chunk in module.action_dist_inputs(as_states(block.obs)):
-                pi_old[start : start + len(chunk)] = chunk
-                start += len(chunk)
+            out = forward.outputs(block)
+            pi_old[part] = out[Columns.ACTION_DIST_INPUTS]
             if module.needs_presleep_values:
-                V_presleep.append(module.values(as_states(block.obs)))
+                V_presleep.append(out[Columns.VF_PREDS])
+            start = part.stop
         ended = columns.pop("ended", None)
         tensors = {name: torch.from_numpy(x).to(module.device) for name, x in columns.items()}
         tensors["pi_old"] = pi_old
         if module.needs_presleep_values:
-            tensors["V_presleep"] = torch.from_numpy(np.concatenate(V_presleep)).to(module.device)
+            tensors["V_presleep"] = torch.cat(V_presleep)
         row_ids = interleave_row_ids(phase.rows_per_iteration)
         rows = [row_ids[iteration][info.rows] for _, iteration, info in phase.blocks]
         actions = columns.get("actions")
         segments = Segments(rows, sum(phase.rows_per_iteration), T, L)
-        states = module.dataset(Observations(reader), tensors, valid, block_rows)
-        if ended is not None:
-            states.others["next"] = next_states(ended, valid, T)
+        states = module.dataset(
+            Observations(reader), tensors, valid, block_rows, **forward.for_dataset()
+        )
+        if module.needs_next_state:
+            assert ended is not None
+            # A recurrent module knows no state beyond the segment.
+            states.others["next"] = next_states(
+                ended, valid, T, T if module.recurrence is None else L
+            )
         module.aux = OpenAuxPhase(
             phase,
             states,
@@ -371,14 +395,14 @@ def _check_shapes(shards: Sequence[Rollout], phase: PolicyPhase, T: int) -> None
 
 def _replay_blocks(
     shards: Sequence[Rollout],
-    columns: Mapping[str, Sequence[np.ndarray]],
+    columns: Sequence[Mapping[str, np.ndarray]],
     phase: PolicyPhase,
     compress: bool,
 ) -> tuple[list[BlockInfo], list[ReplayBlock]]:
-    """Cuts the shards into replay blocks; `columns` has one array `[n, T, ...]` for each shard."""
+    """Cuts the shards into replay blocks; `columns` are those of each shard, `[n, ...]`."""
     infos, blocks, n = [], [], phase.rows_per_block
     for k, (shard, row_ids) in enumerate(zip(shards, phase.row_ids, strict=True)):
-        rows = ReplayBlock(shard.obs, shard.valid, {name: c[k] for name, c in columns.items()})
+        rows = ReplayBlock(shard.obs, shard.valid, columns[k])
         for start in range(0, len(shard) if n else 0, n or 1):
             part = slice(start, start + n)
             block = rows.select_rows(part)

@@ -159,7 +159,7 @@ def test_the_metrics_are_means_over_all_states():
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     with torch.no_grad():
         obs = torch.from_numpy(rollout.obs[rollout.valid])
-        features = module._encode(module.pi_encoder, obs)
+        features, _ = module._encode(module.pi_encoder, obs, {})
         predicted = module.aux_heads["reward"](features)[:, 0].numpy()
     (metrics,) = aux_phase(learner, [(info, block)])
     error = 0.5 * (predicted - rollout.rewards[rollout.valid]) ** 2
@@ -182,7 +182,7 @@ def test_a_state_is_told_its_next_state(monkeypatch, micro_batch_size, segment_l
     _, (info,), (block,) = policy_phase(learner, rollout)
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     with torch.no_grad():
-        features = module._encode(module.pi_encoder, torch.from_numpy(rollout.obs))
+        features, _ = module._encode(module.pi_encoder, torch.from_numpy(rollout.obs), {})
         V = module.compute_values({"obs": torch.from_numpy(rollout.obs)}).numpy()
     monkeypatch.setattr(NormLoss, "seen", [])
     aux_phase(learner, [(info, block)])

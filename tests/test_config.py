@@ -128,7 +128,7 @@ def test_unknown_training_setting():
         ({"vf_clip_param": 0.0}, ["vf_clip_param", "None or a positive"]),
         ({"collective_timeout_s": 0}, ["collective_timeout_s", "positive"]),
         ({"gamma": 1.5}, ["gamma", "between 0 and 1"]),
-        ({"segment_length": 5}, ["segment_length=5", "rollout_fragment_length=32"]),
+        ({"segment_length": 5, "num_minibatches": 5}, ["56 segments", "1, 2, 4, 7, 8"]),
         ({"segment_length": 0}, ["segment_length", "at least 1"]),
         ({"micro_batch_size": "big"}, ["micro_batch_size", "'auto'"]),
         (
@@ -169,7 +169,10 @@ def test_without_auxiliary_phases_their_settings_do_not_matter():
 def test_other_refusals():
     refuses(small().env_runners(batch_mode="complete_episodes"), "rollout_fragment_length")
     refuses(small().framework("tf2"), "torch only")
-    refuses(small().rl_module(model_config={"use_lstm": True}), "recurrent")
+    lstm = {"use_lstm": True, "max_seq_len": 16}
+    refuses(small(segment_length=8).rl_module(model_config=lstm), "max_seq_len=16", "leave one")
+    refuses(small().rl_module(model_config={"lstm_use_prev_action": True}), "last action")
+    refuses(small().rl_module(model_config={"recurrent_cell": "rnn"}), "'lstm' or 'gru'")
     refuses(small().rl_module(model_config={"fcnet_hidden": [3]}), "fcnet_hiddens")
     for key, value in {
         "arch": "duel",

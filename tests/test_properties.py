@@ -21,7 +21,14 @@ from rllib_ppg.data.rollout import Rollout
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.packed_observations import is_packed
 from rllib_ppg.envs.spaces import Actions, flat_space, flatten_observation
-from tests.support.learners import T, aux_phase, make_learner, parameters, policy_phase
+from tests.support.learners import (
+    T,
+    aux_phase,
+    make_learner,
+    parameters,
+    policy_phase,
+    without_memory,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -79,6 +86,7 @@ def rollouts(draw, num_actions=4, shape=(3,), max_rows=5, max_steps=7, T=None):
         terminated=terminated,
         truncated=truncated,
         valid=valid,
+        **without_memory(N),
         last_obs=obs(N),
         final_obs=obs(len(final_index)),
         final_index=final_index,

@@ -606,7 +606,7 @@ class NoAuxHead(Linear):
         return {k: v for k, v in super()._forward_train(batch).items() if k != "vf_aux_preds"}
 
 
-class Recurrent(Linear):
+class Forgetful(Linear):
     def get_initial_state(self):
         return {"h": np.zeros(3, np.float32)}
 
@@ -628,7 +628,7 @@ class Squashed(PPGTorchRLModule):
     [
         (NoAuxHead, 0, r"NoAuxHead.forward_train\(\) returns no 'vf_aux_preds'"),
         (NoAuxHead, 1, r"NoAuxHead.forward_train\(\) returns no 'vf_aux_preds'"),
-        (Recurrent, 0, "does not train recurrent modules, and Recurrent has a state"),
+        (Forgetful, 0, r"Forgetful.forward_train\(\) returns no 'state_out'"),
         (Squashed, 0, "a KL and an entropy, and TorchSquashedGaussian of Squashed lacks one of"),
     ],
 )

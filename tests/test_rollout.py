@@ -5,6 +5,7 @@ import pytest
 
 from rllib_ppg.data.advantages import gae, successor_values
 from rllib_ppg.data.rollout import Rollout
+from tests.support.learners import without_memory
 
 pytestmark = pytest.mark.unit
 
@@ -24,6 +25,7 @@ def make_rollout(rewards, terminated, truncated, valid=None, final=()):
         terminated=terminated,
         truncated=truncated,
         valid=np.ones((N, T), bool) if valid is None else valid,
+        **without_memory(N),
         last_obs=rng.normal(size=(N, 1)),
         final_obs=np.array([o for _, o in final], float).reshape(-1, 1),
         final_index=final_index,

@@ -32,7 +32,7 @@ from rllib_ppg._version import versions
 MANIFEST = "ppg_checkpoint.json"
 REPLAY, EXACT = "replay", "exact"
 # Raise it when the layout changes or a pickled class moves. Other formats are refused.
-FORMAT = 3
+FORMAT = 4
 
 
 def check_format(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:

@@ -1,6 +1,7 @@
 """How a phase's states are cut into minibatches, in the same way for any number of learners.
 
-A minibatch is made of segments: L consecutive steps of one env, whole rows by default. Every
+A minibatch is made of segments: L consecutive steps of one env, whole rows by default. The last one
+of a row is shorter if L does not divide T. Every
 learner draws the same segment ids from the same seed and uses the segments that it holds, so the
 composition of a minibatch depends on the seed alone.
 
@@ -79,21 +80,21 @@ class Segments:
         row_ids: For each of the learner's arrays, the ids of its rows among all rows, `[n]`.
         num_rows: Number of rows of the phase, over all learners.
         T: Steps of a row.
-        segment_length: Steps of a segment, L; divides T.
+        segment_length: Steps of a segment, L.
     """
 
     def __init__(self, row_ids: Sequence[np.ndarray], num_rows: int, T: int, segment_length: int):
-        assert T % segment_length == 0
         self.num_steps = T
-        per_row = T // segment_length
+        per_row = segments_per_row(T, segment_length)
         self.num_segments = num_rows * per_row
         mine = np.concatenate([*row_ids, np.empty(0, np.int64)]).astype(np.int64)
         segments = (mine[:, None] * per_row + np.arange(per_row)).ravel()
         # Index of each segment's first state here. -1: another learner holds the segment. The last
         # entry stands for the gaps of an uneven epoch, which nobody holds.
         self._first_state = np.full(self.num_segments + 1, -1, np.int64)
-        self._first_state[segments] = np.arange(len(segments)) * segment_length
-        self._steps = np.arange(segment_length)
+        rows, k = np.divmod(np.arange(len(segments)), per_row)
+        self._first_state[segments] = rows * T + k * segment_length
+        self._T, self._L = T, segment_length
 
     def epoch(self, seed: Sequence[int], num_minibatches: int) -> Iterator[np.ndarray]:
         """One epoch over all segments, with each segment in one minibatch.
@@ -115,4 +116,17 @@ class Segments:
         for minibatch in order.T:
             first = np.sort(self._first_state[minibatch])
             first = first[first >= 0]
-            yield (first[:, None] + self._steps).ravel()
+            yield states_of_segments(first, self._T, self._L)
+
+
+def segments_per_row(T: int, L: int) -> int:
+    """Number of segments of L steps in a row of T, K."""
+    return -(-T // L)
+
+
+def states_of_segments(first: np.ndarray, T: int, L: int) -> np.ndarray:
+    """Indices of the states of segments, given those of their first states, in rows of T."""
+    steps = first[:, None] + np.arange(L)
+    if T % L:
+        return steps[steps < (first // T + 1)[:, None] * T]
+    return steps.ravel()

@@ -1,7 +1,7 @@
 """What an env runner returns: T steps of N envs, and a summary for the driver.
 
 Arrays are `[N, T, ...]`, one contiguous row for each env. Minibatches are made of rows and each
-learner gets a range of rows, so both are slices and need no copy.
+learner gets a range of rows, so both are slices and need no copy. A row has K segments.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class Rollout:
         truncated: Whether an outside limit ended the episode with this step, `[N, T]` bool.
         valid: False where a NEXT_STEP env used the step to reset, `[N, T]` bool. Such a step is
             no transition: it has no loss and no advantage, and does not count as an env step.
+        state_in: State of the policy at each segment's start, `[N, K, D]` float32; D is 0 for
+            policies without a memory.
+        begins: Whether the first step is also the first of its episode, `[N]` bool.
+        stream: (env runner, env, number of the env runner's rollout), `[N, 3]` int. The rows of an
+            env follow each other if their numbers do.
         last_obs: Observation after the last step, `[N, ...]`.
         final_obs: Observations that truncated episodes ended on, `[K, ...]`, if the env's next
             observation already belongs to the next episode (SAME_STEP).
@@ -48,6 +53,9 @@ class Rollout:
     terminated: np.ndarray
     truncated: np.ndarray
     valid: np.ndarray
+    state_in: np.ndarray
+    begins: np.ndarray
+    stream: np.ndarray
     last_obs: np.ndarray
     final_obs: np.ndarray
     final_index: np.ndarray
@@ -63,6 +71,13 @@ class Rollout:
     def agent_steps(self) -> int:
         """Number of transitions of the one agent, by the name that RLlib calls it."""
         return self.env_steps()
+
+    def first(self) -> np.ndarray:
+        """Whether each step is the first of its episode, `[N, T]` bool."""
+        ended = self.terminated | self.truncated
+        return np.concatenate(
+            [self.begins[:, None], begins_after(ended, self.valid)[:, :-1]], axis=1
+        )
 
     def split(self, cuts: Sequence[int]) -> list[Rollout]:
         """The rows between each two neighbouring `cuts`, as views."""
@@ -114,6 +129,16 @@ class SampledRollout:
 
     summary: RolloutSummary
     shards: list[Any]
+
+
+def begins_after(ended: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Whether the state after each step is the first of an episode, `[N, T]` bool.
+
+    After an episode's end a NEXT_STEP env has a step that is not valid, in which it resets. The
+    last state of a row counts as the first of an episode if the row ends with one.
+    """
+    valid_next = np.concatenate([valid[:, 1:], np.ones_like(valid[:, :1])], axis=1)
+    return (ended & valid_next) | ~valid
 
 
 def as_states(rows: np.ndarray) -> np.ndarray:

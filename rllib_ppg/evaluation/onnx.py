@@ -3,16 +3,20 @@
 The model's input is `obs` `[B, ...]`: observations of the env, flattened if PPG flattens them. If
 PPG packs them, their parts are the inputs: images by their names, all else as `vector`, and
 `action_mask`. The outputs are `action_dist_inputs` `[B, A]` and, for Discrete and Box actions,
-`actions` `[B, ...]`: the most probable actions, as the env takes them.
+`actions` `[B, ...]`: the most probable actions, as the env takes them. A recurrent policy has its
+states as further inputs, `state_in_NAME` `[B, ...]`, and outputs, `state_out_NAME`: for an LSTM `h`
+and `c` `[B, 1, H]`. An episode starts from zeros.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
+import tree
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import (
@@ -25,7 +29,9 @@ from torch import Tensor, nn
 from rllib_ppg import ray_private
 from rllib_ppg.envs.packed_observations import MASK, packing_of
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.inference.policy import Policy
 from rllib_ppg.networks.action_mask import FORBIDDEN
+from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, state_layouts
 
 # More than float32 rounding over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4
@@ -36,7 +42,7 @@ class Parity(NamedTuple):
     """The largest differences between model and policy, relative to the largest number or 1.
 
     Attributes:
-        action_dist_inputs: Difference of the distribution's inputs.
+        action_dist_inputs: Difference of the distribution's inputs and of recurrent states.
         actions: Difference of Box actions. For Discrete actions: difference of the logits of the
             policy's action and the model's. None if the model has no actions.
     """
@@ -61,17 +67,23 @@ def to_onnx(policy: TrainedPolicy) -> bytes:
     network = _Network(policy.module, policy.config).eval()
     # Traced with a batch of 2, because torch would treat a batch size of 1 as a constant.
     obs = _parts(policy.module, _random_observations(policy.module.observation_space, 2))
+    inputs = obs | _state_inputs(
+        policy.module, _random_states(policy.policy_for(policy.config, 0), 2)
+    )
     batch = {0: torch.export.Dim("batch")}
     outputs = [Columns.ACTION_DIST_INPUTS, *([Columns.ACTIONS] if network.has_actions else [])]
-    program = torch.onnx.export(
-        network,
-        tuple(map(torch.from_numpy, obs.values())),
-        input_names=[*obs],
-        output_names=outputs,
-        dynamic_shapes={"parts": (batch,) * len(obs)},
-        dynamo=True,
-        verbose=False,
-    )
+    outputs += [name.replace(STATE_IN, STATE_OUT, 1) for name in [*inputs][len(obs) :]]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The tensor attributes")  # of torch's LSTM
+        program = torch.onnx.export(
+            network,
+            tuple(map(torch.from_numpy, inputs.values())),
+            input_names=[*inputs],
+            output_names=outputs,
+            dynamic_shapes={"inputs": (batch,) * len(inputs)},
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     return program.model_proto.SerializeToString()
 
@@ -85,11 +97,14 @@ def compare(model: bytes, policy: TrainedPolicy) -> Parity:
     names = [output.name for output in session.get_outputs()]
     of_inputs, of_actions = [], []
     for B in _BATCH_SIZES:
-        obs = _random_observations(module.observation_space, B)
-        of_model = dict(zip(names, session.run(None, _parts(module, obs)), strict=True))
+        obs, states = _random_observations(module.observation_space, B), _random_states(acting, B)
+        given = _parts(module, obs) | _state_inputs(module, states)
+        of_model = dict(zip(names, session.run(None, given), strict=True))
         with torch.no_grad():
-            inputs = acting.action_dist_inputs(obs, explore=False)
+            inputs, states = acting.action_dist_inputs(obs, states, explore=False)
         of_inputs.append(_difference(of_model[Columns.ACTION_DIST_INPUTS], inputs.numpy()))
+        for name, state in _state_inputs(module, states).items():
+            of_inputs.append(_difference(of_model[name.replace(STATE_IN, STATE_OUT, 1)], state))
         if Columns.ACTIONS not in names:
             continue
         actions = of_model[Columns.ACTIONS]
@@ -127,11 +142,23 @@ class _Network(nn.Module):
             self.register_buffer("low", torch.from_numpy(space.low))
             self.register_buffer("high", torch.from_numpy(space.high))
 
-    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         names = _part_names(self.module)
-        obs: Any = dict(zip(names, parts, strict=True)) if names else parts[0]
-        inputs = ray_private.forward_inference(self.module, {Columns.OBS: obs})
-        inputs = inputs[Columns.ACTION_DIST_INPUTS]
+        parts, states = inputs[: len(names) or 1], inputs[len(names) or 1 :]
+        if not states:
+            obs: Any = dict(zip(names, parts, strict=True)) if names else parts[0]
+            out = ray_private.forward_inference(self.module, {Columns.OBS: obs})
+            return self._outputs(out[Columns.ACTION_DIST_INPUTS])
+        parts = tuple(part[:, None] for part in parts)  # sequences of one step
+        batch = {
+            Columns.OBS: dict(zip(names, parts, strict=True)) if names else parts[0],
+            STATE_IN: tree.unflatten_as(self.module.get_initial_state(), states),
+        }
+        out = ray_private.forward_inference(self.module, batch)
+        outputs = self._outputs(out[Columns.ACTION_DIST_INPUTS][:, 0])
+        return *outputs, *tree.flatten(out[STATE_OUT])
+
+    def _outputs(self, inputs: Tensor) -> tuple[Tensor, ...]:
         if not self.has_actions:
             return (inputs,)
         if self.discrete:
@@ -156,6 +183,19 @@ def _random_observations(space: gym.Space, B: int) -> np.ndarray:
         for i, sample in enumerate(samples):
             sample[MASK] = (np.arange(n) != i % n).astype(int)
     return np.concatenate([packing.pack(sample, 1) for sample in samples])
+
+
+def _random_states(policy: Policy, B: int) -> np.ndarray:
+    shape = (B, len(policy.initial_state))
+    return np.random.default_rng(B).normal(size=shape).astype(np.float32)
+
+
+def _state_inputs(module: RLModule, states: np.ndarray) -> dict[str, np.ndarray]:
+    """Recurrent states `[B, D]` as inputs of the model by name; none of other modules."""
+    if STATE_IN not in (layouts := state_layouts(module)):
+        return {}
+    leaves = tree.flatten_with_path(layouts[STATE_IN].unflatten(torch.from_numpy(states)))
+    return {"_".join((STATE_IN, *map(str, path))): leaf.numpy() for path, leaf in leaves}
 
 
 def _parts(module: RLModule, obs: np.ndarray) -> dict[str, np.ndarray]:
@@ -203,7 +243,11 @@ def _check_policy(policy: TrainedPolicy) -> None:
             f"{module.observation_space}"
         )
     policy.check_networks_suffice()
-    obs: Any = torch.from_numpy(_random_observations(module.observation_space, 1))
+    acting = policy.policy_for(policy.config, 0)
+    obs = _random_observations(module.observation_space, 1)
     with torch.no_grad():
-        if Columns.ACTION_DIST_INPUTS not in module.forward_inference({Columns.OBS: obs}):
-            raise ValueError(f"{type(module).__name__} has no distribution of actions to export")
+        try:
+            acting.action_dist_inputs(obs, acting.initial_state[None], explore=False)
+        except KeyError as e:
+            name = type(module).__name__
+            raise ValueError(f"{name} has no distribution of actions to export") from e

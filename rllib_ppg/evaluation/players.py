@@ -136,16 +136,21 @@ class BatchedPlayer(Player):
         self.fps = self._env.metadata.get("render_fps")
         self._obs, _ = self._env.reset(seed=config.seed)
         self._resetting = np.zeros(self.num_envs, bool)
+        self._first = np.ones(self.num_envs, bool)
+        self._states = np.tile(self._policy.initial_state, (self.num_envs, 1))
 
     @override(Player)
     def step(self) -> Step:
-        actions, _, _ = self._policy.act(self._obs, None, self._explore)
+        self._states[self._first] = self._policy.initial_state
+        actions, _, self._states = self._policy.act(self._obs, self._states, self._explore)
         to_env = self._policy.for_env(actions)
         self._obs, rewards, terminated, truncated, _ = self._env.step(to_env)
         valid = ~self._resetting
         ended = (terminated | truncated) & valid
-        if not self.shows_next_episode:
-            self._resetting = ended
+        if self.shows_next_episode:
+            self._first = ended
+        else:
+            self._first, self._resetting = self._resetting, ended
         return Step(np.where(valid, rewards, 0.0), ended, valid)
 
     @override(Player)

@@ -121,32 +121,50 @@ class TrainedPolicy:
         Args:
             obs: An observation of the env, or a batch of B observations as a vector env returns
                 them: arrays `[B, ...]`, in Dicts and Tuples if the space is one.
-            state: Reserved for recurrent policies.
-            episode_start: Reserved for recurrent policies.
+            state: Of a recurrent policy, the state that the last call returned; None at the start.
+            episode_start: Of a recurrent policy, which of the observations are the first of an
+                episode, `[B]` bool: their states begin anew.
             deterministic: Whether to take the most probable actions; otherwise they are sampled.
             action_masks: Which actions are allowed, `[n]` or `[B, n]`, in place of the masks in the
                 observations; `obs` may then be what lies beside them. None: what the observations
                 say.
 
         Returns:
-            An action that `env.step` takes, or a batch of them; and the next state (None).
+            An action that `env.step` takes, or a batch of them; and the next state, an array
+            `[B, D]`, or None for a policy without a memory.
 
         Raises:
-            ValueError: These are no observations of the env, a mask forbids all actions, or the
-                networks alone are not the policy (a recurrent one of another algorithm, or one
-                behind connectors).
+            ValueError: These are no observations of the env or no states of the policy, a mask
+                forbids all actions, or the networks alone are not the policy (one behind
+                connectors).
         """
         if action_masks is not None:
             obs = with_masks(self.observation_space, obs, action_masks)
         batch, is_single = as_batch(self.observation_space, obs)
         self._check_masks(batch)
-        actions, _, state = self._policy.act(batch, state, explore=not deterministic)
+        states = self._states(state, episode_start, len(batch))
+        actions, _, states = self._policy.act(batch, states, explore=not deterministic)
         actions = tree.map_structure(
             lambda a, part: np.asarray(a, part.dtype)[0 if is_single else slice(None)],
             self._policy.for_env(actions),
             get_base_struct_from_space(self.action_space),
         )
-        return actions, state
+        return actions, states if states.size else None
+
+    def _states(self, state: Any, episode_start: Any, B: int) -> np.ndarray:
+        initial = np.tile(self._policy.initial_state, (B, 1))
+        if state is None or not initial.size:
+            return initial
+        states = np.array(state, np.float32)
+        if states.shape != initial.shape:
+            raise ValueError(
+                f"the state has shape {states.shape}, and {B} observations need {initial.shape}: "
+                "give what predict() returned last, or None at the start"
+            )
+        if episode_start is not None:
+            first = np.broadcast_to(np.asarray(episode_start, bool), B)
+            states[first] = initial[first]
+        return states
 
     @cached_property
     def _packing(self) -> Packing | None:
@@ -179,8 +197,6 @@ class TrainedPolicy:
 
     def check_networks_suffice(self) -> None:
         """Raises ValueError unless the networks alone turn an observation into an action."""
-        if self.module.is_stateful():
-            raise ValueError("policies with a memory, such as LSTMs, are not supported here")
         connector = ray_private.given_setting(self.config, "env_to_module_connector")
         if not isinstance(self.config, PPGConfig) and connector:
             raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from rllib_ppg import ray_private
 from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.inference.action_sampling import draw
+from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, state_layouts
 
 
 class Policy:
@@ -28,6 +29,9 @@ class Policy:
         normalize_actions: Whether the policy acts in [-1, 1], and Box actions are scaled to the
             env's bounds.
         clip_actions: Whether Box actions that are not scaled are clipped to these bounds.
+
+    Attributes:
+        initial_state: Its state at the start of an episode, `[D]` float32; D is 0 without a memory.
     """
 
     def __init__(
@@ -40,33 +44,45 @@ class Policy:
     ):
         self.module = module
         self.rng = rng
+        layout = state_layouts(module).get(STATE_IN)
+        self._layout = layout
+        self.initial_state = np.empty(0, np.float32) if layout is None else layout.initial
         self.actions = Actions(module.action_space)
         self._device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._for_env = {"normalized": normalize_actions, "clip": clip_actions}
 
     @torch.no_grad()
     def act(
-        self, obs: np.ndarray, state: Any = None, explore: bool = True
-    ) -> tuple[Any, np.ndarray, Any]:
+        self, obs: np.ndarray, states: np.ndarray, explore: bool = True
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
         """Chooses an action for each observation.
 
         Args:
             obs: Observations `[B, ...]` as the networks take them.
-            state: Reserved for recurrent modules.
+            states: The policy's states `[B, D]`.
             explore: Whether to sample actions, or to take the most probable ones.
 
         Returns:
             The actions (arrays `[B, ...]` in the structure of the action space), their
-            log-probability `[B]` and the next state.
+            log-probability `[B]` and the next states `[B, D]`.
         """
-        actions, logp = self.draw(self.action_dist_inputs(obs, explore), explore)
-        return actions, logp, state
+        inputs, states = self.action_dist_inputs(obs, states, explore)
+        return *self.draw(inputs, explore), states
 
-    def action_dist_inputs(self, obs: np.ndarray, explore: bool) -> Tensor:
-        """The module's output for the observations: inputs of its action distribution `[B, A]`."""
-        batch = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
+    def action_dist_inputs(
+        self, obs: np.ndarray, states: np.ndarray, explore: bool
+    ) -> tuple[Tensor, np.ndarray]:
+        """Inputs of the action distribution `[B, A]` for observations, and the next states."""
+        batch: dict[str, Any] = {Columns.OBS: torch.from_numpy(obs).to(self._device)}
         forward = ray_private.forward_exploration if explore else ray_private.forward_inference
-        return forward(self.module, batch)[Columns.ACTION_DIST_INPUTS]
+        if self._layout is None:
+            return forward(self.module, batch)[Columns.ACTION_DIST_INPUTS], states
+        # RLlib's contract for modules with a state: sequences, here of one step.
+        batch[Columns.OBS] = batch[Columns.OBS][:, None]
+        batch[STATE_IN] = self._layout.unflatten(torch.from_numpy(states).to(self._device))
+        out = forward(self.module, batch)
+        inputs = out[Columns.ACTION_DIST_INPUTS][:, 0]
+        return inputs, self._layout.flatten(out[STATE_OUT]).cpu().numpy()
 
     def draw(self, inputs: Tensor, explore: bool) -> tuple[Any, np.ndarray]:
         """Actions and their log-probability, from inputs of the action distribution `[B, A]`."""

@@ -52,7 +52,7 @@ def augmented_pass(
     """
     assert module.augmentation is not None
     obs = module.augmentation(batch["obs"], batch["random"])
-    changed = module.forward({"obs": obs}, *outputs, aux_phase=aux_phase)
+    changed = module.forward({**batch, "obs": obs}, *outputs, aux_phase=aux_phase)
     found: dict[str, Any] = {}
     if (inputs := Columns.ACTION_DIST_INPUTS) in outputs:
         found["pi_detached"] = module.dist_cls.from_logits(out[inputs].detach())

@@ -51,7 +51,7 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
     terms = {}
     for name, loss in module.aux_losses.items():
         term = _terms(module, name, loss, heads.get(name), inputs)
-        _check(name, loss, term, len(batch["obs"]))
+        _check(name, loss, term, len(out[Columns.ACTION_DIST_INPUTS]))
         if loss.next_state:
             term = torch.where(batch["has_next"], term, 0.0)
         terms[metric_name(name)] = term

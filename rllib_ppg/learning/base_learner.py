@@ -229,13 +229,17 @@ class BaseLearner(TorchLearner):
         }
 
     def get_exact_state(self) -> dict[str, Any]:
-        """State of this learner alone: random numbers. All else is the same in all learners."""
-        return rng_state.get_state()
+        """State of this learner alone: random numbers, and recurrent states of its rows."""
+        carried = {m: t.vf_states.get_state() for m, t in self.trained.items() if t.vf_states}
+        return {"random_numbers": rng_state.get_state(), "vf_states": carried}
 
     def set_exact_state(self, state: dict[str, Any] | None) -> None:
         """Restores what `get_exact_state` returned; None if there was no such learner."""
         if state is not None:
-            rng_state.set_state(state)
+            rng_state.set_state(state["random_numbers"])
+        for module_id, trained in self.trained.items():
+            if trained.vf_states is not None:
+                trained.vf_states.set_state((state or {}).get("vf_states", {}).get(module_id, {}))
 
     def get_recovery_state(self, whole: bool) -> tuple[str, dict[str, Any]]:
         """This learner's node id and, as an object of its own, a state for `set_recovery_state`.

@@ -114,9 +114,19 @@ class StateDataset:
         return map(self._batch, indices)
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
+        return self._gathered(index)
+
+    def _gathered(self, index: np.ndarray, frames: np.ndarray | None = None) -> dict[str, Tensor]:
+        """The batch of states; with `frames`, the observations are of these states instead."""
         where = self._where(index)
         batch = {name: _pick(column, where) for name, column in self._columns.items()}
-        batch["obs"] = self._obs_at(index, where)
+        if frames is None:
+            batch["obs"] = self._obs_at(index, where)
+        else:
+            where = self._where(frames)
+            batch["obs"] = self._obs_at(frames, where)
+            if "random" in batch:  # which belongs to the observations
+                batch["random"] = _pick(self._columns["random"], where)
         if self.others:
             batch |= self._other_states(index, batch["obs"])
         return batch

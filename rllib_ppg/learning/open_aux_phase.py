@@ -48,13 +48,13 @@ class OpenAuxPhase(NamedTuple):
         self.states.set_column("false_actions", actions.ravel())
 
 
-def next_states(ended: np.ndarray, valid: np.ndarray, T: int) -> np.ndarray:
+def next_states(ended: np.ndarray, valid: np.ndarray, T: int, L: int) -> np.ndarray:
     """For each of the states, in rows of T, the index of the next one of its episode; -1 for none.
 
-    The last state of a row, an episode's last and masked states have none.
+    The last state of L steps of a row, an episode's last and masked states have none.
     """
     rows_valid = valid.reshape(-1, T)
     has_next = rows_valid & ~ended.reshape(-1, T)
     has_next[:, :-1] &= rows_valid[:, 1:]
-    has_next[:, -1] = False
+    has_next[:, L - 1 :: L] = has_next[:, -1] = False
     return np.where(has_next.ravel(), np.arange(1, len(valid) + 1), -1)

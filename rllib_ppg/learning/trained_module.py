@@ -6,9 +6,10 @@ Shapes: S states of a phase, B states of a micro-batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,14 @@ from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, replay_columns
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.spaces import Actions, num_pixels
 from rllib_ppg.learning.batches import Arrays, StateDataset, as_tensor
+from rllib_ppg.learning.carried_states import CarriedStates
 from rllib_ppg.learning.gradients import GradientBuffer
 from rllib_ppg.learning.micro_batches import MicroBatchThreads
 from rllib_ppg.learning.proximal_policy import ProximalPolicy
+from rllib_ppg.learning.recurrence import Recurrence
+from rllib_ppg.learning.sequence_batches import SegmentDataset
 from rllib_ppg.losses import clone_KL
+from rllib_ppg.networks.recurrent_state import STATE_OUT
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
 
 Batch = dict[str, Tensor]
@@ -63,6 +68,9 @@ class TrainedModule:
         augments_policy_phase: Whether the policy phase has DrAC's losses.
         needs_augmented_pass: Whether a loss needs it in a pass of its own.
         needs_presleep_values: Whether one needs V(s) from before the phase.
+        recurrence: Passes over sequences; None for modules without a state.
+        vf_states: The states of the value network's rows from iteration to iteration; None if it
+            has none of its own.
         proximal: The policy to stay close to, an average; None if it is the one that acted.
         advantage_moments: Moments of the advantages so far, older ones with less weight.
         placeholder: One state with every column. A learner without states computes its losses on
@@ -100,19 +108,27 @@ class TrainedModule:
         self.advantage_moments = Moments(0.0, 0.0, 0.0)
         self._precision = "float32"
         side_by_side = num_pixels(module.observation_space) > 0 and device.type == "cpu"
+        self._micro_batch_size = config.micro_batch_size
+        if self._micro_batch_size == "auto":
+            self._micro_batch_size = self._auto_micro_batch_size()
+        self.recurrence: Recurrence | None = None
+        self.vf_states: CarriedStates | None = None
+        if module.is_stateful():
+            self.recurrence = Recurrence(module, self._micro_batch_size, device)
+            side_by_side = False  # a batch is one micro-batch
+            if self.recurrence.has_vf_state:
+                self.vf_states = CarriedStates()
         self.threads = MicroBatchThreads(torch.get_num_threads() if side_by_side else 1)
         self.placeholder = self._checked_placeholder()
         self.entropy_schedule = Scheduler(fixed_value_or_schedule=config.entropy_coeff)
         self.losses: dict[str, tuple[list[str], GradientBuffer]] = {}
         self.aux: Any = None
-        self._micro_batch_size = config.micro_batch_size
-        if self._micro_batch_size == "auto":
-            self._micro_batch_size = self._auto_micro_batch_size()
 
     @property
     def replay_columns(self) -> list[str]:
         """What the replay list holds of each state beside observation and mask."""
-        return replay_columns(self.aux_losses)
+        columns = replay_columns(self.aux_losses)
+        return columns if self.recurrence is None else [*dict.fromkeys([*columns, "ended"])]
 
     @property
     def aux_outputs(self) -> list[str]:
@@ -125,9 +141,13 @@ class TrainedModule:
         return outputs
 
     @property
+    def _memory_columns(self) -> Iterable[str]:
+        return () if self.recurrence is None else self.recurrence.placeholder()
+
+    @property
     def policy_placeholder(self) -> Batch:
         """The placeholder with the columns that a batch of the policy phase has."""
-        columns = {"obs", "actions", "logp_old", "A", "V_targ"}
+        columns = {"obs", "actions", "logp_old", "A", "V_targ", *self._memory_columns}
         if self.config.vf_phase == "auxiliary":
             columns.add("V")
         if self.augments_policy_phase:
@@ -137,7 +157,7 @@ class TrainedModule:
     @property
     def aux_placeholder(self) -> Batch:
         """The placeholder with the columns that a batch of the auxiliary phase has."""
-        columns = {"obs", "pi_old", *self.replay_columns}
+        columns = {"obs", "pi_old", *self.replay_columns, *self._memory_columns}
         if self.augmentation is not None:
             columns |= {"random", "other_random"}
         if self.needs_presleep_values:
@@ -166,18 +186,22 @@ class TrainedModule:
     def _checked_placeholder(self) -> Batch:
         """The placeholder; raises ValueError for a user's module that PPG can't train."""
         module, name = self.module, type(self.module).__name__
-        if module.is_stateful():
-            raise ValueError(f"PPG does not train recurrent modules, and {name} has a state")
+        if self.recurrence is not None and self.needs_false_transitions:
+            raise ValueError(
+                f"{name} has a memory, and the transitions of aux_losses['dynamics'] that did not "
+                "happen have none: leave that loss out"
+            )
         outputs = self.aux_outputs
         space = module.observation_space
         obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self.device)
+        memory = {} if self.recurrence is None else self.recurrence.placeholder()
         try:
             with self.in_turn_if_stateful(), torch.no_grad():
-                out = self.forward({"obs": obs}, *outputs)
+                out = self.forward({"obs": obs, **memory}, *outputs)
         except RuntimeError as e:  # torch's, about shapes and dtypes
             what = f"{obs.dtype} observations of shape {space.shape}"
             raise ValueError(f"{name} fails with a batch of {what}: {e}") from e
-        for column in outputs:
+        for column in [*outputs, *([] if self.recurrence is None else [STATE_OUT])]:
             if column not in out:
                 raise ValueError(f"{name}.forward_train() returns no {column!r}, which PPG trains")
         pi = self.dist_cls.from_logits(out[Columns.ACTION_DIST_INPUTS])
@@ -195,14 +219,15 @@ class TrainedModule:
             "obs": obs,
             "actions": torch.from_numpy(actions).to(self.device),
             "pi_old": torch.zeros_like(out[Columns.ACTION_DIST_INPUTS]),
-            "other_obs": obs,
+            "other_obs": obs if self.recurrence is None else obs[:0],
+            **memory,
             **dict.fromkeys(
                 ("random", "other_random"), torch.zeros(1, NUM_RANDOM, device=self.device)
             ),
             "has_next": torch.ones(1, dtype=torch.bool, device=self.device),
             **dict.fromkeys(
                 ("next_at", "false_next_at", "false_actions"),
-                torch.ones(1, dtype=torch.int64, device=self.device),
+                torch.full((1,), int(self.recurrence is None), device=self.device),
             ),
             **dict.fromkeys(("logp_old", "A", "V_targ", "V", "V_presleep", "rewards"), zero),
         }
@@ -254,17 +279,21 @@ class TrainedModule:
         """Computes some of `TRAIN_OUTPUTS` in the phase's precision; returns them in float32.
 
         Args:
-            batch: {"obs": `[B, ...]`}; other columns are ignored.
+            batch: {"obs": `[B, ...]`}, for recurrent modules also the columns of `Recurrence`;
+                others are ignored.
             *outputs: Names of the outputs to compute.
             aux_phase: Whether this is the auxiliary phase (`PPGTorchRLModule`).
             module: The RLModule that computes them; None for the one in training.
         """
         bfloat16 = self._precision == "bfloat16"
+        module = self.module if module is None else module
+        forward = partial(ray_private.forward_train, module, outputs=outputs, aux_phase=aux_phase)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            obs = {Columns.OBS: batch["obs"]}
-            out: Batch = ray_private.forward_train(
-                self.module if module is None else module, obs, outputs=outputs, aux_phase=aux_phase
-            )
+            out: Batch
+            if self.recurrence is None:
+                out = forward({Columns.OBS: batch["obs"]})
+            else:
+                out = self.recurrence.forward(forward, batch)
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
     @torch.no_grad()
@@ -287,8 +316,11 @@ class TrainedModule:
         return [*self.threads.map(without_gradients, parts, len(parts))]
 
     def micro_batches(self, states: np.ndarray) -> list[np.ndarray]:
-        """States, or their indices, cut into micro-batches; none if there are no states."""
-        size = self._micro_batch_size
+        """States, or their indices, cut into micro-batches; none if there are no states.
+
+        Those of a recurrent module are one micro-batch. Its encoders take some frames at once.
+        """
+        size = self._micro_batch_size if self.recurrence is None else max(len(states), 1)
         return [states[i : i + size] for i in range(0, len(states), size)]
 
     def values(self, obs: np.ndarray) -> np.ndarray:
@@ -308,9 +340,25 @@ class TrainedModule:
         columns: Mapping[str, Tensor],
         valid: np.ndarray,
         row_ids: Sequence[np.ndarray],
+        begins: np.ndarray | None = None,
+        states: Mapping[str, Tensor] | None = None,
     ) -> StateDataset:
-        """A dataset of states, in blocks of rows with these ids."""
+        """A dataset of states, in blocks of rows with these ids.
+
+        Of a recurrent module, with the first states of episodes and the recurrent states at the
+        start of each segment (`SegmentDataset`).
+        """
         space, T = self.module.observation_space, self.config.rollout_fragment_length
-        starts = np.cumsum([0, *(T * len(ids) for ids in row_ids)])[:-1]
-        obs_bytes = math.prod(space.shape) * space.dtype.itemsize
-        return StateDataset(obs, columns, valid, starts, obs_bytes, self.device)
+        common = {
+            "obs": obs,
+            "columns": columns,
+            "valid": valid,
+            "starts": np.cumsum([0, *(T * len(ids) for ids in row_ids)])[:-1],
+            "obs_bytes": math.prod(space.shape) * space.dtype.itemsize,
+            "device": self.device,
+        }
+        if self.recurrence is None:
+            return StateDataset(**common)
+        assert begins is not None and states is not None
+        L = self.config.steps_per_segment
+        return SegmentDataset(begins, states, T, L, self.recurrence, **common)

@@ -31,6 +31,8 @@ class ImpalaPPOModule(PPGTorchRLModule):
 
     @override(RLModule)
     def setup(self) -> None:
+        if self.model_config.get("use_lstm"):
+            raise ValueError("ImpalaPPOModule has no recurrent core, and use_lstm is set")
         self.model_config = {**self.model_config, "arch": "shared"}
         super().setup()
         del self.vf_aux  # with several learners, a parameter without a gradient is an error
@@ -42,7 +44,7 @@ class ImpalaPPOModule(PPGTorchRLModule):
     @override(RLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         obs = self._network_inputs(batch[Columns.OBS])
-        features = self._encode(self.pi_encoder, obs)
+        features, _ = self._encode(self.pi_encoder, obs, batch)
         return {
             Columns.ACTION_DIST_INPUTS: masked(self.pi(features), obs),
             Columns.EMBEDDINGS: features,
@@ -64,4 +66,5 @@ class ImpalaPPOModule(PPGTorchRLModule):
             return self.vf(features).squeeze(-1)
 
     def _features(self, obs: Tensor) -> Tensor:
-        return self._encode(self.pi_encoder, self._network_inputs(obs))
+        features, _ = self._encode(self.pi_encoder, self._network_inputs(obs), {})
+        return features

@@ -5,7 +5,8 @@
     shared    pi_encoder -> pi, vf_aux, vf   (vf's gradient reaches the encoder, as in PPO)
 
 Heads of auxiliary losses other than the paper's are on pi_encoder, too (`aux_heads`). Env runners
-build only the part that acts: pi_encoder and pi.
+build only the part that acts: pi_encoder and pi. With `use_lstm`, each encoder ends in a recurrent
+core.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import gymnasium as gym
+import tree
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ENCODER_OUT, Encoder
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.envs.packed_observations import VECTOR, packing_of
+from rllib_ppg.envs.packed_observations import VECTOR, Packing, packing_of
 from rllib_ppg.envs.spaces import is_image
 from rllib_ppg.networks.action_mask import masked
 from rllib_ppg.networks.image_values import image_bounds, scaled
@@ -43,6 +45,9 @@ from rllib_ppg.networks.impala_cnn import (
 )
 from rllib_ppg.networks.observation_filter import MeanStdFilter
 from rllib_ppg.networks.parts_encoder import PartsEncoderConfig
+from rllib_ppg.networks.recurrent_encoder import CELLS, SEQUENCES, RecurrentEncoderConfig
+from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, VF_STATE_IN, VF_STATE_OUT
+from rllib_ppg.networks.sequences import Sequences
 
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
@@ -63,6 +68,7 @@ _OWN_MODEL_KEYS = {
     "impala_channels": CHANNELS,
     "impala_dense": DENSE,
     "parts": {},
+    "recurrent_cell": "lstm",
     "freeze": (),
     "observation_filter": "NoFilter",
 }
@@ -75,6 +81,8 @@ def check_model_config(model_config: Mapping[str, Any]) -> None:
     for key in model_config:
         if key not in known:
             raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
+    if (cell := model_config.get("recurrent_cell", "lstm")) not in CELLS:
+        raise ValueError(f"model_config['recurrent_cell'] is 'lstm' or 'gru', not {cell!r}")
 
 
 class PPGCatalog(PPOCatalog):
@@ -82,6 +90,7 @@ class PPGCatalog(PPOCatalog):
 
     `model_config` takes the entries of RLlib's `DefaultModelConfig` and, for images,
     `impala_channels` and `impala_dense`. With `conv_filters`, images get RLlib's own CNN.
+    `recurrent_cell` is the kind of core with `use_lstm`: "lstm" or "gru".
     """
 
     @classmethod
@@ -103,10 +112,20 @@ class PPGCatalog(PPOCatalog):
 
     @override(Catalog)
     def _determine_components_hook(self) -> None:
-        packing = packing_of(self.observation_space)
+        config, packing = self._model_config_dict, packing_of(self.observation_space)
+        self._model_config_dict = {**config, "use_lstm": False}  # the core is added here
         if packing is None:
             super()._determine_components_hook()
-            return
+        else:
+            self._determine_parts(packing)
+        self._model_config_dict = config
+        if config["use_lstm"]:
+            self._encoder_config = RecurrentEncoderConfig(
+                tokenizer=self._encoder_config, model_config={**_OWN_MODEL_KEYS, **config}
+            )
+            self.latent_dims = self._encoder_config.output_dims
+
+    def _determine_parts(self, packing: Packing) -> None:
         config, differs = self._model_config_dict, self._model_config_dict.get("parts", {})
         parts = {**packing.images, VECTOR: packing.vector}
         self._encoder_config = PartsEncoderConfig(
@@ -142,6 +161,8 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         ValueError: `freeze` names something that is not part of the module.
     """
 
+    _recurrent = False
+
     def __init__(self, *args: Any, **kwargs: Any):
         catalog_class = kwargs.pop("catalog_class", None) or PPGCatalog
         super().__init__(*args, **kwargs, catalog_class=catalog_class)
@@ -151,6 +172,7 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         config = _OWN_MODEL_KEYS | self.model_config
         self.arch: str = config["arch"]
         self.detach_vf_in_aux_phase: bool = config["detach_vf_in_aux_phase"]
+        self._recurrent = config.get("use_lstm", False)
         self._image = is_image(self.observation_space)
         self._packing = packing_of(self.observation_space)
         parts = [*self._packing.images, VECTOR] if self._packing else []
@@ -197,10 +219,29 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         return [part for part in _LEARNERS_PARTS if hasattr(self, part)]
 
     @override(RLModule)
+    def get_initial_state(self) -> dict[str, Tensor]:
+        return self.pi_encoder.get_initial_state() if self._recurrent else {}
+
+    def get_initial_vf_state(self) -> dict[str, Tensor]:
+        """The state that the value network has of its own, at the start of an episode."""
+        has_own = self._recurrent and hasattr(self, "vf_encoder")
+        return self.vf_encoder.get_initial_state() if has_own else {}
+
+    @override(RLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        obs = self._network_inputs(batch[Columns.OBS])
-        features = self._encode(self.pi_encoder, obs)
-        return {Columns.ACTION_DIST_INPUTS: masked(self.pi(features), obs)}
+        """Acts. By RLlib's contract, recurrent modules get `[B, T, ...]` and return `[B, T, A]`."""
+        obs, out = batch[Columns.OBS], {}
+        if self._recurrent:
+            B, T = next(iter(obs.values())).shape[:2] if isinstance(obs, Mapping) else obs.shape[:2]
+            batch = {**batch, SEQUENCES: Sequences(T)}
+            obs = tree.map_structure(lambda x: x.flatten(0, 1), obs)
+        obs = self._network_inputs(obs)
+        features, state = self._encode(self.pi_encoder, obs, batch)
+        logits = masked(self.pi(features), obs)
+        if self._recurrent:
+            logits = logits.unflatten(0, (B, T))
+            out[STATE_OUT] = state
+        return {Columns.ACTION_DIST_INPUTS: logits, **out}
 
     @override(RLModule)
     def _forward_train(
@@ -214,14 +255,16 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         """Computes the given `outputs`, with the gradient flow of the phase.
 
         Args:
-            batch: {"obs": `[B, ...]`}.
+            batch: {"obs": `[B, ...]`}. Of a recurrent module, the frames of `sequences`, with
+                `state_in` and, for a value network of its own, `vf_state_in` as RLlib's dicts.
             outputs: Some of `TRAIN_OUTPUTS`; None means all that the module has heads for.
             aux_phase: Whether this is the auxiliary phase. Then, with `arch="detach"` and
                 `detach_vf_in_aux_phase=False`, the value head's gradient reaches the encoder.
 
         Returns:
             The outputs: `action_dist_inputs` `[B, A]`, `vf_preds` `[B]`, `vf_aux_preds` `[B]`, and
-            the policy encoder's features, `embeddings` `[B, F]`.
+            the policy encoder's features, `embeddings` `[B, F]`. Of a recurrent module, also the
+            states after each sequence: `state_out`, `vf_state_out`, of the networks that were used.
         """
         if outputs is None:
             outputs = [o for o in TRAIN_OUTPUTS if o != VF_AUX_PREDS or hasattr(self, "vf_aux")]
@@ -229,7 +272,9 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         vf = Columns.VF_PREDS in outputs
         obs = self._network_inputs(batch[Columns.OBS])
         if self.arch != "dual" or {*outputs} - {Columns.VF_PREDS}:
-            features = self._encode(self.pi_encoder, obs)
+            features, state = self._encode(self.pi_encoder, obs, batch)
+            if self._recurrent:
+                out[STATE_OUT] = state
         if Columns.EMBEDDINGS in outputs:
             out[Columns.EMBEDDINGS] = features
         if Columns.ACTION_DIST_INPUTS in outputs:
@@ -237,7 +282,9 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         if VF_AUX_PREDS in outputs:
             out[VF_AUX_PREDS] = self.vf_aux(features).squeeze(-1)
         if vf and self.arch == "dual":
-            features = self._encode(self.vf_encoder, obs)
+            features, state = self._encode(self.vf_encoder, obs, batch, VF_STATE_IN)
+            if self._recurrent:
+                out[VF_STATE_OUT] = state
         elif vf and self.arch == "detach" and (self.detach_vf_in_aux_phase or not aux_phase):
             features = features.detach()
         if vf:
@@ -271,22 +318,30 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
 
         Packed observations, or a dict of their parts, become such a dict.
         """
+        tokenizer = getattr(self.pi_encoder, "tokenizer", self.pi_encoder)
         if self._packing is not None:
             parts = dict(obs) if isinstance(obs, Mapping) else self._packing.unpack(obs)
             dtype = next(self.pi_encoder.parameters()).dtype
             if VECTOR in parts:
                 parts[VECTOR] = self.observation_filter(parts[VECTOR].to(dtype))
-            encoders = dict(getattr(self.pi_encoder, "parts", {}))  # a user's own may have none
+            encoders = dict(getattr(tokenizer, "parts", {}))  # a user's own may have none
             for name in self._packing.images:
                 if not isinstance(encoders.get(name), ImpalaEncoder):
                     parts[name] = scaled(parts[name], self._image_bounds[name], dtype)
             return parts
-        if isinstance(self.pi_encoder, ImpalaEncoder):  # which scales images itself
+        if isinstance(tokenizer, ImpalaEncoder):  # which scales images itself
             return obs
         dtype = next(self.pi_encoder.parameters()).dtype
         if self._image:
             return scaled(obs, self._image_bounds[Columns.OBS], dtype)
         return self.observation_filter(obs.to(dtype))
 
-    def _encode(self, encoder: Encoder, inputs: Any) -> Tensor:
-        return encoder({Columns.OBS: inputs})[ENCODER_OUT]
+    def _encode(
+        self, encoder: Encoder, obs: Any, batch: Mapping[str, Any], state_in: str = STATE_IN
+    ) -> tuple[Tensor, Any]:
+        """Features `[B, F]`, and the states after each sequence; None without a core."""
+        inputs = {Columns.OBS: obs}
+        if self._recurrent:
+            inputs |= {STATE_IN: batch[state_in], SEQUENCES: batch[SEQUENCES]}
+        out = encoder(inputs)
+        return out[ENCODER_OUT], out.get(STATE_OUT)

@@ -26,7 +26,7 @@ from ray.rllib.utils.typing import ResultDict
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
-from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
+from rllib_ppg.data.minibatches import interleave_row_ids, segments_per_row, shard_cuts
 from rllib_ppg.data.reward_norm import discounted_returns
 from rllib_ppg.data.rollout import Rollout, RolloutSummary, as_states
 from rllib_ppg.data.running_moments import Moments
@@ -40,16 +40,20 @@ from rllib_ppg.resources.cpu import keep_freed_memory, use_idle_cpu_threads
 from rllib_ppg.sampling.env_contract import EnvContract, EnvStepError
 
 # Attributes of `BatchedEnvRunner` that are saved for an exact resume, arrays `[N, ...]`.
-_PER_ENV_STATE = ("_obs", "_resetting", "_first", "_returns", "_episode_return", "_episode_len")
+_PER_ENV_STATE = (
+    "_obs", "_state", "_resetting", "_first", "_returns", "_episode_return", "_episode_len",
+)  # fmt: skip
 
 
 class BatchedEnvRunner(SingleAgentEnvRunner):
     """Samples `Rollout`s of `rollout_fragment_length` steps from one gymnasium vector env."""
 
     env: VectorEnv
-    # Per env, `[N, ...]`: the observation to act on; whether the next step is spent on a reset
-    # (NEXT_STEP autoreset); whether it is the first of its episode; the discounted sum of rewards.
+    # Per env, `[N, ...]`: the observation to act on; the policy's state; whether the next step is
+    # spent on a reset (NEXT_STEP autoreset); whether it is the first of its episode; the discounted
+    # sum of rewards.
     _obs: np.ndarray
+    _state: np.ndarray
     _resetting: np.ndarray
     _first: np.ndarray
     _returns: np.ndarray
@@ -63,6 +67,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     # since then. Part of the seed, so that no episode is repeated.
     _restart_seed: tuple[int, int] = (0, 0)
     _begun = False
+    _num_rollouts = 0
     _failed = False
 
     @override(SingleAgentEnvRunner)
@@ -254,6 +259,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self._reset()
         self.module.eval()
         N, obs, packed = self.num_envs, self._obs, self._policy.actions
+        L = self.config.steps_per_segment
+        first, resetting = self._first, self._resetting
         space = self.env.single_observation_space
         rollout = Rollout(
             obs=np.empty((N, T, *space.shape), space.dtype) if buffer is None else buffer,
@@ -263,6 +270,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             terminated=np.empty((N, T), bool),
             truncated=np.empty((N, T), bool),
             valid=np.empty((N, T), bool),
+            state_in=np.empty((N, segments_per_row(T, L), self._state.shape[1]), np.float32),
+            begins=self._first,
+            stream=self._stream(),
             last_obs=obs,
             final_obs=np.empty((0, *space.shape), space.dtype),
             final_index=np.empty((0, 2), np.int64),
@@ -271,14 +281,17 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         clock = np.empty(T)
         self._needs_initial_reset = True  # unless this rollout is completed
         for t in range(T):
-            masks = self._masks(obs, rollout, t)
+            masks = self._masks(obs, ~resetting, t)
             if random_actions and masks is not None:
                 actions, _ = self._policy.draw(uniform(masks), explore=True)
                 to_env = self._policy.for_env(actions)
             elif random_actions:
                 actions = to_env = self.env.action_space.sample()
             else:
-                actions, logp, _ = self._policy.act(obs, None, explore)
+                self._state[first] = self._policy.initial_state
+                if t % L == 0:
+                    rollout.state_in[:, t // L] = self._state
+                actions, logp, self._state = self._policy.act(obs, self._state, explore)
                 self._contract.check_finite("log-probability", logp, t)
                 rollout.logp[:, t] = logp
                 to_env = self._policy.for_env(actions)
@@ -287,6 +300,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             rollout.rewards[:, t] = rewards
             rollout.terminated[:, t], rollout.truncated[:, t] = terminated, truncated
             clock[t] = time.perf_counter()
+            ended = terminated | truncated
+            first, resetting = (
+                (ended, resetting) if self._same_step else (resetting, ended & ~resetting)
+            )
             if self._same_step and np.any(truncated):
                 for n in np.flatnonzero(rollout.truncated[:, t] & ~rollout.terminated[:, t]):
                     final.append((self._contract.final_obs(infos, n, t), (n, t)))
@@ -303,8 +320,20 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._needs_initial_reset = False
         return rollout, returns[rollout.valid]
 
-    def _masks(self, obs: np.ndarray, rollout: Rollout, t: int) -> np.ndarray | None:
+    def _stream(self) -> np.ndarray:
+        """`Rollout.stream` of the next rollout."""
+        self._num_rollouts += 1
+        envs = np.arange(self.num_envs)
+        runner = np.full_like(envs, self.worker_index or 0)
+        return np.stack([runner, envs, np.full_like(envs, self._num_rollouts)], axis=1)
+
+    def _masks(self, obs: np.ndarray, acting: np.ndarray, t: int) -> np.ndarray | None:
         """Which actions are allowed, `[N, n]` bool; None if the env does not say.
+
+        Args:
+            obs: The observations.
+            acting: Which envs do not ignore the action, to reset instead, `[N]` bool.
+            t: Number of the step.
 
         Raises:
             ValueError: No action is allowed in a state that is acted on.
@@ -312,13 +341,6 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if self._packing is None or self._packing.mask is None:
             return None
         masks = self._packing.masks(obs)
-        # In NEXT_STEP mode, the action of a step that resets is ignored.
-        if self._same_step:
-            acting = np.ones(self.num_envs, bool)
-        elif t == 0:
-            acting = ~self._resetting
-        else:
-            acting = ~(rollout.terminated[:, t - 1] | rollout.truncated[:, t - 1])
         self._contract.check_masks(masks[acting], np.flatnonzero(acting), t)
         return masks
 
@@ -391,6 +413,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             "random_numbers": rng_state.get_state(),
             "rng": self._policy.rng.bit_generator.state,
             "life": self._restart_seed,
+            "num_rollouts": self._num_rollouts,
             "begun": begun,
             "envs": get_env_state(self.env) if begun else None,
         }
@@ -419,6 +442,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if state is None:
             return f"{restart}: there were fewer env runners when the checkpoint was written)"
         self._policy.rng.bit_generator.state = state["rng"]
+        self._num_rollouts = state["num_rollouts"]
         rng_state.set_state(state["random_numbers"])
         if state["num_envs"] != self.num_envs:
             return f"{restart}: there were {state['num_envs']} envs each, not {self.num_envs})"
@@ -434,7 +458,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             self._needs_initial_reset = True
             return f"{restart}: {e})"
         for name in _PER_ENV_STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, np.array(state[name]))  # which can be written
         self._episode_start = time.perf_counter() - state["seconds"]
         rng_state.set_state(state["random_numbers"])  # the reset may have used some
         return None
@@ -446,6 +470,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self._obs = self._contract.reset(seed)
         self.env.action_space.seed(seed)
         N = self.num_envs
+        self._state = np.tile(self._policy.initial_state, (N, 1))
         self._resetting = np.zeros(N, bool)
         self._first = np.ones(N, bool)
         self._returns = np.zeros(N, np.float32)

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import tree
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline
 from ray.rllib.connectors.env_to_module.observation_preprocessor import (
@@ -71,10 +72,14 @@ class DrawActions(ConnectorV2):
         self, *, rl_module: RLModule, batch: dict[str, Any], explore: bool | None, **kwargs: Any
     ) -> dict[str, Any]:
         if Columns.ACTIONS not in batch:  # a user's module may choose actions itself
-            policy = Policy(rl_module, self._rng)
-            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = policy.draw(
-                batch[Columns.ACTION_DIST_INPUTS], bool(explore)
-            )
+            policy, inputs = Policy(rl_module, self._rng), batch[Columns.ACTION_DIST_INPUTS]
+            if not rl_module.is_stateful():
+                actions, logp = policy.draw(inputs, bool(explore))
+            else:  # RLlib takes the time axis of recurrent modules away later
+                actions, logp = policy.draw(inputs[:, 0], bool(explore))
+                actions = tree.map_structure(lambda x: x[:, None], actions)
+                logp = logp[:, None]
+            batch[Columns.ACTIONS], batch[Columns.ACTION_LOGP] = actions, logp
         return batch
 
 

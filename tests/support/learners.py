@@ -55,6 +55,7 @@ def make_learner(
     env_runners=None,
     double=False,
     module_class=None,
+    model_config=None,
     **training,
 ):
     """A learner with small networks.
@@ -63,6 +64,7 @@ def make_learner(
         double: Whether networks, losses and gradients are float64. Only the columns of a rollout,
             advantages and value targets stay float32.
         module_class: Class of the module; None: PPG's own.
+        model_config: Further entries of the networks' settings.
     """
     torch.manual_seed(seed)
     settings = {"num_minibatches": 1, "num_aux_minibatches": 1, "gamma": 0.9, "lambda_": 0.8}
@@ -79,6 +81,7 @@ def make_learner(
                 "impala_dense": 16,
                 "free_log_std": act is REAL,
             }
+            | (model_config or {})
         )
         .training(**settings | training)
     )
@@ -91,6 +94,15 @@ def make_learner(
     if act is REAL:
         torch.nn.init.constant_(learner.module[DEFAULT_MODULE_ID].pi.log_std, LOG_STD)
     return learner
+
+
+def without_memory(rows):
+    """The columns of a rollout that only recurrent policies need."""
+    return {
+        "state_in": np.empty((rows, 1, 0), np.float32),
+        "begins": np.zeros(rows, bool),
+        "stream": np.array([(1, n, 1) for n in range(rows)], np.int64).reshape(-1, 3),
+    }
 
 
 def make_rollout(seed=0, rows=N, obs=OBS, act=ACT):
@@ -122,6 +134,7 @@ def make_rollout(seed=0, rows=N, obs=OBS, act=ACT):
         terminated=terminated,
         truncated=truncated,
         valid=rng.random((rows, T)) < 0.9,
+        **without_memory(rows),
         last_obs=observations(rows),
         final_obs=observations(len(final_index)),
         final_index=final_index,

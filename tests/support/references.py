@@ -39,14 +39,18 @@ def reference_targets(module, r, rewards, gamma=0.9, lambda_=0.8):
             return module.compute_values({Columns.OBS: inputs}).numpy()
 
     values = np.stack([V(row) for row in r.obs])
-    last = V(r.last_obs)
     final = {tuple(i): V(o[None])[0] for i, o in zip(r.final_index, r.final_obs, strict=True)}
+    return targets_of_values(r, rewards, values, V(r.last_obs), final, gamma, lambda_)
+
+
+def targets_of_values(r, rewards, values, last, final, gamma=0.9, lambda_=0.8):
+    """The same, given the values of `obs`, of `last_obs` and, by (row, step), of `final_obs`."""
     A = np.zeros(values.shape)
     for n in range(len(r)):
         follow = 0.0
         for t in reversed(range(T)):
             nxt = values[n, t + 1] if t + 1 < T else last[n]
-            if r.truncated[n, t]:
+            if (n, t) in final:
                 nxt = final[n, t]
             if r.terminated[n, t]:
                 nxt = 0.0
