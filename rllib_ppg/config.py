@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.util import log_once
@@ -21,10 +22,12 @@ from rllib_ppg.config_checks import (
     check_setting,
     check_settings,
     given_max_seq_len,
+    given_model_config,
 )
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
+from rllib_ppg.networks.recurrent_encoder import CELLS
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.evaluation_connectors import act_as_in_training, observe_as_in_training
@@ -345,7 +348,16 @@ class PPGConfig(AlgorithmConfig):
             return 0
         columns = replay_column_bytes(build_aux_losses(self.aux_losses), action_space)
         row = self.row_bytes(observation_space) + self.rollout_fragment_length * columns
-        return self.rows * self.n_pi * row
+        return self.rows * self.n_pi * (row + self._state_bytes())
+
+    def _state_bytes(self) -> int:
+        """Bytes of the recurrent states of a row, of PPG's own networks."""
+        model = given_model_config(self)
+        if not model.get("use_lstm"):
+            return 0
+        _, states = CELLS[model.get("recurrent_cell", "lstm")]
+        size = model.get("lstm_cell_size", DefaultModelConfig().lstm_cell_size)
+        return 4 * size * len(states) * (2 if self.arch == "dual" else 1)
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:

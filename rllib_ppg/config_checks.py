@@ -425,17 +425,23 @@ def given_max_seq_len(config: PPGConfig) -> int | None:
     Raises:
         ValueError: It is not a number of steps.
     """
-    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
     default = DefaultModelConfig().max_seq_len
-    for model_config in (spec.model_config, given_setting(config, "model_config")):
+    value = given_model_config(config).get("max_seq_len", default)
+    if not _differs(value, default):
+        return None
+    _whole(1).check("max_seq_len", value)
+    return int(value)
+
+
+def given_model_config(config: PPGConfig) -> dict[str, Any]:
+    """The `model_config` that a user gave, in whichever way."""
+    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    given: dict[str, Any] = {}
+    for model_config in (given_setting(config, "model_config"), spec.model_config):
         if isinstance(model_config, DefaultModelConfig):
             model_config = asdict(model_config)
-        if isinstance(model_config, Mapping):
-            value = model_config.get("max_seq_len", default)
-            if _differs(value, default):
-                _whole(1).check("max_seq_len", value)
-                return int(value)
-    return None
+        given |= model_config or {}
+    return given
 
 
 def _check_no_conflicting_model_settings(

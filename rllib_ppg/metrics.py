@@ -38,6 +38,10 @@ METRICS: dict[str, dict[str, str]] = {
             "Fraction of the value targets' variance that the value function explains before the "
             "iteration; 1 is best."
         ),
+        "learners/default_policy/num_vf_states_lost": (
+            "Rows within an episode that the value network began without a memory of it; only with "
+            '`use_lstm` and `arch="dual"`.'
+        ),
         "learners/default_policy/default_optimizer_learning_rate": "Learning rate, `lr`.",
     },
     "Auxiliary phase": {

@@ -80,7 +80,7 @@ def to_onnx(policy: TrainedPolicy) -> bytes:
             tuple(map(torch.from_numpy, inputs.values())),
             input_names=[*inputs],
             output_names=outputs,
-            dynamic_shapes={"inputs": (batch,) * len(inputs)},
+            dynamic_shapes={"parts": (batch,) * len(inputs)},
             dynamo=True,
             verbose=False,
         )
@@ -142,9 +142,9 @@ class _Network(nn.Module):
             self.register_buffer("low", torch.from_numpy(space.low))
             self.register_buffer("high", torch.from_numpy(space.high))
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         names = _part_names(self.module)
-        parts, states = inputs[: len(names) or 1], inputs[len(names) or 1 :]
+        parts, states = parts[: len(names) or 1], parts[len(names) or 1 :]
         if not states:
             obs: Any = dict(zip(names, parts, strict=True)) if names else parts[0]
             out = ray_private.forward_inference(self.module, {Columns.OBS: obs})

@@ -78,8 +78,8 @@ def walk(
         )
     # Back in the order that they were asked for.
     order = np.argsort(after[:, 0] // size, kind="stable").argsort(kind="stable")
-    found = Walk(*map(_concatenated, zip(*walks, strict=True)))
-    return found._replace(after={name: x[order] for name, x in found.after.items()})
+    found, starts, ends, asked = map(_concatenated, zip(*walks, strict=True))
+    return Walk(found, starts, ends, {name: x[order] for name, x in asked.items()})
 
 
 @torch.no_grad()

@@ -112,7 +112,8 @@ class PPGCatalog(PPOCatalog):
 
     @override(Catalog)
     def _determine_components_hook(self) -> None:
-        config, packing = self._model_config_dict, packing_of(self.observation_space)
+        packing = packing_of(self.observation_space)
+        config: dict[str, Any] = self._model_config_dict
         self._model_config_dict = {**config, "use_lstm": False}  # the core is added here
         if packing is None:
             super()._determine_components_hook()
@@ -120,8 +121,9 @@ class PPGCatalog(PPOCatalog):
             self._determine_parts(packing)
         self._model_config_dict = config
         if config["use_lstm"]:
+            tokenizer: ModelConfig = self._encoder_config
             self._encoder_config = RecurrentEncoderConfig(
-                tokenizer=self._encoder_config, model_config={**_OWN_MODEL_KEYS, **config}
+                tokenizer=tokenizer, model_config={**_OWN_MODEL_KEYS, **config}
             )
             self.latent_dims = self._encoder_config.output_dims
 
