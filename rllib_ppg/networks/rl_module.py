@@ -93,6 +93,9 @@ class PPGCatalog(PPOCatalog):
     `recurrent_cell` is the kind of core with `use_lstm`: "lstm" or "gru".
     """
 
+    _model_config_dict: dict[str, Any]
+    _encoder_config: ModelConfig
+
     @classmethod
     @override(Catalog)
     def _get_encoder_config(
@@ -113,7 +116,7 @@ class PPGCatalog(PPOCatalog):
     @override(Catalog)
     def _determine_components_hook(self) -> None:
         packing = packing_of(self.observation_space)
-        config: dict[str, Any] = self._model_config_dict
+        config = self._model_config_dict
         self._model_config_dict = {**config, "use_lstm": False}  # the core is added here
         if packing is None:
             super()._determine_components_hook()
@@ -121,9 +124,8 @@ class PPGCatalog(PPOCatalog):
             self._determine_parts(packing)
         self._model_config_dict = config
         if config["use_lstm"]:
-            tokenizer: ModelConfig = self._encoder_config
             self._encoder_config = RecurrentEncoderConfig(
-                tokenizer=tokenizer, model_config={**_OWN_MODEL_KEYS, **config}
+                tokenizer=self._encoder_config, model_config={**_OWN_MODEL_KEYS, **config}
             )
             self.latent_dims = self._encoder_config.output_dims
 
