@@ -154,6 +154,7 @@ def test_augmentation_does_not_depend_on_the_number_of_learners(build):
     assert metrics == pytest.approx(expected_metrics, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.long
 def test_in_float32_learners_agree_up_to_steps_of_adam_on_rounding(build):
     """Where a gradient is nothing but rounding, Adam makes a step of the learning rate of it."""
     lr = 1e-4
@@ -187,6 +188,7 @@ def assert_eventually(condition, seconds=20):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_the_replay_list_is_one_copy_and_not_in_the_driver(build):
     config = several(2, runners=1, envs=32, n_pi=5, num_minibatches=1)
     config.environment(env_config={"observation_space": gym.spaces.Box(0, 255, (STATE,), np.uint8)})

@@ -65,6 +65,7 @@ def run(code, **names):
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.long
 def test_tune_knows_ppg_also_after_a_restart_of_ray_and_in_tasks(tmp_path):
     run(TRAIN_AFTER_A_RESTART, STORAGE=tmp_path)
 

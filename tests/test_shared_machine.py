@@ -48,6 +48,7 @@ def spin_counts(text):
     return [int(count) for count in re.findall("GOMP_SPINCOUNT = '(.*)'", text)]
 
 
+@pytest.mark.long
 def test_each_process_of_a_run_waits_passively(ray_folder, tmp_path):
     done = run(f"STORAGE = {str(tmp_path)!r}{RUN}", RAY_TMPDIR=str(ray_folder))
     assert spin_counts(done.stderr) == [0]
