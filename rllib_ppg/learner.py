@@ -269,8 +269,7 @@ class PPGTorchLearner(BaseLearner):
         states = module.dataset(
             Observations(reader), tensors, valid, block_rows, **forward.for_dataset()
         )
-        if module.needs_next_state:
-            assert ended is not None
+        if module.needs_next_state and ended is not None:  # there are rows
             # A recurrent module knows no state beyond the segment.
             states.others["next"] = next_states(
                 ended, valid, T, T if module.recurrence is None else L

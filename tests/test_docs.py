@@ -35,7 +35,11 @@ def test_documented_metrics_are_those_of_a_run(build):
         target_kl=0.01,
         aux_precision="auto",
     )
-    metrics = {name for config in (default, successors) for name in flat(build(config).train())}
+    recurrent = default.copy().training(segment_length=16).rl_module(
+        model_config={"impala_channels": [4], "use_lstm": True, "lstm_cell_size": 4}
+    )
+    configs = (default, successors, recurrent)
+    metrics = {name for config in configs for name in flat(build(config).train())}
     documented = {name for group in METRICS.values() for name in group if "normalized" not in name}
     documented.remove("evaluation/generalization_gap")
     assert documented <= metrics

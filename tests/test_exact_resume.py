@@ -122,6 +122,7 @@ def test_procgen(build, tmp_path):
     check_exact(build, config, tmp_path, starts=range(3))
 
 
+@pytest.mark.long
 def test_envs_that_cannot_be_saved_begin_new_episodes(build, tmp_path, caplog):
     config = small(Counting).environment(env_config={"length": 50})
     algo = build(config)
@@ -154,6 +155,7 @@ def test_new_episodes_are_not_those_of_the_run_s_start(build, tmp_path):
     assert not np.array_equal(other.env_runner._obs, first[0][0])
 
 
+@pytest.mark.long
 def test_more_env_runners_than_before(build, tmp_path, caplog):
     algo = build(small())
     algo.train()

@@ -8,11 +8,13 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_ppg import PPGConfig, load_policy
 from rllib_ppg.envs.packed_observations import Packing, packed_space
 from rllib_ppg.evaluation import onnx
-from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from rllib_ppg.evaluation.players import make_player
+from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule, check_model_config
 from tests.support.comparison import check_same, timeless
 from tests.support.envs import AnySpaces, Masked
 
@@ -138,6 +140,9 @@ def test_each_part_has_an_encoder_of_its_kind():
 def test_a_part_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"names 'camra', .* did you mean 'camera'"):
         module_of(ROBOT, parts={"camra": {}})
+    parts = {"camera": {"impala_channel": (4,)}}
+    with pytest.raises(ValueError, match="no entry 'impala_channel'; did you mean 'impala_chann"):
+        check_model_config({"parts": parts})
 
 
 # -- Action masks ------------------------------------------------------------------------------
@@ -264,7 +269,10 @@ def config_of(env, model_config=SMALL, **env_config):
 
 @pytest.mark.parametrize(
     ("mask", "error"),
-    [(0, "the action_mask of env 0 forbids all actions at step 2"), (2, "numbers than 0 and 1")],
+    [
+        (0, "the action_mask of env 0 forbids all actions at step 2"),
+        (2, "numbers than 0 and 1: env 0 of env runner 0 .* step 1 of"),
+    ],
 )
 def test_masks_that_allow_nothing_or_are_none(build, mask, error):
     algo = build(config_of(Forbids, mask=mask))
@@ -350,7 +358,7 @@ def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
         obs, _, terminated, _, _ = env.step(action)
         if terminated:
             obs, _ = env.reset()
-    only = np.zeros_like(obs["action_mask"])
+    only = np.zeros(obs["action_mask"].shape)
     only[[0, 3]] = 1  # 0 or 3 of five, or 0 and 1 of two and four
     beside = next(part for key, part in obs.items() if key != "action_mask")
     for given in (obs, beside):
@@ -359,6 +367,12 @@ def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
         assert counted in ([0], [3], [0, 1])
     with pytest.raises(ValueError, match="forbids all actions"):
         policy.predict(obs, action_masks=np.zeros_like(only))
+    player = make_player(policy, policy.config_with(), num_envs=2, seed=0, explore=True)
+    player.step()
+    player._obs[:] = policy._packing.pack({**obs, "action_mask": np.zeros_like(only)}, 1)
+    with pytest.raises(ValueError, match="forbids all actions"):
+        player.step()
+    player.close()
     assert onnx.compare(onnx.to_onnx(policy), policy).is_rounding
 
 
@@ -420,6 +434,33 @@ def test_a_run_with_parts_resumes_exactly_and_stores_no_more_than_they_take(buil
     actions, _ = policy.predict(as_batch(samples), deterministic=True)
     single = [policy.predict(x, deterministic=True)[0] for x in samples]
     np.testing.assert_array_equal(actions, single)
+
+
+class Halves(PPGCatalog):
+    """A user's catalog, which is asked for each part."""
+
+    @classmethod
+    def _get_encoder_config(cls, observation_space, model_config_dict, action_space=None):
+        half = {**model_config_dict, "impala_dense": 4, "fcnet_hiddens": [4]}
+        return super()._get_encoder_config(observation_space, half, action_space)
+
+
+def test_parts_in_processes_with_a_filter_in_bfloat16_and_a_users_catalog(build, tmp_path):
+    config = config_of(AnySpaces, observation_space=ROBOT, action_space=spaces.Discrete(2))
+    config.env_runners(num_envs_per_env_runner=4, gym_env_vectorize_mode="async")
+    config.env_runners(observation_filter="MeanStdFilter")
+    config.training(policy_precision="bfloat16", aux_precision="bfloat16")
+    config.rl_module(rl_module_spec=RLModuleSpec(catalog_class=Halves, model_config=SMALL))
+    algo = build(config)
+    for _ in range(2):
+        algo.train()
+    module = algo.get_module()
+    assert module.catalog.latent_dims == (3 * 4,)
+    assert module.observation_filter.mean.abs().sum() > 0
+    policy = load_policy(algo.save_to_path(str(tmp_path / "checkpoint")))
+    player = make_player(policy, policy.config_with(), num_envs=2, seed=0, explore=True)
+    assert [picture.shape for picture in player.pictures()] == [(12, 16, 3)] * 2  # the camera's
+    player.close()
 
 
 def test_purely_vector_dicts_are_flattened_as_before(build):

@@ -823,6 +823,7 @@ def test_tune_pauses_trials_and_pbt_has_one_go_on_from_another(cluster, tmp_path
     assert [row["phases"] for row in third] == [1, 1]
 
 
+@pytest.mark.long
 def test_ray_is_started_if_nobody_has():
     """As in the README's example."""
     program = (

@@ -3,8 +3,10 @@
 The policy sees where cart and pole are, and has to remember where they were. `use_lstm` adds the
 memory; gradients go back through `segment_length` steps.
 
-What to expect: PLACEHOLDER
-What it takes: PLACEHOLDER
+What to expect: a mean return of 350 after 118,784 env steps with seed 0 and after 133,120 with seed
+1 (two AMD EPYC cores, 2026-11-29, versions of constraints.txt; `make test-learning` runs both). An
+MLP in its place (`use_lstm: False`) stays near 50.
+What it takes: a minute on two cores that other programs used too; 2 CPUs.
 """
 
 import gymnasium as gym

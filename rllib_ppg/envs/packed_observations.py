@@ -24,6 +24,18 @@ VECTOR, MASK = "vector", "action_mask"
 _ALIGNMENT = 8  # bytes, so that a part can be looked at as its own type
 
 
+class ObservationError(ValueError):
+    """An observation is none of its space.
+
+    Attributes:
+        index: Which one of the batch; None if it can't be told.
+    """
+
+    def __init__(self, what: str, index: int | None = None):
+        super().__init__(what)
+        self.index = index
+
+
 @dataclass(frozen=True)
 class Part:
     """Where a part lies in a packed observation.
@@ -98,32 +110,32 @@ class Packing:
             B: Number of observations.
 
         Raises:
-            ValueError: A number is NaN, infinite or out of range.
+            ObservationError: A number is NaN, infinite or out of range, or an image has another
+                shape or type.
         """
         packed = np.zeros((B, self.nbytes), np.uint8)
         for path, part in zip(self._image_paths, self.images.values(), strict=True):
             image = np.asarray(_at(batch, path))
             shapes = [(B, *part.shape)] + [part.shape] * (B == 1)
             if image.shape not in shapes or not np.can_cast(image.dtype, part.dtype, "same_kind"):
-                raise ValueError(
+                raise ObservationError(
                     f"an image of an observation is {image.dtype} {image.shape}, and its space is "
                     f"{part.dtype} {shapes[0]}"
                 )
-            if image.dtype.kind == "f" and not np.isfinite(image).all():
-                raise ValueError("an image of an observation has NaN or infinite numbers")
+            if image.dtype.kind == "f":
+                what = "an image of an observation has NaN or infinite numbers"
+                _check(np.isfinite(image).reshape(B, -1), what)
             self._view(packed, part)[...] = image
         if self.vector is not None:
             columns = [
                 _flat(_at(self.space, path), _at(batch, path), B) for path in self._vector_paths
             ]
             vectors = np.concatenate(columns, axis=1, dtype=np.float32)
-            if not np.isfinite(vectors).all():
-                raise ValueError("an observation has NaN or infinite numbers")
+            _check(np.isfinite(vectors), "an observation has NaN or infinite numbers")
             self._view(packed, self.vector)[...] = vectors
         if self.mask is not None:
             mask = np.reshape(_at(batch, (MASK,)), (B, -1))
-            if not np.isin(mask, (0, 1)).all():
-                raise ValueError("an action_mask has other numbers than 0 and 1")
+            _check(np.isin(mask, (0, 1)), "an action_mask has other numbers than 0 and 1")
             self._view(packed, self.mask)[...] = mask
         return packed
 
@@ -180,6 +192,13 @@ class Packing:
         assert self.mask is not None
         return self._view(obs, self.mask).astype(bool)
 
+    def picture(self, obs: np.ndarray) -> np.ndarray | None:
+        """The first part of packed observations that can be shown, `[B, H, W, 3]` uint8."""
+        for part in self.images.values():
+            if part.dtype == np.uint8 and part.shape[2] == 3:
+                return self._view(obs, part)
+        return None
+
     @staticmethod
     def _view(packed: np.ndarray, part: Part) -> np.ndarray:
         bytes_ = packed[:, part.start : part.stop]
@@ -231,7 +250,16 @@ def with_masks(space: gym.Space, obs: Any, masks: Any) -> dict[str, Any]:
         raise ValueError(f"action_masks are for a policy whose observations have them, not {space}")
     (key,) = space.keys() - {MASK}
     is_whole = isinstance(obs, Mapping) and obs.keys() == space.keys()
+    masks = np.asarray(masks)
+    if masks.dtype.kind == "f" and np.isin(masks, (0, 1)).all():  # as torch's may come
+        masks = masks.astype(bool)
     return {key: obs[key] if is_whole else obs, MASK: masks}
+
+
+def _check(is_right: np.ndarray, what: str) -> None:
+    """Raises ObservationError for the first of the rows `[B, d]` that is not right."""
+    if not is_right.all():
+        raise ObservationError(what, int(np.flatnonzero(~is_right.all(1))[0]))
 
 
 def _is_image(space: gym.Space) -> bool:
@@ -288,8 +316,8 @@ def _flat(space: gym.Space, batch: Any, B: int) -> np.ndarray:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         sizes = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec).ravel()
         counted = (batch - space.start).reshape(B, -1)
-        if not ((counted >= 0) & (counted < sizes)).all():
-            raise ValueError(f"an observation has a number that is not of {space}")
+        what = f"an observation has a number that is not of {space}"
+        _check((counted >= 0) & (counted < sizes), what)
         one_hot = np.zeros((B, int(sizes.sum())), np.float32)
         first = np.cumsum([0, *sizes[:-1]])
         one_hot[np.arange(B)[:, None], first + counted] = 1.0

@@ -19,7 +19,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.atari import stacked_first
 from rllib_ppg.envs.env_state import SubEnv
-from rllib_ppg.envs.packed_observations import Packing, is_packed
+from rllib_ppg.envs.packed_observations import ObservationError, Packing, is_packed
 from rllib_ppg.envs.spaces import flat_space, flatten_observation, is_flat
 from rllib_ppg.ray_private import is_registered_env, registered_env
 
@@ -183,17 +183,23 @@ class FlattenObservations(VectorWrapper):
         """Steps all envs; observations, also those in infos["final_obs"], are vectors."""
         obs, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
-            final = [o if o is None else self._flat_one(o) for o in infos["final_obs"]]
+            final = [
+                o if o is None else self._flat_one(o, n) for n, o in enumerate(infos["final_obs"])
+            ]
             infos = {**infos, "final_obs": final}
         return self._flat(obs), rewards, terminated, truncated, infos
 
     def _flat(self, batch: Any) -> np.ndarray:
         if self._packing is not None:
             return self._packing.pack(batch, self.num_envs)
-        return np.stack([self._flat_one(o) for o in iterate(self.env.observation_space, batch)])
+        each = iterate(self.env.observation_space, batch)
+        return np.stack([self._flat_one(o, n) for n, o in enumerate(each)])
 
-    def _flat_one(self, obs: Any) -> np.ndarray:
-        return flatten_observation(self._space, obs)
+    def _flat_one(self, obs: Any, n: int) -> np.ndarray:
+        try:
+            return flatten_observation(self._space, obs)
+        except ObservationError as e:
+            raise ObservationError(str(e), n) from e
 
 
 def _checked(env: Any) -> gym.Env:

@@ -25,6 +25,7 @@ from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
+from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.envs.vector_env import (
     NATIVE,
@@ -127,6 +128,7 @@ class BatchedPlayer(Player):
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
         self._env = make_vector_env(config)
+        self._trained = policy
         self._policy, self._explore = policy.policy_for(config, config.seed), explore
         observations, actions = self._env.single_observation_space, self._env.single_action_space
         _check_spaces(policy.module, observations, actions, config.env)
@@ -141,6 +143,7 @@ class BatchedPlayer(Player):
 
     @override(Player)
     def step(self) -> Step:
+        self._trained.check_masks(self._obs[~self._resetting])
         self._states[self._first] = self._policy.initial_state
         actions, _, self._states = self._policy.act(self._obs, self._states, self._explore)
         to_env = self._policy.for_env(actions)
@@ -158,6 +161,9 @@ class BatchedPlayer(Player):
         if self._env.render_mode == "rgb_array":
             return self._env.render()
         # Observations take the place of pictures if they are images.
+        if (packing := packing_of(self._env.single_observation_space)) is not None:
+            picture = packing.picture(self._obs)
+            return None if picture is None else list(picture)
         return self._obs if self._obs.ndim == 4 and self._obs.dtype == np.uint8 else None
 
     @override(Player)

@@ -141,7 +141,7 @@ class TrainedPolicy:
         if action_masks is not None:
             obs = with_masks(self.observation_space, obs, action_masks)
         batch, is_single = as_batch(self.observation_space, obs)
-        self._check_masks(batch)
+        self.check_masks(batch)
         states = self._states(state, episode_start, len(batch))
         actions, _, states = self._policy.act(batch, states, explore=not deterministic)
         actions = tree.map_structure(
@@ -170,7 +170,8 @@ class TrainedPolicy:
     def _packing(self) -> Packing | None:
         return packing_of(self.module.observation_space)
 
-    def _check_masks(self, batch: np.ndarray) -> None:
+    def check_masks(self, batch: np.ndarray) -> None:
+        """Raises ValueError if a mask in observations `[B, ...]` of a vector env forbids all."""
         if self._packing is None or self._packing.mask is None:
             return
         if forbids_all(self._packing.masks(batch), self.action_space).any():

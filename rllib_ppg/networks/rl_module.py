@@ -72,6 +72,7 @@ _OWN_MODEL_KEYS = {
     "freeze": (),
     "observation_filter": "NoFilter",
 }
+_PART_KEYS = {*asdict(DefaultModelConfig()), "impala_channels", "impala_dense"}
 _HEAD_SCALE = 0.1
 
 
@@ -81,6 +82,13 @@ def check_model_config(model_config: Mapping[str, Any]) -> None:
     for key in model_config:
         if key not in known:
             raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
+    for name, part in model_config.get("parts", {}).items():
+        for key in part:
+            if key not in _PART_KEYS:
+                raise ValueError(
+                    f"model_config['parts'][{name!r}] has no entry {key!r}"
+                    f"{did_you_mean(key, _PART_KEYS)}"
+                )
     if (cell := model_config.get("recurrent_cell", "lstm")) not in CELLS:
         raise ValueError(f"model_config['recurrent_cell'] is 'lstm' or 'gru', not {cell!r}")
 

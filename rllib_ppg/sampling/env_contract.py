@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from rllib_ppg.envs import env_state, packed_observations, spaces, vector_env
-from rllib_ppg.envs.packed_observations import forbids_all
+from rllib_ppg.envs.packed_observations import ObservationError, forbids_all
 
 _SIGNATURES = {
     "reset": "reset(*, seed, options) -> (observation, info)",
@@ -59,6 +59,8 @@ class EnvContract:
         """
         try:
             obs, infos = self._env.reset(seed=seed)
+        except ObservationError as e:
+            raise self._observation_error(e, 0) from e
         except Exception as e:
             raise self._call_error("reset", e) from e
         obs = self._checked_obs(obs, infos)
@@ -84,6 +86,8 @@ class EnvContract:
         """
         try:
             obs, rewards, terminated, truncated, infos = self._env.step(actions)
+        except ObservationError as e:
+            raise self._observation_error(e, t) from e
         except Exception as e:
             raise self._call_error("step", e) from e
         if not self._conforms_to_gymnasium(obs, rewards, terminated, truncated, infos):
@@ -183,6 +187,10 @@ class EnvContract:
                 f"{_KINDS[kind]} of shape {shape}"
             )
         return x
+
+    def _observation_error(self, e: ObservationError, t: int) -> ValueError:
+        env = "" if e.index is None else f"env {e.index} of "
+        return ValueError(f"{e}: {env}{self._owner}, step {t} of the rollout")
 
     def _call_error(self, call: str, e: Exception) -> EnvStepError:
         """The error to raise after a call of the envs has raised `e`."""
