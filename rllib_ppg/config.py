@@ -265,7 +265,7 @@ class PPGConfig(AlgorithmConfig):
                 summed, so the value does not change them. "auto" takes 32 images of 64 x 64 pixels
                 in each thread of a CPU and 1,024 on a GPU, more if they are smaller, fewer if they
                 are larger or if losses need more passes, and all states at once if they are
-                vectors.
+                vectors. Of a recurrent policy, it is the number of frames that an encoder takes.
             policy_precision: Precision of the networks in the policy phase: "float32", or
                 "bfloat16" for torch's autocast. Weights, losses, KL and optimizers stay in float32.
                 Env runners act in float32, so with "bfloat16" the ratio pi/pi_old is not exactly 1

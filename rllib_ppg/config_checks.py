@@ -420,14 +420,17 @@ def _check_module_spec(config: PPGConfig) -> None:
 
 
 def given_max_seq_len(config: PPGConfig) -> int | None:
-    """`max_seq_len` of the `model_config`, unless it is RLlib's default.
+    """`max_seq_len` of a recurrent policy's `model_config`, unless it is RLlib's default.
 
     Raises:
         ValueError: It is not a number of steps.
     """
     default = DefaultModelConfig().max_seq_len
-    value = given_model_config(config).get("max_seq_len", default)
-    if not _differs(value, default):
+    model_config = given_model_config(config)
+    value = model_config.get("max_seq_len", default)
+    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    is_ppgs = spec.module_class is None or issubclass(spec.module_class, PPGTorchRLModule)
+    if (is_ppgs and not model_config.get("use_lstm")) or not _differs(value, default):
         return None
     _whole(1).check("max_seq_len", value)
     return int(value)

@@ -171,7 +171,9 @@ class PPGTorchLearner(BaseLearner):
 
         Args:
             module: The module in training.
-            batch: Columns of a micro-batch: `obs`, `actions`, `logp_old`, `A`, `V_targ`.
+            batch: Columns of a micro-batch: `obs`, `actions`, `logp_old`, `A`, `V_targ`. Of a
+                recurrent module, `obs` has all frames, also those that are no transitions
+                (`learning/recurrence.py`).
 
         Returns:
             Terms `[B]`: `policy_loss`, `entropy`, and metrics. With `target_kl`, one of them has

@@ -35,8 +35,10 @@ def test_documented_metrics_are_those_of_a_run(build):
         target_kl=0.01,
         aux_precision="auto",
     )
-    recurrent = default.copy().training(segment_length=16).rl_module(
-        model_config={"impala_channels": [4], "use_lstm": True, "lstm_cell_size": 4}
+    recurrent = (
+        default.copy()
+        .training(segment_length=16)
+        .rl_module(model_config={"impala_channels": [4], "use_lstm": True, "lstm_cell_size": 4})
     )
     configs = (default, successors, recurrent)
     metrics = {name for config in configs for name in flat(build(config).train())}

@@ -8,6 +8,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch.distributions import kl_divergence
 
+from rllib_ppg import AuxLoss
 from tests.support.learners import (
     ACT,
     IMAGES,
@@ -281,3 +282,39 @@ def test_auxiliary_phase_gradient(arch, cell, L, obs, act):
     for got, want in zip(metrics, expected, strict=True):
         for name, value in want.items():
             assert got[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize("arch", ["dual", "detach"])
+def test_learners_and_env_runners_without_rows(arch):
+    """An env runner with fewer envs than there are learners has no rows for some of them."""
+    r = recurrent_rollout(1, 3, 2 * H)
+    cut = r.split([0, 0, N, N])
+    whole, parts = (learner_of(LSTM, 3, arch=arch, e_aux=1) for _ in range(2))
+    metrics, _, _ = policy_phase(whole, r)
+    expected, _, _ = policy_phase(parts, *cut)
+    assert metrics == expected
+    assert_close(parts, reference_module(whole))
+    losses = {"value": 1.0, "inverse_dynamics": 1.0}
+    for model_config in (LSTM, {}):
+        without = make_learner(arch=arch, aux_losses=losses, model_config=model_config)
+        assert aux_phase(without, [], rows=[N])[-1]["aux/clone_kl"] == 0
+
+
+class Reconstruction(AuxLoss):
+    """A user's loss of the observations themselves."""
+
+    def build_head(self, num_features, observation_space, action_space):
+        return torch.nn.Linear(num_features, *observation_space.shape)
+
+    def terms(self, head, batch):
+        return ((head(batch["features"]) - batch["obs"]) ** 2).mean(1)
+
+
+def test_losses_get_the_observations_of_transitions():
+    losses = {"value": 1.0, "mine": Reconstruction(1.0)}
+    learner = make_learner(aux_losses=losses, e_aux=1, segment_length=3, model_config=LSTM)
+    r = recurrent_rollout(2, 3, 2 * H, number=2)
+    assert not r.valid.all()
+    _, infos, blocks = policy_phase(learner, r)
+    [metrics] = aux_phase(learner, list(zip(infos, blocks, strict=True)), rows=[N])
+    assert metrics["aux/mine_loss"] > 0

@@ -48,15 +48,19 @@ class Recall(gym.Env):
 
 
 class UsersGRU(TorchRLModule):
-    """A user's own module by RLlib's contract, with nothing of PPG's."""
+    """A user's own module by RLlib's contract, with nothing of PPG's; its state starts at random.
+
+    It returns something more than PPG knows of.
+    """
 
     def setup(self):
         (d,), n = self.observation_space.shape, int(self.action_space.n)
         self.gru = torch.nn.GRU(d, 8, batch_first=True)
         self.heads = torch.nn.ModuleList(torch.nn.Linear(8, k) for k in (n, 1, 1))
+        self.h0 = torch.nn.Parameter(torch.from_numpy(np.random.default_rng().normal(size=8)))
 
     def get_initial_state(self):
-        return {"memory": np.full(8, 0.1, np.float32)}
+        return {"memory": self.h0.detach().float().numpy()}
 
     def _features(self, batch):
         h = batch[Columns.STATE_IN]["memory"]
@@ -72,7 +76,7 @@ class UsersGRU(TorchRLModule):
         V, V_aux = (head(y).squeeze(-1) for head in self.heads[1:])
         inputs = self.heads[0](y)
         out = {Columns.ACTION_DIST_INPUTS: inputs, Columns.VF_PREDS: V, "vf_aux_preds": V_aux}
-        return {**out, **state}
+        return {**out, **state, "scale": torch.ones(())}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,7 @@ def test_default_model_config_alone_and_its_sequence_length(build):
     config = small(num_minibatches=4).env_runners(num_env_runners=0).rl_module(model_config=model)
     assert config.steps_per_segment == 5
     assert small().rl_module(model_config=DefaultModelConfig(use_lstm=True)).steps_per_segment == 16
+    assert small().rl_module(model_config={"max_seq_len": 5}).steps_per_segment == 16
     algo = build(config)
     assert [algo.train() for _ in range(2)][-1]["ppg"]["num_aux_phases_lifetime"] == 1
 

@@ -1,9 +1,9 @@
 """How a phase's states are cut into minibatches, in the same way for any number of learners.
 
 A minibatch is made of segments: L consecutive steps of one env, whole rows by default. The last one
-of a row is shorter if L does not divide T. Every
-learner draws the same segment ids from the same seed and uses the segments that it holds, so the
-composition of a minibatch depends on the seed alone.
+of a row is shorter if L does not divide T. Every learner draws the same segment ids from the same
+seed and uses the segments that it holds, so the composition of a minibatch depends on the seed
+alone.
 
 Sampling is stratified: of M consecutive segments, each of the M minibatches gets one. Learners hold
 ranges of rows, so each has an equal part of every minibatch. With a plain permutation and 8 rows

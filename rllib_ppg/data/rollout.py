@@ -41,9 +41,9 @@ class Rollout:
         stream: (env runner, env, number of the env runner's rollout), `[N, 3]` int. The rows of an
             env follow each other if their numbers do.
         last_obs: Observation after the last step, `[N, ...]`.
-        final_obs: Observations that truncated episodes ended on, `[K, ...]`, if the env's next
+        final_obs: Observations that truncated episodes ended on, `[M, ...]`, if the env's next
             observation already belongs to the next episode (SAME_STEP).
-        final_index: (row, step) of each of them, `[K, 2]` int.
+        final_index: (row, step) of each of them, `[M, 2]` int.
     """
 
     obs: np.ndarray

@@ -62,9 +62,11 @@ def restore_process_states(
     reasons = [reason for reason, _ in restarted if reason]
     if reasons:
         logger.warning("%d of %d env runners %s", len(reasons), len(restarted), reasons[0])
-    files = [folder / _learner(k) for k in range(len(learners))]
-    learner_states = [plain_data.load(file) if file.exists() else None for file in files]
-    learners.call("set_exact_state", [(state,) for state in learner_states])
+    saved = [plain_data.load(file) for file in sorted(folder.glob("learner_*.npz"))]
+    # Recurrent states of all rows, whichever learner trains on them now.
+    vf_states = [state["vf_states"] for state in saved]
+    calls = [(saved[k] if k < len(saved) else None, vf_states) for k in range(len(learners))]
+    learners.call("set_exact_state", calls)
     rng_state.set_state(plain_data.load(folder / _DRIVER))
 
 

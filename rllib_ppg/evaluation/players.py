@@ -139,12 +139,13 @@ class BatchedPlayer(Player):
         self._obs, _ = self._env.reset(seed=config.seed)
         self._resetting = np.zeros(self.num_envs, bool)
         self._first = np.ones(self.num_envs, bool)
-        self._states = np.tile(self._policy.initial_state, (self.num_envs, 1))
+        self._initial_state = self._policy.initial_state
+        self._states = np.tile(self._initial_state, (self.num_envs, 1))
 
     @override(Player)
     def step(self) -> Step:
         self._trained.check_masks(self._obs[~self._resetting])
-        self._states[self._first] = self._policy.initial_state
+        self._states[self._first] = self._initial_state
         actions, _, self._states = self._policy.act(self._obs, self._states, self._explore)
         to_env = self._policy.for_env(actions)
         self._obs, rewards, terminated, truncated, _ = self._env.step(to_env)

@@ -29,9 +29,6 @@ class Policy:
         normalize_actions: Whether the policy acts in [-1, 1], and Box actions are scaled to the
             env's bounds.
         clip_actions: Whether Box actions that are not scaled are clipped to these bounds.
-
-    Attributes:
-        initial_state: Its state at the start of an episode, `[D]` float32; D is 0 without a memory.
     """
 
     def __init__(
@@ -44,12 +41,17 @@ class Policy:
     ):
         self.module = module
         self.rng = rng
-        layout = state_layouts(module).get(STATE_IN)
-        self._layout = layout
-        self.initial_state = np.empty(0, np.float32) if layout is None else layout.initial
+        self._layout = state_layouts(module).get(STATE_IN)
         self.actions = Actions(module.action_space)
         self._device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._for_env = {"normalized": normalize_actions, "clip": clip_actions}
+
+    @property
+    def initial_state(self) -> np.ndarray:
+        """Its state at the start of an episode, `[D]` float32; D is 0 without a memory."""
+        if self._layout is None:
+            return np.empty(0, np.float32)
+        return state_layouts(self.module)[STATE_IN].initial
 
     @torch.no_grad()
     def act(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rllib_ppg.aux_losses.aux_loss import AuxLoss
 from rllib_ppg.aux_losses.setting import VALUE
 from rllib_ppg.learning.augmented_pass import augmented_pass
+from rllib_ppg.learning.recurrence import TRANSITIONS
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 
@@ -36,6 +37,8 @@ def aux_terms(module: TrainedModule, batch: Batch, out: Batch) -> Terms:
         ValueError: A loss returns something else than a term with a gradient for each state.
     """
     inputs: dict[str, Any] = {**batch, **out}
+    if TRANSITIONS in batch:
+        inputs["obs"] = batch["obs"][batch[TRANSITIONS]]
     if Columns.EMBEDDINGS in out:
         inputs["features"] = out[Columns.EMBEDDINGS]
     if "other_obs" in batch and (module.needs_next_state or module.needs_false_transitions):

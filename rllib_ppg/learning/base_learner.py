@@ -233,13 +233,20 @@ class BaseLearner(TorchLearner):
         carried = {m: t.vf_states.get_state() for m, t in self.trained.items() if t.vf_states}
         return {"random_numbers": rng_state.get_state(), "vf_states": carried}
 
-    def set_exact_state(self, state: dict[str, Any] | None) -> None:
-        """Restores what `get_exact_state` returned; None if there was no such learner."""
+    def set_exact_state(
+        self, state: dict[str, Any] | None, vf_states: Sequence[dict[str, Any]]
+    ) -> None:
+        """Restores what `get_exact_state` returned.
+
+        Args:
+            state: That of this learner; None if there was no such learner.
+            vf_states: `vf_states` of all learners: its rows may have been another one's.
+        """
         if state is not None:
             rng_state.set_state(state["random_numbers"])
         for module_id, trained in self.trained.items():
             if trained.vf_states is not None:
-                trained.vf_states.set_state((state or {}).get("vf_states", {}).get(module_id, {}))
+                trained.vf_states.set_states([x.get(module_id, {}) for x in vf_states])
 
     def get_recovery_state(self, whole: bool) -> tuple[str, dict[str, Any]]:
         """This learner's node id and, as an object of its own, a state for `set_recovery_state`.
@@ -255,7 +262,7 @@ class BaseLearner(TorchLearner):
     def set_recovery_state(self, first: dict[str, Any], own: dict[str, Any]) -> None:
         """Restores the recovery state of the first learner and of this one."""
         self.set_state(first["learner"])
-        self.set_exact_state(own["exact"])
+        self.set_exact_state(own["exact"], [own["exact"]["vf_states"]])
 
     # -- Objects on this node ------------------------------------------------------------------
 

@@ -114,22 +114,22 @@ class StateDataset:
         return map(self._batch, indices)
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
-        return self._gathered(index)
-
-    def _gathered(self, index: np.ndarray, frames: np.ndarray | None = None) -> dict[str, Tensor]:
-        """The batch of states; with `frames`, the observations are of these states instead."""
-        where = self._where(index)
-        batch = {name: _pick(column, where) for name, column in self._columns.items()}
-        if frames is None:
-            batch["obs"] = self._obs_at(index, where)
-        else:
-            where = self._where(frames)
-            batch["obs"] = self._obs_at(frames, where)
-            if "random" in batch:  # which belongs to the observations
-                batch["random"] = _pick(self._columns["random"], where)
+        batch = self._columns_at(index) | self._observations_at(index)
         if self.others:
             batch |= self._other_states(index, batch["obs"])
         return batch
+
+    def _columns_at(self, index: np.ndarray) -> dict[str, Tensor]:
+        where = self._where(index)
+        return {name: _pick(column, where) for name, column in self._columns.items()}
+
+    def _observations_at(self, index: np.ndarray) -> dict[str, Tensor]:
+        """Observations, and the random numbers that they are augmented with."""
+        where = self._where(index)
+        found = {"obs": self._obs_at(index, where)}
+        if "random" in self._columns:
+            found["random"] = _pick(self._columns["random"], where)
+        return found
 
     def _other_states(self, index: np.ndarray, obs: Tensor) -> dict[str, Tensor]:
         others = {name: other[index] for name, other in self.others.items()}
@@ -182,7 +182,8 @@ class StateDataset:
         for batch, arrived in prefetch(load, indices):
             current.wait_event(arrived)
             for tensor in batch.values():
-                tensor.record_stream(current)
+                if tensor.is_cuda:
+                    tensor.record_stream(current)
             yield batch
 
 

@@ -5,7 +5,7 @@ Shapes: n rows, D numbers of a state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,9 @@ class CarriedStates:
             "states": np.stack([state for _, state in self._next.values()]),
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `get_state` returned."""
+    def set_states(self, states: Iterable[Mapping[str, Any]]) -> None:
+        """Restores what `get_state` returned, of several at once."""
         self._next = {}
-        if state:
-            for (runner, env, number), x in zip(
-                state["stream"].tolist(), state["states"], strict=True
-            ):
-                self._next[runner, env] = (number, x)
+        for state in filter(None, states):
+            rows = zip(state["stream"].tolist(), state["states"], strict=True)
+            self._next |= {(runner, env): (number, x) for (runner, env, number), x in rows}

@@ -5,7 +5,7 @@ Shapes: F frames, which make up C sequences; D numbers of a state; B states that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from rllib_ppg.networks.recurrent_encoder import SEQUENCES
 from rllib_ppg.networks.recurrent_state import (
     STATE_AFTER,
-    STATE_OUT,
     VF_STATE_IN,
     StateLayout,
     state_layouts,
@@ -47,26 +46,36 @@ class Recurrence:
     """
 
     def __init__(self, module: Any, frames_at_once: int, device: torch.device):
-        self.layouts: dict[str, StateLayout] = state_layouts(module)
-        self.initial = {
-            name: torch.from_numpy(layout.initial).to(device)
-            for name, layout in self.layouts.items()
-        }
+        self.layouts: dict[str, StateLayout] = {}
+        self.initial: dict[str, Tensor] = {}
+        self._module = module
         self._is_own = isinstance(module, PPGTorchRLModule)
         self._frames_at_once = frames_at_once
         self._device = device
+        self.begin_phase()
+
+    def begin_phase(self) -> None:
+        """Reads the initial states, which the weights may decide."""
+        self.layouts = state_layouts(self._module)
+        self.initial = {
+            name: torch.from_numpy(layout.initial).to(self._device)
+            for name, layout in self.layouts.items()
+        }
 
     @property
     def has_vf_state(self) -> bool:
         """Whether the value network has a state of its own."""
         return VF_STATE_IN in self.layouts
 
-    def forward(self, forward_train: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Calls `forward_train` with what it takes, and returns what it returns.
+    def forward(
+        self, forward_train: Any, batch: Mapping[str, Tensor], outputs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Calls `forward_train` with what it takes.
 
         Args:
-            forward_train: The module's method, with the outputs that it is to compute.
+            forward_train: The module's method.
             batch: Columns of a micro-batch.
+            outputs: Names of the outputs that it is to compute.
 
         Returns:
             The outputs of the transitions, `[B, ...]`, and the states after each sequence,
@@ -78,19 +87,20 @@ class Recurrence:
         if self._is_own:
             out = forward_train({Columns.OBS: batch["obs"], SEQUENCES: sequences, **states})
         else:
-            padded = {Columns.OBS: sequences.pad(batch["obs"]), Columns.SEQ_LENS: batch[LENGTHS]}
+            seq_lens = batch[LENGTHS].to(self._device)
+            padded = {Columns.OBS: sequences.pad(batch["obs"]), Columns.SEQ_LENS: seq_lens}
             out = forward_train({**padded, **states})
-            out = {k: x if k == STATE_OUT else sequences.unpad(x) for k, x in out.items()}
         found: dict[str, Tensor] = {}
+        for name in outputs:
+            if name in out:
+                frames = out[name] if self._is_own else sequences.unpad(out[name])
+                found[name] = frames[batch[TRANSITIONS]] if TRANSITIONS in batch else frames
         for name, layout in self.layouts.items():
-            after = STATE_AFTER[name]
-            if after in out:
-                found[after] = layout.flatten(out.pop(after))
-        if TRANSITIONS in batch:
-            out = {name: x[batch[TRANSITIONS]] for name, x in out.items()}
-        return {**out, **found}
+            if (after := STATE_AFTER[name]) in out:
+                found[after] = layout.flatten(out[after])
+        return found
 
     def placeholder(self) -> dict[str, Tensor]:
-        """The columns of a batch of one frame."""
+        """The columns that say which sequences there are, for a batch of one frame."""
         states = {name: x[None] for name, x in self.initial.items()}
         return {LENGTHS: torch.ones(1, dtype=torch.int64), **states}

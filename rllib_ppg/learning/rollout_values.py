@@ -56,14 +56,13 @@ def rollout_values(module: TrainedModule, rollout: Rollout) -> RolloutValues:
             rollout.stream, rollout.begins, initial, np.tile(initial, (len(rollout), 1))
         )
     states = {name: torch.from_numpy(x).to(module.device) for name, x in of_rows.items()}
-    first = rollout.first()
-    found = walk(module, rollout.obs, first, states, V, after=rollout.final_index)
+    found = walk(module, rollout.obs, rollout.first(), states, V, after=rollout.final_index)
     # The policy's are those that it acted with.
     starts = found.starts | {STATE_IN: torch.from_numpy(rollout.state_in).to(module.device)}
     if module.vf_states is not None:
         module.vf_states.keep(rollout.stream, found.ends[VF_STATE_IN].cpu().numpy())
     return RolloutValues(
-        found.outputs[V].cpu().numpy() if len(rollout) else np.empty(first.shape, np.float32),
+        found.outputs[V].cpu().numpy(),
         one_step(module, rollout.last_obs, found.ends, V),
         one_step(module, rollout.final_obs, found.after, V),
         starts,

@@ -21,7 +21,10 @@ from rllib_ppg.learning.recurrence import LENGTHS, TRANSITIONS, Recurrence
 
 
 def cut(
-    begins: np.ndarray, segment_starts: np.ndarray, states: Mapping[str, Tensor], of: Recurrence
+    begins: np.ndarray,
+    segment_starts: np.ndarray,
+    states: Mapping[str, Tensor],
+    recurrence: Recurrence,
 ) -> dict[str, Tensor]:
     """The columns of a batch that say which sequences its frames make up.
 
@@ -29,14 +32,14 @@ def cut(
         begins: Whether each frame is the first of an episode, `[F]` bool.
         segment_starts: Which frames segments start with, ascending.
         states: The states at these starts, `[len(segment_starts), D]`, by column.
-        of: The recurrent module.
+        recurrence: That of the module.
     """
     begins = begins.copy()
     begins[segment_starts] = True
     starts = np.flatnonzero(begins)
     from_state = torch.from_numpy(np.isin(starts, segment_starts, assume_unique=True))
     columns = {LENGTHS: torch.from_numpy(np.diff(starts, append=len(begins)))}
-    for name, initial in of.initial.items():
+    for name, initial in recurrence.initial.items():
         column = initial.repeat(len(starts), 1)
         column[from_state.to(column.device)] = states[name]
         columns[name] = column
@@ -51,7 +54,7 @@ class SegmentDataset(StateDataset):
         states: The states at the start of each segment, `[S / T * K, D]`, by column.
         T: Steps of a row.
         L: Steps of a segment.
-        of: The recurrent module.
+        recurrence: That of the module.
         **kwargs: Those of `StateDataset`.
     """
 
@@ -61,12 +64,12 @@ class SegmentDataset(StateDataset):
         states: Mapping[str, Tensor],
         T: int,
         L: int,
-        of: Recurrence,
+        recurrence: Recurrence,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._begins, self._states = begins, states
-        self._T, self._L, self._of = T, L, of
+        self._T, self._L, self._recurrence = T, L, recurrence
 
     def _batch(self, index: np.ndarray) -> dict[str, Tensor]:
         T, L, K = self._T, self._L, segments_per_row(self._T, self._L)
@@ -76,8 +79,12 @@ class SegmentDataset(StateDataset):
         frames = states_of_segments(starts, T, L)
         where = self._to_device(segments)
         states = {name: x.index_select(0, where) for name, x in self._states.items()}
-        batch = self._gathered(index, frames)
-        batch |= cut(self._begins[frames], np.searchsorted(frames, starts), states, self._of)
+        batch = self._columns_at(index) | self._observations_at(frames)
+        batch |= cut(
+            self._begins[frames], np.searchsorted(frames, starts), states, self._recurrence
+        )
+        if self.others:
+            batch |= self._other_states(index, batch["obs"])
         if len(index) < len(frames):
             batch[TRANSITIONS] = self._to_device(np.searchsorted(frames, index))
         return batch

@@ -272,6 +272,8 @@ class TrainedModule:
         """Sets the precision of the phase's forward passes, and training mode."""
         self._precision = precision
         self.module.train()
+        if self.recurrence is not None:
+            self.recurrence.begin_phase()
 
     def forward(
         self, batch: Batch, *outputs: str, aux_phase: bool = False, module: Any = None
@@ -293,7 +295,7 @@ class TrainedModule:
             if self.recurrence is None:
                 out = forward({Columns.OBS: batch["obs"]})
             else:
-                out = self.recurrence.forward(forward, batch)
+                out = self.recurrence.forward(forward, batch, outputs)
         return {name: x.float() for name, x in out.items()} if bfloat16 else out
 
     @torch.no_grad()

@@ -5,11 +5,12 @@ Shapes: n rows of T steps, in K segments of L; D numbers of a state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_ppg.data.minibatches import segments_per_row
@@ -21,7 +22,7 @@ from rllib_ppg.learning.trained_module import Batch, TrainedModule
 from rllib_ppg.networks.recurrent_state import STATE_AFTER
 
 # Rows are walked side by side, as many as have about so many frames in a segment.
-_FRAMES = 2**14
+_FRAMES = 2**13
 
 
 class Walk(NamedTuple):
@@ -31,7 +32,7 @@ class Walk(NamedTuple):
         outputs: The module's outputs by name, `[n, T, ...]`.
         starts: States at each segment's start, `[n, K, D]`, by column.
         ends: States after the last step, `[n, D]`.
-        after: States after the steps that were asked for.
+        after: States after the steps that were asked for, `[k, D]`.
     """
 
     outputs: dict[str, Tensor]
@@ -40,6 +41,7 @@ class Walk(NamedTuple):
     after: dict[str, Tensor]
 
 
+@torch.no_grad()
 def walk(
     module: TrainedModule,
     obs: np.ndarray,
@@ -57,72 +59,65 @@ def walk(
         obs: Observations `[n, T, ...]`.
         begins: Whether each step is the first of an episode, `[n, T]` bool.
         states: The states that the rows start from, `[n, D]`, by column.
-        *outputs: Names of the outputs to compute.
+        *outputs: Which to compute: inputs of the action distribution, values or both.
         after: (row, step) of steps with which episodes end, `[k, 2]`.
     """
+    assert module.recurrence is not None
+    (n, T), L = begins.shape, module.config.steps_per_segment
     after = np.empty((0, 2), np.int64) if after is None else after
-    size = max(1, _FRAMES // module.config.steps_per_segment)
-    walks = []
-    for a in range(0, max(len(obs), 1), size):
-        rows = slice(a, a + size)
-        mine = (a <= after[:, 0]) & (after[:, 0] < a + size)
-        walks.append(
-            _walk(
-                module,
-                obs[rows],
-                begins[rows],
-                {name: x[rows] for name, x in states.items()},
-                outputs,
-                after[mine] - np.array([a, 0]),
-            )
-        )
-    # Back in the order that they were asked for.
-    order = np.argsort(after[:, 0] // size, kind="stable").argsort(kind="stable")
-    found, starts, ends, asked = map(_concatenated, zip(*walks, strict=True))
-    return Walk(found, starts, ends, {name: x[order] for name, x in asked.items()})
+    of_one = {
+        Columns.ACTION_DIST_INPUTS: module.placeholder["pi_old"],
+        Columns.VF_PREDS: module.placeholder["V"],
+    }
+    found = Walk(
+        {name: of_one[name].new_empty((n, T, *of_one[name].shape[1:])) for name in outputs},
+        {name: x.new_empty((n, segments_per_row(T, L), x.shape[1])) for name, x in states.items()},
+        {name: x.clone() for name, x in states.items()},
+        {name: x.new_empty((len(after), x.shape[1])) for name, x in states.items()},
+    )
+    size = max(1, _FRAMES // L)
+    for a in range(0, n, size):
+        rows = slice(a, min(a + size, n))
+        for k, t in enumerate(range(0, T, L)):
+            _walk_segment(module, obs, begins, rows, slice(t, min(t + L, T)), k, after, found)
+    return found
 
 
-@torch.no_grad()
-def _walk(
+def _walk_segment(
     module: TrainedModule,
     obs: np.ndarray,
     begins: np.ndarray,
-    states: dict[str, Tensor],
-    outputs: Sequence[str],
+    rows: slice,
+    steps: slice,
+    k: int,
     after: np.ndarray,
-) -> Walk:
-    (n, T), L, of = begins.shape, module.config.steps_per_segment, module.recurrence
-    assert of is not None
-    out: dict[str, list[Tensor]] = {name: [] for name in outputs}
-    starts: dict[str, list[Tensor]] = {name: [] for name in states}
-    asked = {name: x.new_empty((len(after), x.shape[1])) for name, x in states.items()}
-    for k in range(segments_per_row(T, L) if n else 0):
-        segment = slice(k * L, min((k + 1) * L, T))
-        length = segment.stop - segment.start
-        new = torch.from_numpy(begins[:, segment.start, None]).to(module.device)
-        states = {name: torch.where(new, of.initial[name], x) for name, x in states.items()}
-        for name, x in states.items():
-            starts[name].append(x)
-        batch = cut(begins[:, segment].ravel(), np.arange(n) * length, states, of)
-        frames = as_tensor(as_states(np.ascontiguousarray(obs[:, segment])))
-        batch["obs"] = frames.to(module.device)
-        found = module.forward(batch, *outputs)
-        for name in outputs:
-            out[name].append(found[name].unflatten(0, (n, length)))
-        # The sequence of each frame; the last one of a row is that of its last frame.
-        sequence = np.repeat(np.arange(len(batch[LENGTHS])), batch[LENGTHS]).reshape(n, length)
-        here = (segment.start <= after[:, 1]) & (after[:, 1] < segment.stop)
-        at = sequence[after[here, 0], after[here, 1] - segment.start]
-        for name in states:
-            if (of_sequences := found.get(STATE_AFTER[name])) is not None:
-                asked[name][torch.from_numpy(here)] = of_sequences[at]
-                states = {**states, name: of_sequences[sequence[:, -1]]}
-    return Walk(
-        {name: torch.cat(parts, 1) for name, parts in out.items() if parts},
-        {name: torch.stack(parts, 1) for name, parts in starts.items() if parts},
-        states,
-        asked,
-    )
+    found: Walk,
+) -> None:
+    """Walks along segment `k` of some rows, from the states in `found.ends`, and fills `found`."""
+    assert module.recurrence is not None
+    first = begins[rows, steps]
+    shape = first.shape
+    new = torch.from_numpy(first[:, :1]).to(module.device)
+    for name, initial in module.recurrence.initial.items():
+        start = torch.where(new, initial, found.ends[name][rows])
+        found.starts[name][rows, k] = found.ends[name][rows] = start
+    starts = {name: x[rows, k] for name, x in found.starts.items()}
+    batch = cut(first.ravel(), np.arange(shape[0]) * shape[1], starts, module.recurrence)
+    frames = as_tensor(as_states(np.ascontiguousarray(obs[rows, steps])))
+    batch["obs"] = frames.to(module.device)
+    out = module.forward(batch, *found.outputs)
+    for name, x in found.outputs.items():
+        x[rows, steps] = out[name].unflatten(0, shape)
+    # A row ends with the sequence of its last frame, and so does an episode.
+    sequence_of = np.repeat(np.arange(len(batch[LENGTHS])), batch[LENGTHS]).reshape(shape)
+    row, step = (after - [rows.start, steps.start]).T
+    here = (row >= 0) & (row < shape[0]) & (step >= 0) & (step < shape[1])
+    for name in starts:
+        if STATE_AFTER[name] in out:
+            states_after = out[STATE_AFTER[name]]
+            found.ends[name][rows] = states_after[sequence_of[:, -1]]
+            of_steps = states_after[sequence_of[row[here], step[here]]]
+            found.after[name][np.flatnonzero(here)] = of_steps
 
 
 @torch.no_grad()
@@ -135,7 +130,3 @@ def one_step(
     batch: Batch = {"obs": as_tensor(obs).to(module.device), **states}
     batch[LENGTHS] = torch.ones(len(obs), dtype=torch.int64)
     return module.forward(batch, output)[output].cpu().numpy()
-
-
-def _concatenated(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -196,6 +196,11 @@ class PPGTorchRLModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
                 )
 
         self.pi_encoder = self.catalog.build_encoder("torch")
+        if self._recurrent and not self.pi_encoder.get_initial_state():
+            raise ValueError(
+                f"use_lstm is set, and {type(self.catalog).__name__}.build_encoder() builds an "
+                "encoder without a memory: override _get_encoder_config() instead, which gets one"
+            )
         self.pi = self.catalog.build_pi_head("torch")
         if self.arch == "dual":
             self.vf_encoder = self.catalog.build_encoder("torch")

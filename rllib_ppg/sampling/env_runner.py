@@ -210,6 +210,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
 
     def _reseed_after_restart(self, env_steps: int) -> None:
         self._restart_seed = (env_steps, 0)
+        self._num_rollouts = env_steps  # more than before, so that no number comes again
         self._policy.rng = np.random.default_rng(self._seed_sequence())
 
     @override(SingleAgentEnvRunner)
@@ -260,7 +261,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         self.module.eval()
         N, obs, packed = self.num_envs, self._obs, self._policy.actions
         L = self.config.steps_per_segment
-        first, resetting = self._first, self._resetting
+        first, resetting, initial = self._first, self._resetting, self._policy.initial_state
         space = self.env.single_observation_space
         rollout = Rollout(
             obs=np.empty((N, T, *space.shape), space.dtype) if buffer is None else buffer,
@@ -270,7 +271,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             terminated=np.empty((N, T), bool),
             truncated=np.empty((N, T), bool),
             valid=np.empty((N, T), bool),
-            state_in=np.empty((N, segments_per_row(T, L), self._state.shape[1]), np.float32),
+            state_in=np.zeros((N, segments_per_row(T, L), self._state.shape[1]), np.float32),
             begins=self._first,
             stream=self._stream(),
             last_obs=obs,
@@ -288,7 +289,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
             elif random_actions:
                 actions = to_env = self.env.action_space.sample()
             else:
-                self._state[first] = self._policy.initial_state
+                self._state[first] = initial
                 if t % L == 0:
                     rollout.state_in[:, t // L] = self._state
                 actions, logp, self._state = self._policy.act(obs, self._state, explore)
