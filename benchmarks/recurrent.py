@@ -3,8 +3,7 @@
     python -m benchmarks.recurrent
 
 The bare loop has the same networks, data and minibatches, cut into sequences where episodes begin,
-and nothing around them: no Ray, no checks, no metrics. For images it keeps what the encoder
-computes for a whole minibatch; the learner keeps the frames and computes each part's layers again.
+and nothing around them: no Ray, no checks, no metrics.
 A figure is the bare loop's time over the learner's, the median of rounds in turn.
 """
 

@@ -165,7 +165,7 @@ def segment_states(r, L):
 
 def learner_of(cell, L, **kwargs):
     return make_learner(
-        SGDLearner, double=True, micro_batch_size=7, model_config=cell,
+        SGDLearner, double=True, micro_batch_size=2, model_config=cell,
         segment_length=None if L == T else L, **kwargs,
     )  # fmt: skip
 
