@@ -348,10 +348,11 @@ class PPGConfig(AlgorithmConfig):
             return 0
         columns = replay_column_bytes(build_aux_losses(self.aux_losses), action_space)
         row = self.row_bytes(observation_space) + self.rollout_fragment_length * columns
-        return self.rows * self.n_pi * (row + self._state_bytes())
+        return self.rows * self.n_pi * (row + self.state_bytes)
 
-    def _state_bytes(self) -> int:
-        """Bytes of the recurrent states of a row, of PPG's own networks."""
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of an env's recurrent states in all of PPG's own networks; 0 without a memory."""
         model = given_model_config(self)
         if not model.get("use_lstm"):
             return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.settings import as_data
-from rllib_ppg_cli import precision_hint
+from rllib_ppg_cli import observation_lines, precision_hint
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
@@ -78,8 +78,13 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
         observation_space, action_space = probe_spaces(merged)
         replay = merged.replay_bytes(observation_space, action_space)
         lines = _phases(merged, experiment.stop, replay, store)
-        precision = precision_hint.hint(merged, observation_space)
-        lines += [("precision", precision)] if precision else []
+        more = {
+            "an observation": observation_lines.parts(observation_space),
+            "memory": observation_lines.memory(merged),
+            "settings": observation_lines.hint(merged, observation_space),
+            "precision": precision_hint.hint(merged, observation_space),
+        }
+        lines += [(name, text) for name, text in more.items() if text]
     try:
         needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:

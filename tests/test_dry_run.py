@@ -3,11 +3,15 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
+from ray.tune.registry import register_env
 
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg_cli import dry_run
 from tests.support.command import run
+from tests.support.envs import AnySpaces
 
 
 def shown(capsys, **changes):
@@ -56,6 +60,36 @@ def test_a_run_with_few_phases_is_told_of_the_rule(cluster, capsys, iterations, 
     assert ("shorter phases" in text) == bool(advice)
     if advice:
         assert line(text, "shorter phases").startswith(f"n_pi={advice} or so")
+
+
+def test_parts_and_memories_have_sizes(cluster, capsys):
+    space = Dict({"camera": Box(0, 255, (8, 9, 3), np.uint8), "speed": Box(-1, 1, (2,))})
+    register_env("with-a-camera", lambda _: AnySpaces({"observation_space": space}))
+    model = {"use_lstm": True, "lstm_cell_size": 16, "max_seq_len": 32}
+    config = {"env": "with-a-camera", "env_config": {}, "model_config": model}
+    _, text = shown(capsys, config=config)
+    assert line(text, "an observation") == "camera 216 B, vector 8 B"
+    # An LSTM has two arrays of 16 floats, and there are two networks.
+    assert line(text, "memory").startswith("256 B of recurrent states")
+    assert line(text, "memory").endswith("through 32 steps")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "advice"),
+    [
+        ("cartpole", {"e_pi": 1, "segment_length": None}, "suit images"),
+        ("cartpole", {}, None),
+        ("stateless_cartpole", {"e_pi": 1, "segment_length": None}, None),
+        ("procgen_small", {}, None),
+        ("procgen_small", {"e_pi": 10, "segment_length": 1}, "suit vectors"),
+    ],
+)
+def test_settings_for_other_observations_are_pointed_at(cluster, capsys, name, settings, advice):
+    dry_run.show(Experiment.from_file(name).override(config=settings))
+    text = capsys.readouterr().out
+    assert ("  settings  " in text) == bool(advice)
+    if advice:
+        assert advice in line(text, "settings")
 
 
 def test_what_does_not_fit_is_an_error(rllib_here):

@@ -144,6 +144,11 @@ class Packing:
         """The names of the parts, as `unpack` returns them."""
         return [*self._parts()]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each part."""
+        return {name: part.stop - part.start for name, part in self._parts().items()}
+
     def _parts(self) -> dict[str, Part]:
         others = {VECTOR: self.vector, MASK: self.mask}
         return {**self.images, **{name: part for name, part in others.items() if part is not None}}

@@ -24,8 +24,8 @@ from rllib_ppg.networks.sequences import Sequences
 
 SEQUENCES = "sequences"  # in a batch: how its frames make up sequences
 
-# Up to so many parts of a minibatch keep their layers for the backward pass on a CPU, where they are
-# 32 frames of 64 x 64: 0.6 GB with the paper's network. Parts on a GPU are 2.5 GB.
+# On a CPU, up to so many parts of a minibatch keep their layers for the backward pass. A part is 32
+# frames of 64 x 64; with the paper's network, all take 0.6 GB. A part on a GPU takes 2.5 GB.
 _KEPT_PARTS = 8
 
 # The cells by name: torch's layer, and the names of its states.
