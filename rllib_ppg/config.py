@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.typing import ModuleID
 from ray.util import log_once
 
 from rllib_ppg.aux_losses.setting import build_aux_losses, replay_column_bytes
@@ -23,17 +25,28 @@ from rllib_ppg.config_checks import (
     check_settings,
     given_max_seq_len,
     given_model_config,
+    needs_episodes,
 )
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.recurrent_encoder import CELLS
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from rllib_ppg.sampling.connectors import act_as_in_training, observe_as_in_training
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
-from rllib_ppg.sampling.evaluation_connectors import act_as_in_training, observe_as_in_training
-from rllib_ppg.sampling.evaluation_env_runner import EvaluationEnvRunner
+from rllib_ppg.sampling.episodes_env_runner import (
+    KeepModuleInputs,
+    MultiAgentEpisodesEnvRunner,
+    SingleAgentEpisodesEnvRunner,
+    StoreModuleInputs,
+)
+from rllib_ppg.sampling.evaluation_env_runner import (
+    EvaluationEnvRunner,
+    MultiAgentEvaluationEnvRunner,
+)
 from rllib_ppg.setting_values import is_whole
 
+EPISODES_ENV_RUNNERS = (SingleAgentEpisodesEnvRunner, MultiAgentEpisodesEnvRunner)
 # An evaluation that counts episodes takes at least so many from each env.
 _EPISODES_PER_ENV = 10
 
@@ -312,6 +325,18 @@ class PPGConfig(AlgorithmConfig):
         return super().env_runners(**kwargs)
 
     @property
+    def env_runner_reason(self) -> str | None:
+        """Why RLlib's own env runners sample; None if `BatchedEnvRunner` does."""
+        return needs_episodes(self)
+
+    def trains(self, module_id: ModuleID) -> bool:
+        """Whether a module is among `policies_to_train`; all are by default."""
+        chosen = self.policies_to_train
+        if callable(chosen):
+            return bool(chosen(module_id, None))
+        return chosen is None or module_id in chosen
+
+    @property
     def has_aux_phase(self) -> bool:
         """Whether there are auxiliary phases; without them PPG is PPO."""
         return self.n_pi > 0 and self.e_aux > 0
@@ -384,6 +409,16 @@ class PPGConfig(AlgorithmConfig):
         return RLModuleSpec(module_class=PPGTorchRLModule)
 
     @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(self, **kwargs: Any) -> MultiRLModuleSpec:
+        spec = super().get_multi_rl_module_spec(**kwargs)
+        for module_id, overrides in self.algorithm_config_overrides_per_module.items():
+            own = {key: overrides[key] for key in MODEL_SETTINGS if key in overrides}
+            if own and module_id in spec.rl_module_specs:
+                of_module = spec.rl_module_specs[module_id]
+                of_module.model_config = {**(of_module.model_config or {}), **own}
+        return spec
+
+    @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type:
         return PPGTorchLearner
 
@@ -414,6 +449,9 @@ class PPGConfig(AlgorithmConfig):
         config = super().get_evaluation_config_object()
         if config is None or config.env_runner_cls is not self.env_runner_cls:
             return config
+        if self.is_multi_agent:
+            config.env_runner_cls = MultiAgentEvaluationEnvRunner
+            return config
         config._limit_evaluation_envs(self.evaluation_config)
         if is_vector_env_class(config.env):
             # RLlib's env runner loses a step of each episode if these reset in SAME_STEP mode.
@@ -439,18 +477,29 @@ class PPGConfig(AlgorithmConfig):
             most = max(1, count // (_EPISODES_PER_ENV * max(1, runners)))
             self.num_envs_per_env_runner = min(self.num_envs_per_env_runner, most)
 
+    @property
+    def _records_module_inputs(self) -> bool:
+        """Whether env runners keep in their episodes what modules got, to train on it."""
+        return self.env_runner_cls in EPISODES_ENV_RUNNERS
+
     @override(AlgorithmConfig)
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
         pipeline = super().build_env_to_module_connector(*args, **kwargs)
         if self.add_default_connectors_to_env_to_module_pipeline:
-            observe_as_in_training(pipeline)
+            observe_as_in_training(pipeline, self.is_multi_agent)
+        if self._records_module_inputs:
+            pipeline.append(KeepModuleInputs())
         return pipeline
 
     @override(AlgorithmConfig)
     def build_module_to_env_connector(self, *args: Any, **kwargs: Any) -> Any:
         pipeline = super().build_module_to_env_connector(*args, **kwargs)
         if self.add_default_connectors_to_module_to_env_pipeline:
-            act_as_in_training(pipeline, self.normalize_actions, self.clip_actions)
+            act_as_in_training(
+                pipeline, self.normalize_actions, self.clip_actions, self.is_multi_agent
+            )
+        if self._records_module_inputs:
+            pipeline.prepend(StoreModuleInputs())
         return pipeline
 
     @override(AlgorithmConfig)
@@ -460,8 +509,12 @@ class PPGConfig(AlgorithmConfig):
         Raises:
             ValueError: A setting is wrong; the error says in one sentence what would be right.
         """
-        if self.env_runner_cls is None:
+        if self.env_runner_cls in (None, BatchedEnvRunner, *EPISODES_ENV_RUNNERS):
             self.env_runner_cls = BatchedEnvRunner
+            if self.env_runner_reason is not None:
+                self.env_runner_cls = EPISODES_ENV_RUNNERS[self.is_multi_agent]
+                if vectorize_mode(self) == NATIVE:
+                    self.gym_env_vectorize_mode = "sync"  # RLlib's does not fall back to it
         if not self._validate_config or self.in_evaluation:
             super().validate()
             return

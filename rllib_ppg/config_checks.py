@@ -11,6 +11,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
@@ -20,9 +21,14 @@ from rllib_ppg.augmentation import augmentation_of
 from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
 from rllib_ppg.data.minibatches import segments_per_row
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.module_spaces import module_spaces
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import check_action_space, is_image
-from rllib_ppg.envs.vector_env import check_env_id, probe_spaces, vectorize_mode
+from rllib_ppg.envs.vector_env import (
+    check_env_id,
+    is_vector_env_class,
+    vectorize_mode,
+)
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.learning.precision import AUTO
 from rllib_ppg.learning.trained_module import PRECISIONS
@@ -37,6 +43,7 @@ from rllib_ppg.networks.rl_module import (
 from rllib_ppg.ray_private import given_setting
 from rllib_ppg.resources.node_roles import ROLE_OF
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+from rllib_ppg.sampling.episodes_env_runner import RolloutsOfEpisodes
 from rllib_ppg.setting_values import format_value, is_number, is_whole
 
 if TYPE_CHECKING:
@@ -189,10 +196,6 @@ _UNSUPPORTED = {
     "use_env_runner_state_server": (False, "the env runner state server"),
     "input_": ("sampler", "offline data"),
     "compress_observations": (False, "compress_observations"),
-    "algorithm_config_overrides_per_module": (
-        {},
-        "algorithm_config_overrides_per_module: there is only one module",
-    ),
     "log_gradients": (False, "log_gradients"),
     "optimizer": ({}, "settings of RLlib's optimizers: it trains with Adam, at `lr` and `aux_lr`"),
     "model": (MODEL_DEFAULTS, "the old API stack's `model`: set .rl_module(model_config=...)"),
@@ -201,6 +204,11 @@ _UNSUPPORTED = {
         "torch_skip_nan_gradients: a NaN gradient ends the phase and leaves the weights unchanged",
     ),
 }
+# Settings that a module may have for itself.
+PER_MODULE = (
+    "lr", "aux_lr", "e_pi", "e_v", "e_aux", "entropy_coeff", "clip_param", "beta_clone", "arch",
+    "aux_losses", "target_kl", "vf_true_weight",
+)  # fmt: skip
 _EPISODE_CALLBACKS = (
     "on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end",
 )  # fmt: skip
@@ -231,7 +239,9 @@ def check_settings(config: PPGConfig) -> None:
         ValueError: A setting is not valid, is not supported, or contradicts another one.
     """
     _check_what_ppg_replaces(config)
-    check_needs_no_episodes(config)
+    if is_vector_env_class(config.env):
+        check_needs_no_episodes(config)
+    check_overrides(config)
     for setting, rule in _RULES.items():
         rule.check(setting, getattr(config, setting))
     # With a KL penalty nothing is clipped, and OpenAI's command line sets clip_param=0.
@@ -266,16 +276,28 @@ def check_env(config: PPGConfig) -> None:
     Raises:
         ValueError: There is no such env, or PPG can't train on its spaces.
     """
-    check_env_id(config.env)
+    if not config.is_multi_agent:
+        check_env_id(config.env)
     if config.disable_env_checking:
         return
-    observation_space, action_space = probe_spaces(config)
+    if given_setting(config, "env_to_module_connector") is not None:
+        return  # it may change the observations
+    for module_id, spaces in module_spaces(config).items():
+        if config.trains(module_id):
+            of_module = config.get_config_for_module(module_id)
+            _check_spaces(of_module, spaces.observations, spaces.actions)
+
+
+def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space: gym.Space) -> None:
     check_action_space(action_space)
     packing = packing_of(observation_space)
     if packing is not None:
         packing.check_mask(action_space)
     spec = given_setting(config, "rl_module_spec")
-    if spec is None or spec.module_class in (None, PPGTorchRLModule):  # others may take any images
+    if getattr(spec, "module_class", None) in (
+        None,
+        PPGTorchRLModule,
+    ):  # others may take any images
         parts = packing.images.values() if packing else []
         for space in (observation_space, *(part.space for part in parts)):
             if is_image(space):
@@ -296,34 +318,38 @@ def check_env(config: PPGConfig) -> None:
         )
 
 
-def check_needs_no_episodes(config: AlgorithmConfig) -> None:
-    """Refuses what needs episode objects, which only RLlib's env runner builds.
-
-    Raises:
-        ValueError: Connectors or callbacks need episodes.
-    """
+def needs_episodes(config: AlgorithmConfig) -> str | None:
+    """What needs episode objects, which only RLlib's env runners build; None if nothing does."""
+    if config.is_multi_agent:
+        return "the env has several agents"
     for way in ("env_to_module", "module_to_env"):
         if given_setting(config, f"{way}_connector") is not None:
-            raise ValueError(f"PPG does not support custom {way.replace('_', '-')} connectors")
+            return f"{way}_connector is set"
     overridden = {
         hook
         for cls in force_list(config.callbacks_class)
         for hook in _EPISODE_CALLBACKS
         if getattr(cls, hook, None) is not getattr(RLlibCallback, hook) and hasattr(cls, hook)
     } | {hook for hook in _EPISODE_CALLBACKS if getattr(config, f"callbacks_{hook}", None)}
-    if overridden:
-        instead = "use on_sample_end or on_train_result"
-        if not config.in_evaluation:
-            instead += ", or set it in the evaluation_config, whose episodes are RLlib's"
+    return f"callbacks have {min(overridden)}" if overridden else None
+
+
+def check_needs_no_episodes(config: AlgorithmConfig) -> None:
+    """Raises ValueError if something needs episodes, of an env that RLlib's env runners can't step.
+
+    They lose a step of each episode of a vector env that resets in SAME_STEP mode.
+    """
+    if reason := needs_episodes(config):
         raise ValueError(
-            f"PPG's env runner builds no episode objects and can't call {min(overridden)}; "
-            f"{instead}"
+            f"{reason}, which needs RLlib's env runners, and these can't step {config.env}: give "
+            "the class of a single env"
         )
 
 
 def _check_what_ppg_replaces(config: PPGConfig) -> None:
     runner, learner = config.env_runner_cls, given_setting(config, "learner_class")
-    if not (isinstance(runner, type) and issubclass(runner, BatchedEnvRunner)):
+    is_ours = isinstance(runner, type) and issubclass(runner, BatchedEnvRunner | RolloutsOfEpisodes)
+    if not is_ours:
         raise _invalid_setting("env_runner_cls", "a class derived from BatchedEnvRunner", runner)
     if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
         raise _invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
@@ -331,8 +357,6 @@ def _check_what_ppg_replaces(config: PPGConfig) -> None:
         raise ValueError("PPG runs on RLlib's new API stack only")
     if config.framework_str != "torch":
         raise ValueError(f"PPG runs on torch only, not on {config.framework_str!r}")
-    if config.is_multi_agent:
-        raise ValueError("PPG trains single-agent envs only, and .multi_agent() is set")
     for setting, (default, instead) in _REPLACED.items():
         value = getattr(config, setting)
         if _differs(value, default):
@@ -359,6 +383,8 @@ def _check_schedule(setting: str, value: Any) -> None:
 
 
 def _check_batches(config: PPGConfig) -> None:
+    if config.env_runner_reason is not None:  # the number of rows varies
+        return
     T = config.rollout_fragment_length
     L, max_seq_len = config.segment_length, given_max_seq_len(config)
     if L and max_seq_len and max_seq_len != L:
@@ -392,6 +418,14 @@ def _check_batches(config: PPGConfig) -> None:
 
 def _check_module_spec(config: PPGConfig) -> None:
     spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    if isinstance(spec, MultiRLModuleSpec) and config.is_multi_agent:
+        for of_module in spec.rl_module_specs.values():
+            _check_one_module_spec(config, of_module)
+    else:
+        _check_one_module_spec(config, spec)
+
+
+def _check_one_module_spec(config: PPGConfig, spec: Any) -> None:
     if not isinstance(spec, RLModuleSpec):
         raise ValueError(f"rl_module_spec is an RLModuleSpec, not a {type(spec).__name__}")
     is_custom = spec.module_class not in (None, PPGTorchRLModule)
@@ -428,7 +462,8 @@ def given_max_seq_len(config: PPGConfig) -> int | None:
     default = DefaultModelConfig().max_seq_len
     model_config = given_model_config(config)
     value = model_config.get("max_seq_len", default)
-    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    spec = given_setting(config, "rl_module_spec")
+    spec = spec if isinstance(spec, RLModuleSpec) else RLModuleSpec()
     is_ppgs = spec.module_class is None or issubclass(spec.module_class, PPGTorchRLModule)
     if (is_ppgs and not model_config.get("use_lstm")) or not _differs(value, default):
         return None
@@ -438,13 +473,25 @@ def given_max_seq_len(config: PPGConfig) -> int | None:
 
 def given_model_config(config: PPGConfig) -> dict[str, Any]:
     """The `model_config` that a user gave, in whichever way."""
-    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    spec = given_setting(config, "rl_module_spec")
+    spec = spec if isinstance(spec, RLModuleSpec) else RLModuleSpec()
     given: dict[str, Any] = {}
     for model_config in (given_setting(config, "model_config"), spec.model_config):
         if isinstance(model_config, DefaultModelConfig):
             model_config = asdict(model_config)
         given |= model_config or {}
     return given
+
+
+def check_overrides(config: PPGConfig) -> None:
+    """Raises ValueError for a setting that one module can't have for itself."""
+    for module_id, overrides in config.algorithm_config_overrides_per_module.items():
+        for setting in overrides:
+            if setting not in PER_MODULE:
+                raise ValueError(
+                    f"{setting} is the same for all modules, and the overrides of {module_id!r} "
+                    f"set it: a module has its own {', '.join(PER_MODULE)}"
+                )
 
 
 def _check_no_conflicting_model_settings(

@@ -39,10 +39,17 @@ class PPG(BaseAlgorithm):
         for module in self.modules.values():
             with self._time(POLICY_PHASE_TIMER):
                 self._policy_phase(module, rollouts)  # E_V and E_pi epochs; fills the replay list
-            if module.replay.is_full:  # N_pi iterations
-                with self._time(AUX_PHASE_TIMER):
-                    self._auxiliary_phase(module)  # E_aux epochs over all states of the phase
-            self._update_observation_filter(module, [r.summary.obs for r in rollouts])
+        self._log_replay_lists()
+        full = [module for module in self.modules.values() if module.replay.is_full]
+        for module in full:  # after N_pi iterations
+            with self._time(AUX_PHASE_TIMER):
+                self._auxiliary_phase(module)  # E_aux epochs over all states of the phase
+        if full:
+            self._num_aux_phases += 1
+            self._log_ppg(num_aux_phases_lifetime=self._num_aux_phases)
+        for module in self.modules.values():
+            moments = [r.summary.modules[module.id].obs for r in rollouts]
+            self._update_observation_filter(module, moments)
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
 
@@ -52,7 +59,8 @@ class PPG(BaseAlgorithm):
             if module.observations is not None and module.observations.is_empty:
                 # Random actions, so that the first rollout is filtered already.
                 warm_up = self._env_runners.call("warm_up")
-                self._update_observation_filter(module, [moments for moments, _ in warm_up])
+                moments = [of_modules[module.id] for of_modules, _ in warm_up]
+                self._update_observation_filter(module, moments)
                 self._sync_weights()
         rollouts = self._env_runners.sample(self._env_steps())
         self._log_sampling(r.summary for r in rollouts)
@@ -60,8 +68,12 @@ class PPG(BaseAlgorithm):
 
     def _policy_phase(self, module: ModuleState, rollouts: list[SampledRollout]) -> None:
         """Lines 2 to 6: E_V epochs of L_value and E_pi epochs of L_clip on new rollouts."""
+        rows = [r.summary.modules[module.id].rows for r in rollouts]
+        if not any(map(sum, rows)):  # none of the module's agents has acted
+            module.store([])
+            return
         specs = PolicyPhase.for_learners(
-            [r.summary.rows for r in rollouts],
+            rows,
             module_id=module.id,
             seed=self._next_seed(),
             env_steps=self._env_steps(),
@@ -71,20 +83,14 @@ class PPG(BaseAlgorithm):
         results = self._learners.run_phase(
             self._learners.call,
             "policy_phase",
-            [(spec, *(r.shards[k] for r in rollouts)) for k, spec in enumerate(specs)],
+            [(spec, *(r.shards[module.id][k] for r in rollouts)) for k, spec in enumerate(specs)],
             [spec.num_blocks for spec in specs],
         )
         for rollout in rollouts:
-            rollout.shards.clear()  # the replay blocks hold the states now
+            rollout.shards[module.id].clear()  # the replay blocks hold the states now
         self.metrics.aggregate([metrics for (metrics, _), _ in results], key=LEARNER_RESULTS)
-        if self.config.has_aux_phase:
+        if module.config.has_aux_phase:
             module.store([(infos, blocks) for (_, infos), blocks in results])
-            self._log_ppg(
-                policy_iteration=len(module.replay),
-                replay_states=module.replay.states,
-                replay_bytes=module.replay.nbytes,
-                num_aux_phases_lifetime=self._num_aux_phases,
-            )
 
     def _auxiliary_phase(self, module: ModuleState) -> None:
         """Lines 7 to 11: E_aux epochs of L_joint and L_value over all states of the phase."""
@@ -94,16 +100,14 @@ class PPG(BaseAlgorithm):
         metrics = self._learners.run_phase(self._auxiliary_epochs, module, specs)
         self.metrics.aggregate(metrics, key=LEARNER_RESULTS)
         module.replay.clear()
-        self._num_aux_phases += 1
-        self._log_ppg(num_aux_phases_lifetime=self._num_aux_phases)
 
     def _auxiliary_epochs(self, module: ModuleState, specs: list[AuxPhase]) -> list[Any]:
         """All of an auxiliary phase on the learners; it runs again if a learner dies in it."""
         self._learners.call("presleep", [(spec,) for spec in specs])  # pi_old of all states
-        self._on_aux_epoch_end(0)
-        for epoch in range(self.config.e_aux):
+        self._on_aux_epoch_end(module, 0)
+        for epoch in range(module.config.e_aux):
             metrics = self._learners.call_all("aux_epoch", module.id, epoch)
-            self._on_aux_epoch_end(epoch + 1)
+            self._on_aux_epoch_end(module, epoch + 1)
         return metrics
 
     def _update_observation_filter(self, module: ModuleState, new: list[Any]) -> None:

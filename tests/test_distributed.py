@@ -20,7 +20,7 @@ from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
 from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
 from rllib_ppg.data.minibatches import interleave_row_ids, shard_cuts
 from rllib_ppg.data.replay import ReplayBlock, ReplayEntry, ReplayList
-from rllib_ppg.data.rollout import RolloutSummary, SampledRollout
+from rllib_ppg.data.rollout import ModuleSummary, RolloutSummary, SampledRollout
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.driver.learner_pool import LearnerLostError, failure_of
 from rllib_ppg.learner import PPGTorchLearner
@@ -48,10 +48,9 @@ def run_phases(algo, *env_runner_rows, obs=OBS):
         for j, numbers in enumerate(interleave_row_ids(env_runner_rows)):
             r = make_rollout(seed=10 * i + j, rows=len(numbers), obs=obs)
             shards = r.split(shard_cuts(numbers, sum(env_runner_rows), n))
-            summary = RolloutSummary(
-                {}, [len(s) for s in shards], [], Moments.of(r.rewards[r.valid])
-            )
-            rollouts.append(SampledRollout(summary, shards))
+            of_module = ModuleSummary([len(s) for s in shards], Moments.of(r.rewards[r.valid]))
+            summary = RolloutSummary({}, [], {DEFAULT_MODULE_ID: of_module})
+            rollouts.append(SampledRollout(summary, {DEFAULT_MODULE_ID: shards}))
         algo._policy_phase(only_module(algo), rollouts)
         states.append(learner_states(algo))
     iterations = [

@@ -46,7 +46,7 @@ def test_same_step_rollout_of_terminating_episodes():
     assert r.valid.all() and not r.truncated.any() and len(r.final_obs) == 0
     assert r.last_obs[:, 0].tolist() == [2, 2]
     assert r.env_steps() == 24
-    assert summary.rows == [2]
+    assert summary.modules["default_policy"].rows == [2]
 
 
 def test_same_step_truncation_brings_the_final_observation():
@@ -137,9 +137,14 @@ def test_discounted_returns_restart_with_episodes_and_skip_resets(env):
         runner = make_runner(env, N=2, T=12, length=3)
         summary, r = runner.sample_rollout(1)
         returns = np.tile(episode, 2 * r.env_steps() // 6)
-        assert summary.returns.count == len(returns)
-        assert summary.returns.mean == pytest.approx(returns.mean(), rel=1e-6)
-        assert pytest.approx(len(returns) * returns.var(), rel=1e-5) == summary.returns.M2
+        assert summary.modules["default_policy"].returns.count == len(returns)
+        assert summary.modules["default_policy"].returns.mean == pytest.approx(
+            returns.mean(), rel=1e-6
+        )
+        assert (
+            pytest.approx(len(returns) * returns.var(), rel=1e-5)
+            == summary.modules["default_policy"].returns.M2
+        )
 
 
 def test_logp_is_that_of_the_recorded_action():

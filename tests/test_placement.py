@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_ppg import PPG, PPGConfig
 from rllib_ppg.data.rollout import SampledRollout
@@ -183,7 +184,9 @@ def test_an_iteration_without_any_rollout_is_none(build, monkeypatch, lost):
         samples.append(sample(env_steps))
         if len(samples) > 1:
             return samples[-1]
-        return [SampledRollout(rollout.summary, [lost]) for rollout in samples[0]]
+        return [
+            SampledRollout(rollout.summary, {DEFAULT_MODULE_ID: [lost]}) for rollout in samples[0]
+        ]
 
     monkeypatch.setattr(algo._env_runners, "_sample", lose_the_first)
     result = algo.train()

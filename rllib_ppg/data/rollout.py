@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from ray.rllib.utils.typing import ResultDict
+from ray.rllib.utils.typing import ModuleID, ResultDict
 
 from rllib_ppg.data.episodes import Episode
 from rllib_ppg.data.running_moments import Moments
@@ -99,36 +99,47 @@ class Rollout:
 
 
 @dataclass
-class RolloutSummary:
-    """What the driver reads of a rollout. The states never enter its memory.
+class ModuleSummary:
+    """What the driver reads of a module's rollout.
 
     Attributes:
-        metrics: Reduced metrics of the env runner.
-        rows: Number of rows (envs) for each learner.
-        episodes: Episodes that ended during the rollout.
+        rows: Number of rows for each learner.
         returns: Moments of the discounted returns, for the reward normaliser.
         obs: Moments of the observations, for the observation filter; None without a filter.
     """
 
-    metrics: ResultDict
     rows: list[int]
-    episodes: list[Episode]
     returns: Moments
     obs: Moments | None = None
 
 
 @dataclass
+class RolloutSummary:
+    """What the driver reads of what an env runner sampled. The states never enter its memory.
+
+    Attributes:
+        metrics: Reduced metrics of the env runner.
+        episodes: Episodes that ended during the rollout.
+        modules: What it reads of each module's rollout, by the module's id.
+    """
+
+    metrics: ResultDict
+    episodes: list[Episode]
+    modules: dict[ModuleID, ModuleSummary]
+
+
+@dataclass
 class SampledRollout:
-    """One env runner's rollout as the driver holds it.
+    """What one env runner sampled, as the driver holds it.
 
     Attributes:
         summary: What the driver reads.
-        shards: The rows of each learner: references to `Rollout`s, or the `Rollout`s themselves if
-            the env runner is in this process.
+        shards: Of each module, the rows of each learner: references to `Rollout`s, or the
+            `Rollout`s themselves if the env runner is in this process.
     """
 
     summary: RolloutSummary
-    shards: list[Any]
+    shards: dict[ModuleID, list[Any]]
 
 
 def begins_after(ended: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from rllib_ppg.driver.checkpointing import restore_checkpoint, save_checkpoint
 from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
 from rllib_ppg.driver.learner_pool import LearnerPool
 from rllib_ppg.driver.module_state import ModuleState
-from rllib_ppg.envs.vector_env import probe_spaces
+from rllib_ppg.envs.module_spaces import module_spaces
 from rllib_ppg.resources.capacity import check_resources
 from rllib_ppg.resources.node_roles import with_node_roles
 
@@ -91,10 +91,15 @@ class BaseAlgorithm(Algorithm):
                 self.spaces[module_id][0],
             )
             for module_id in ray_private.module_spec(self.learner_group).rl_module_specs
+            if self.config.trains(module_id)
         }
         self._learners = LearnerPool(self.learner_group, self._build_learner_group)
         self._env_runners = EnvRunnerPool(
-            self.env_runner_group, self.config, self._learners, self.restore_env_runners
+            self.env_runner_group,
+            self.config,
+            self._learners,
+            [*self.modules],
+            self.restore_env_runners,
         )
         self._learners.save_recovery_point()
 
@@ -124,8 +129,13 @@ class BaseAlgorithm(Algorithm):
     @staticmethod
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
         # Without an env to look at, the size of its observations is unknown.
-        checked = not config.disable_env_checking
-        replay_bytes = config.replay_bytes(*probe_spaces(config)) if checked else 0
+        modules = {} if config.disable_env_checking else module_spaces(config)
+        replay_bytes = sum(
+            spaces.num_agents
+            * config.get_config_for_module(m).replay_bytes(spaces.observations, spaces.actions)
+            for m, spaces in modules.items()
+            if config.trains(m)
+        )
         check_resources(config, bundles, replay_bytes)
 
     # -- Checkpoints ---------------------------------------------------------------------------
@@ -342,12 +352,22 @@ class BaseAlgorithm(Algorithm):
         for key, value in values.items():
             self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
 
-    def _on_aux_epoch_end(self, epoch: int) -> None:
+    def _log_replay_lists(self) -> None:
+        replays = [m.replay for m in self.modules.values() if m.config.has_aux_phase]
+        if replays:
+            self._log_ppg(
+                policy_iteration=max(map(len, replays)),
+                replay_states=sum(replay.states for replay in replays),
+                replay_bytes=sum(replay.nbytes for replay in replays),
+                num_aux_phases_lifetime=self._num_aux_phases,
+            )
+
+    def _on_aux_epoch_end(self, module: ModuleState, epoch: int) -> None:
         for callback in self.callbacks:
             if isinstance(callback, PPGCallback):
                 callback.on_aux_epoch_end(
                     algorithm=self,
                     metrics_logger=self.metrics,
                     epoch=epoch,
-                    num_epochs=self.config.e_aux,
+                    num_epochs=module.config.e_aux,
                 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.typing import ModuleID
 
 from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
@@ -28,6 +29,7 @@ class EnvRunnerPool:
         group: RLlib's group of env runners.
         config: Settings of the run.
         learners: The learners that train on the rollouts.
+        module_ids: The modules in training.
         restore: RLlib's function that restarts the group's dead env runners.
     """
 
@@ -36,15 +38,17 @@ class EnvRunnerPool:
         group: EnvRunnerGroup,
         config: PPGConfig,
         learners: LearnerPool,
+        module_ids: Sequence[ModuleID],
         restore: Callable[[EnvRunnerGroup], Any],
     ):
         self._group = group
         self._config = config
         self._learners = learners
+        self._module_ids = list(module_ids)
         self._restore = restore
 
     def sample(self, env_steps: int) -> list[SampledRollout]:
-        """One rollout of every healthy env runner, with a shard of rows for each learner.
+        """One rollout of every healthy env runner, with a shard for each module and learner.
 
         Waits while all env runners are dead: an iteration without a rollout would train nothing,
         but would count.
@@ -64,9 +68,12 @@ class EnvRunnerPool:
             self._wait_for_restart()
 
     def _sample(self, env_steps: int) -> list[SampledRollout]:
-        n = len(self._learners)
-        results = self.call("sample_rollout", n, env_steps, num_objects=n)
-        return [SampledRollout(summary, shards) for summary, shards in results]
+        n, ids = len(self._learners), self._module_ids
+        results = self.call("sample_rollout", n, env_steps, ids, num_objects=n * len(ids))
+        return [
+            SampledRollout(summary, {m: shards[n * i :][:n] for i, m in enumerate(ids)})
+            for summary, shards in results
+        ]
 
     def _fetch(self, rollouts: list[SampledRollout]) -> list[SampledRollout]:
         """Brings each learner its shards, and leaves out rollouts that were lost with their node.
@@ -75,9 +82,12 @@ class EnvRunnerPool:
         """
         if self._group.num_remote_env_runners() == 0:
             return rollouts
-        calls = [([r.shards[k] for r in rollouts],) for k in range(len(self._learners))]
+        ids = self._module_ids
+        calls = [
+            ([r.shards[m][k] for r in rollouts for m in ids],) for k in range(len(self._learners))
+        ]
         results = self._learners.retry_on_learner_loss(self._learners.call, "fetch", calls)
-        lost = {i for missing, _ in results for i in missing}
+        lost = {i // len(ids) for missing, _ in results for i in missing}
         if lost:
             logger.warning(
                 "%d of %d rollouts were lost with their env runners' node; this iteration "

@@ -27,6 +27,7 @@ class ModuleState:
 
     Attributes:
         replay: The replay list of the current phase.
+        config: Its settings.
         reward_norm: The running reward scale.
         observations: Statistics for the observation filter; None without a filter.
         rows_per_block: Rows of a replay block; 0 if none are kept.
@@ -34,6 +35,7 @@ class ModuleState:
 
     def __init__(self, module_id: ModuleID, config: PPGConfig, observation_space: gym.Space):
         self.id = module_id
+        self.config = config
         self._normalizes_rewards = config.normalize_rewards
         self.replay = ReplayList(config.n_pi)
         self.reward_norm = RewardNormalizer()
@@ -51,7 +53,7 @@ class ModuleState:
         """
         if not self._normalizes_rewards:
             return None
-        self.reward_norm.update(rollout.summary.returns for rollout in rollouts)
+        self.reward_norm.update(r.summary.modules[self.id].returns for r in rollouts)
         return self.reward_norm.scale
 
     def store(self, blocks: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> None:

@@ -40,7 +40,10 @@ def check_env_id(env: Any) -> None:
     if env is None:
         raise ValueError("no environment: set one with .environment('procgen-coinrun-v0') or --env")
     if isinstance(env, type) and issubclass(env, MultiAgentEnv):
-        raise ValueError(f"{env.__name__} is a multi-agent env; PPG trains single-agent envs only")
+        raise ValueError(
+            f"{env.__name__} is a multi-agent env: set .multi_agent(policies=..., "
+            "policy_mapping_fn=...)"
+        )
     if isinstance(env, type) and not issubclass(env, gym.Env | VectorEnv):
         raise ValueError(f"{env.__name__} is not a gymnasium.Env")
     if is_tune_registered(env) or isinstance(env, type):
@@ -204,7 +207,7 @@ class FlattenObservations(VectorWrapper):
 
 def _checked(env: Any) -> gym.Env:
     if isinstance(env, MultiAgentEnv):
-        raise ValueError(f"{env!r} is a multi-agent env; PPG trains single-agent envs only")
+        raise ValueError(f"{env!r} is a multi-agent env: set .multi_agent(policies=...)")
     if isinstance(env, VectorEnv):
         raise ValueError(
             "the env creator returned a vector env: give the class itself as env, or register it "

@@ -60,6 +60,7 @@ class BaseLearner(TorchLearner):
         modules = {
             module_id: self.module[module_id].unwrapped()
             for module_id in self.module.keys()  # noqa: SIM118 (iterating gives no ids)
+            if config.trains(module_id)
         }
         if any(num_pixels(module.observation_space) for module in modules.values()):
             use_idle_cpu_threads(config, config.num_learners)  # small vectors gain nothing

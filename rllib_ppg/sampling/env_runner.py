@@ -10,25 +10,26 @@ Shapes: N envs, T steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 from gymnasium.vector import AutoresetMode, VectorEnv
 from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
-from ray.rllib.utils.typing import ResultDict
+from ray.rllib.utils.typing import ModuleID, ResultDict
 
 from rllib_ppg.checkpoint import rng_state
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.data.minibatches import interleave_row_ids, segments_per_row, shard_cuts
 from rllib_ppg.data.reward_norm import discounted_returns
-from rllib_ppg.data.rollout import Rollout, RolloutSummary, as_states
+from rllib_ppg.data.rollout import ModuleSummary, Rollout, RolloutSummary, as_states
 from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.env_state import get_env_state, set_env_state
 from rllib_ppg.envs.packed_observations import packing_of
@@ -111,13 +112,19 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         if num_pixels(self.env.single_observation_space) and not self.config.in_evaluation:
             use_idle_cpu_threads(self.config, self.config.num_env_runners)
 
-    def sample_rollout(self, num_shards: int, env_steps: int = 0) -> tuple[Any, ...]:
+    def sample_rollout(
+        self,
+        num_shards: int,
+        env_steps: int = 0,
+        module_ids: Sequence[ModuleID] = (DEFAULT_MODULE_ID,),
+    ) -> tuple[Any, ...]:
         """Samples one rollout for training.
 
         Args:
             num_shards: Number of learners that the rows are divided among.
             env_steps: Env steps of the run so far. They are part of the seed of an env runner that
                 Ray has restarted, so that it does not repeat the episodes of the run's start.
+            module_ids: Ids of the modules in training; here there is one.
 
         Returns:
             The `RolloutSummary` and `num_shards` `Rollout`s. Call it with
@@ -143,7 +150,9 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         obs = self._obs_moments(rollout) if self.config.observation_filter != "NoFilter" else None
         shards = rollout.split(self._shard_cuts(num_shards))
         rows = [len(shard) for shard in shards]
-        return RolloutSummary(metrics, rows, ended, Moments.of(returns), obs), *shards
+        [module_id] = module_ids
+        of_module = ModuleSummary(rows, Moments.of(returns), obs)
+        return RolloutSummary(metrics, ended, {module_id: of_module}), *shards
 
     def _shard_cuts(self, num_shards: int) -> list[int]:
         """Where to cut the rows. If env runners are missing, learners get uneven parts."""
@@ -152,8 +161,8 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         mine = numbers[((self.worker_index or 1) - 1) % runners]
         return shard_cuts(mine, runners * self.num_envs, num_shards)
 
-    def warm_up(self) -> Moments:
-        """Moments of the observations of one rollout with random actions.
+    def warm_up(self) -> dict[ModuleID, Moments]:
+        """Moments of the observations of one rollout with random actions, by module.
 
         They initialise the observation filter before the policy first acts. Afterwards all envs
         are reset.
@@ -162,7 +171,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         rollout, _ = self._rollout(T, explore=False, random_actions=True)
         self._ended.clear()
         self._needs_initial_reset = True
-        return self._obs_moments(rollout)
+        return {DEFAULT_MODULE_ID: self._obs_moments(rollout)}
 
     @override(SingleAgentEnvRunner)
     def sample(

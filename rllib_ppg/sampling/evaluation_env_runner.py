@@ -1,13 +1,18 @@
-"""RLlib's env runner, which samples whole episodes for evaluation."""
+"""RLlib's env runners, which sample whole episodes for evaluation.
+
+As classes of this package: a Ray worker imports it before torch then, and its threads wait
+passively (see `resources.shared_machine`).
+"""
 
 from __future__ import annotations
 
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 
 class EvaluationEnvRunner(SingleAgentEnvRunner):
-    """RLlib's env runner, as a class of this package.
+    """RLlib's env runner of single-agent envs."""
 
-    A Ray worker therefore imports this package before torch, and its threads wait passively (see
-    `resources.shared_machine`).
-    """
+
+class MultiAgentEvaluationEnvRunner(MultiAgentEnvRunner):
+    """RLlib's env runner of multi-agent envs."""
