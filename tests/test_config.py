@@ -13,6 +13,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ppg import PPG, PPGConfig
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.envs import AnySpaces, Counting, NextStepCounting
 
 pytestmark = pytest.mark.unit
@@ -187,13 +188,13 @@ def test_other_refusals():
     )
     refuses(small().environment(clip_rewards=True), "clip_rewards", "normalize_rewards")
     small().environment(clip_rewards=False).validate()
-    of_module = {"default_policy": PPGConfig.overrides(clip_param=0.1)}
+    of_module = {"default_policy": PPGConfig.overrides(gamma=0.1)}
     config = small().rl_module(algorithm_config_overrides_per_module=of_module)
-    refuses(config, "algorithm_config_overrides_per_module")
+    refuses(config, "gamma is the same for all modules", "a module has its own lr, aux_lr, e_pi")
     refuses(
-        small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"), "single-agent"
+        small().multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *_: "a"),
+        "'CartPole-v1' is not a multi-agent env",
     )
-    refuses(small().env_runners(env_to_module_connector=lambda *_: []), "env-to-module connectors")
     refuses(small().env_runners(env_runner_cls=SingleAgentEnvRunner), "BatchedEnvRunner")
     refuses(small().reporting(log_gradients=True), "log_gradients")
     refuses(small().framework(torch_skip_nan_gradients=True), "torch_skip_nan_gradients")
@@ -215,16 +216,24 @@ def test_custom_resources_are_names_and_numbers(who, value):
         config.validate()
 
 
-def test_callbacks_that_need_episode_objects_are_refused():
+def test_what_needs_episodes_is_sampled_by_rllibs_env_runners():
     class OnEpisode(RLlibCallback):
         def on_episode_end(self, **kwargs): ...
 
     class OnResult(RLlibCallback):
         def on_train_result(self, **kwargs): ...
 
-    refuses(small().callbacks(OnEpisode), "on_episode_end", "on_train_result")
-    refuses(small().callbacks(on_episode_step=lambda **_: None), "on_episode_step")
-    small().callbacks(OnResult).validate()
+    connector = {"env_to_module_connector": lambda *_, **__: []}
+    for config, reason in (
+        (small().callbacks(OnEpisode), "callbacks have on_episode_end"),
+        (small().callbacks(on_episode_step=lambda **_: None), "callbacks have on_episode_step"),
+        (small().env_runners(**connector), "env_to_module_connector is set"),
+        (small().callbacks(OnResult), None),
+    ):
+        config.validate()
+        assert config.env_runner_reason == reason
+        assert (config.env_runner_cls is BatchedEnvRunner) == (reason is None)
+    refuses(small(NextStepCounting).env_runners(**connector), "can't step", "a single env")
 
 
 class TwoAgents(MultiAgentEnv):

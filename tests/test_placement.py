@@ -161,7 +161,7 @@ def test_rollouts_that_are_lost_are_left_out(build, monkeypatch, lost, num_learn
     def lose_one(env_steps):
         rollouts = sample(env_steps)
         if len(only_module(algo).replay) == 0:
-            rollouts[1].shards[0] = lost
+            rollouts[1].shards[DEFAULT_MODULE_ID][0] = lost
         return rollouts
 
     monkeypatch.setattr(algo._env_runners, "_sample", lose_one)

@@ -183,7 +183,9 @@ def test_evaluation_of_a_vector_env_has_no_episode_callbacks():
     config = local(SameStepCounting).evaluation(
         evaluation_interval=1, evaluation_config={"callbacks_on_episode_end": print}
     )
-    with pytest.raises(ValueError, match="can't call on_episode_end"):
+    with pytest.raises(
+        ValueError, match="callbacks have on_episode_end, which needs RLlib's env runners"
+    ):
         config.build_algo()
 
 
