@@ -1,0 +1,243 @@
+"""Several agents: a module each or one for all, turns, agents that come and go, resume."""
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+
+from rllib_ppg import PPG, PPGConfig
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from tests.support.learners import Float64Module
+
+STILL = {"lr": 1e-12, "aux_lr": 1e-12}  # the policy in training stays the one that acted
+CAMERA = Dict({"camera": Box(0, 255, (6, 6, 3), np.uint8), "speed": Box(-1, 1, (2,))})
+
+
+class Team(MultiAgentEnv):
+    """A runner from the start to step 8, and a helper from step 2 to 5, where it is truncated.
+
+    Each observation of the runner is the step; the helper has a camera, which shows it.
+    """
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.agents = self.possible_agents = ["runner", "helper"]
+        self.observation_spaces = {"runner": Box(0, 10, (1,)), "helper": CAMERA}
+        self.action_spaces = {"runner": Discrete(3, start=1), "helper": Box(-1, 1, (2,))}
+
+    def _observe(self):
+        obs = {"runner": np.array([self.t], np.float32)}
+        if 2 <= self.t <= 5:
+            picture = np.full((6, 6, 3), self.t, np.uint8)
+            obs["helper"] = {"camera": picture, "speed": np.full(2, 0.1 * self.t, np.float32)}
+        return obs
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, actions):
+        assert actions["runner"] in (1, 2, 3)
+        self.t += 1
+        obs = self._observe()
+        rewards = {agent: 10.0 if agent == "helper" else 1.0 for agent in obs}
+        done = self.t == 8
+        return obs, rewards, {"__all__": done}, {"helper": self.t == 5, "__all__": False}, {}
+
+
+class Turns(MultiAgentEnv):
+    """Two players act in turn; after each action both get a reward of 1."""
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.agents = self.possible_agents = ["first", "second"]
+        self.observation_spaces = dict.fromkeys(self.agents, Box(0, 100, (1,)))
+        self.action_spaces = dict.fromkeys(self.agents, Discrete(2))
+
+    def _observe(self):
+        return {self.agents[self.t % 2]: np.array([self.t], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, actions):
+        assert list(actions) == [self.agents[self.t % 2]]
+        self.t += 1
+        rewards = dict.fromkeys(self.agents, 1.0)
+        return self._observe(), rewards, {"__all__": self.t == 20}, {"__all__": False}, {}
+
+
+def of_its_own(agent, *args, **kwargs):
+    return str(agent)
+
+
+def shared(agent, *args, **kwargs):
+    return "all"
+
+
+def config_of(env, policies, mapping=of_its_own, **multi_agent):
+    return (
+        PPGConfig()
+        .environment(env, env_config={"num_agents": 2} if env is MultiAgentCartPole else {})
+        .multi_agent(policies=policies, policy_mapping_fn=mapping, **multi_agent)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=16)
+        .rl_module(model_config={"fcnet_hiddens": [8], "impala_channels": (4,)})
+        .training(n_pi=2, e_aux=2, num_minibatches=2, num_aux_minibatches=2)
+        .debugging(seed=0)
+    )
+
+
+def of_modules(result, name):
+    return {m: x[name] for m, x in result["learners"].items() if name in x}
+
+
+@pytest.mark.parametrize(
+    ("env", "policies", "mapping", "model_config"),
+    [
+        (Team, {"runner", "helper"}, of_its_own, {}),
+        (Turns, {"first", "second"}, of_its_own, {}),
+        (Turns, {"all"}, shared, {}),
+        (MultiAgentCartPole, {"0", "1"}, of_its_own, {"use_lstm": True, "lstm_cell_size": 8}),
+    ],
+    ids=["come and go", "turns", "one module", "memory"],
+)
+def test_learners_train_on_what_modules_acted_on(build, env, policies, mapping, model_config):
+    config = config_of(env, policies, mapping).training(**STILL)
+    config.rl_module(model_config={"fcnet_hiddens": [8], "impala_channels": (4,), **model_config})
+    algo = build(config)
+    for _ in range(2):
+        result = algo.train()
+        assert of_modules(result, "approx_kl").keys() == policies
+        assert max(of_modules(result, "approx_kl").values()) < 1e-10
+    assert of_modules(result, "aux").keys() == policies  # on one clock
+    assert all(abs(aux["clone_kl"]) < 1e-6 for aux in of_modules(result, "aux").values())
+    assert result["ppg"]["num_aux_phases_lifetime"] == 1
+
+
+def rollouts_of(build, env, policies):
+    config = config_of(env, policies).env_runners(rollout_fragment_length=50)
+    runner = build(config).env_runner
+    summary, *rollouts = runner.sample_rollout(1, 0, sorted(policies))
+    assert [x.rows for x in summary.modules.values()] == [[len(r)] for r in rollouts]
+    return dict(zip(sorted(policies), rollouts, strict=True))
+
+
+def test_an_agent_that_is_truncated_while_others_act(build):
+    rollouts = rollouts_of(build, Team, {"runner", "helper"})
+    helper, runner = rollouts["helper"], rollouts["runner"]
+    assert runner.valid.sum() == 4 * 50 and helper.valid.sum() == 4 * (6 * 3)
+    assert set(helper.rewards[helper.valid]) == {10.0}
+    assert not helper.terminated.any() and runner.terminated.any()
+    pictures = helper.obs[..., 0]  # the first byte is one of the camera
+    assert set(pictures[helper.valid]) == {2, 3, 4}
+    for (n, t), final in zip(helper.final_index, helper.final_obs, strict=True):
+        assert final[0] == pictures[n, t] + 1
+    assert 5 in helper.final_obs[:, 0]
+
+
+def test_rewards_sum_up_until_an_agents_next_turn(build):
+    for name, r in rollouts_of(build, Turns, {"first", "second"}).items():
+        steps = r.obs[..., 0][r.valid]
+        assert set(steps % 2) == ({0.0} if name == "first" else {1.0})
+        last = r.terminated[r.valid]
+        # The reward of its own action and of the other's, but at the end there is no other.
+        rewards = r.rewards[r.valid]
+        assert set(rewards[~last]) == {2.0}
+        assert set(rewards[last]) == ({2.0} if name == "first" else {1.0})
+
+
+def test_modules_have_settings_of_their_own(build):
+    overrides = {
+        "0": PPGConfig.overrides(lr=0.0, e_aux=0),
+        "1": PPGConfig.overrides(arch="shared", aux_losses={"value": 1.0, "reward": 1.0}),
+    }
+    config = config_of(
+        MultiAgentCartPole, {"0", "1"}, algorithm_config_overrides_per_module=overrides
+    )
+    algo = build(config)
+    before = {m: algo.get_module(m).get_state() for m in "01"}
+    for _ in range(2):
+        result = algo.train()
+    assert algo.get_module("1").arch == "shared"
+    assert of_modules(result, "aux").keys() == {"1"}
+    assert "reward_loss" in of_modules(result, "aux")["1"]
+    assert len(algo.modules["0"].replay) == 0  # it stores nothing
+    moved = {
+        m: any((before[m][k] != w).any() for k, w in algo.get_module(m).get_state().items())
+        for m in "01"
+    }
+    assert moved == {"0": False, "1": True}
+
+
+def test_modules_that_are_not_trained_stay_as_they_are(build):
+    algo = build(config_of(MultiAgentCartPole, {"0", "1"}, policies_to_train=["1"]))
+    before = algo.get_module("0").get_state()
+    result = [algo.train() for _ in range(2)][-1]
+    assert of_modules(result, "aux").keys() == {"1"}
+    for name, w in algo.get_module("0").get_state().items():
+        np.testing.assert_array_equal(w, before[name])
+
+
+def test_a_module_without_agents_trains_nothing_and_breaks_nothing(build):
+    config = config_of(Team, {"runner", "helper"})
+    config.env_runners(num_envs_per_env_runner=1, rollout_fragment_length=2)
+    algo = build(config)
+    result = algo.train()  # two steps: the helper has not acted yet
+    assert of_modules(result, "approx_kl").keys() == {"runner"}
+    for _ in range(3):
+        result = algo.train()
+    assert of_modules(result, "aux").keys() == {"runner", "helper"}
+
+
+def test_two_learners_do_what_one_does(build):
+    def weights(num_learners):
+        config = config_of(MultiAgentCartPole, {"0", "1"}).learners(num_learners=num_learners)
+        spec = RLModuleSpec(module_class=Float64Module, model_config={"fcnet_hiddens": [8]})
+        algo = build(config.rl_module(rl_module_spec=spec))
+        for _ in range(2):
+            algo.train()
+        return algo.learner_group.get_weights()
+
+    one, two = weights(0), weights(2)
+    for module_id in "01":
+        for name, w in one[module_id].items():
+            np.testing.assert_allclose(two[module_id][name], w, rtol=1e-6, atol=1e-8)
+
+
+def test_a_run_resumes_within_a_phase(build, tmp_path):
+    algo = build(config_of(Team, {"runner", "helper"}).training(n_pi=3))
+    for _ in range(2):
+        algo.train()
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    other = PPG.from_checkpoint(path)
+    try:
+        for module_id, module in algo.modules.items():
+            restored = other.modules[module_id]
+            assert restored.replay.rows_per_iteration() == module.replay.rows_per_iteration()
+            assert restored.reward_norm.moments == module.reward_norm.moments
+            a, b = algo.get_module(module_id).get_state(), other.get_module(module_id).get_state()
+            assert all((a[name] == b[name]).all() for name in a)
+        assert other.train()["ppg"]["num_aux_phases_lifetime"] == 1
+    finally:
+        other.stop()
+
+
+def test_evaluation_and_a_users_module(build):
+    class Mine(PPGTorchRLModule):
+        pass
+
+    spec = RLModuleSpec(module_class=Mine, model_config={"fcnet_hiddens": [8]})
+    config = config_of(MultiAgentCartPole, {"0", "1"}).rl_module(rl_module_spec=spec)
+    config.evaluation(evaluation_interval=1, evaluation_duration=4)
+    result = build(config.env_runners(rollout_fragment_length=64)).train()
+    assert result["evaluation"]["env_runners"]["episode_return_mean"] > 10
+    assert result["env_runners"]["module_episode_returns_mean"].keys() == {"0", "1"}
+
+
+def test_agents_of_one_module_have_the_same_spaces():
+    config = config_of(Team, {"all"}, shared)
+    with pytest.raises(ValueError, match="agents of the module 'all' have different spaces"):
+        config.validate()
