@@ -28,6 +28,7 @@ from rllib_ppg.config_checks import (
     needs_episodes,
 )
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.module_spaces import ModuleSpaces
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.recurrent_encoder import CELLS
@@ -374,6 +375,15 @@ class PPGConfig(AlgorithmConfig):
         columns = replay_column_bytes(build_aux_losses(self.aux_losses), action_space)
         row = self.row_bytes(observation_space) + self.rollout_fragment_length * columns
         return self.rows * self.n_pi * (row + self.state_bytes)
+
+    def replay_bytes_of_modules(self, modules: Mapping[ModuleID, ModuleSpaces]) -> int:
+        """Bytes of the full replay lists of all modules in training."""
+        return sum(
+            spaces.num_agents
+            * self.get_config_for_module(m).replay_bytes(spaces.observations, spaces.actions)
+            for m, spaces in modules.items()
+            if self.trains(m)
+        )
 
     @property
     def state_bytes(self) -> int:

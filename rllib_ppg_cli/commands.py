@@ -314,7 +314,12 @@ def record(**options: Any) -> int:
     usage=["export CHECKPOINT --out FILE"],
     params=[_checkpoint()],
     epilog=_TRUST,
-    option_groups={"Model": [_option("--out -o FILE", "The model: an .onnx file.", required=True)]},
+    option_groups={
+        "Model": [
+            _option("--out -o FILE", "The model: an .onnx file.", required=True),
+            _option("--module-id ID", "Which policy of a multi-agent run."),
+        ]
+    },
 )
 def export(**options: Any) -> int:
     """Write a trained policy as an ONNX model, checked against torch."""

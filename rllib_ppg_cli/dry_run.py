@@ -67,7 +67,7 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     """Returns the lines of one of `total` trials, and whether it fits."""
     import ray
 
-    from rllib_ppg.envs.vector_env import probe_spaces
+    from rllib_ppg.envs.module_spaces import module_spaces
     from rllib_ppg.resources.node_roles import learner_store_bytes
 
     have = ray.cluster_resources()
@@ -75,10 +75,13 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
     lines, replay = [], 0
     if experiment.run == "PPG":
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
-        observation_space, action_space = probe_spaces(merged)
-        replay = merged.replay_bytes(observation_space, action_space)
+        modules = module_spaces(merged)
+        replay = merged.replay_bytes_of_modules(modules)
         lines = _phases(merged, experiment.stop, replay, store)
+        observation_space = next(iter(modules.values())).observations
+        reason = merged.env_runner_reason
         more = {
+            "env runner": f"RLlib's, because {reason}" if reason else "batched",
             "an observation": observation_lines.parts(observation_space),
             "memory": observation_lines.memory(merged),
             "settings": observation_lines.hint(merged, observation_space),

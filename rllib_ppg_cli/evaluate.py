@@ -49,7 +49,7 @@ def main(
         ValueError: For bad input.
     """
     file = None if out is None else check_out(out)
-    policy = load_player(checkpoint, num_envs=NUM_ENVS)
+    policy = load_player(checkpoint, num_envs=NUM_ENVS, any_module=True)
     played = play_config(policy, env=env, env_config=env_config, config=config)
     explore = played.explore if explore is None else explore
     print(_headline(policy, played, explore, seed), flush=True)

@@ -10,12 +10,13 @@ from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.checkpoint import check_out, load_player
 
 
-def main(checkpoint: str, *, out: str) -> int:
+def main(checkpoint: str, *, out: str, module_id: str | None = None) -> int:
     """Exports a policy and compares the model with torch.
 
     Args:
         checkpoint: The policy's checkpoint.
         out: The .onnx file to write.
+        module_id: Which policy of a multi-agent run.
 
     Returns:
         The exit code.
@@ -27,7 +28,7 @@ def main(checkpoint: str, *, out: str) -> int:
     if file.suffix != ".onnx":
         raise ValueError(f"a model's name ends in .onnx, not as {file.name}")
     warnings.simplefilter("ignore", FutureWarning)  # of parts of torch that are not in use
-    policy = load_player(checkpoint)
+    policy = load_player(checkpoint, module_id=module_id)
     model = to_onnx(policy)
     parity = compare(model, policy)
     found = ", ".join(f"{k} {v:.1e}" for k, v in parity._asdict().items() if v is not None)

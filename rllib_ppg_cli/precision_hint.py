@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 def show(experiment: Experiment) -> None:
     """Prints the line if it is of use for one of the experiment's trials."""
-    from rllib_ppg.envs.vector_env import probe_spaces
+    from rllib_ppg.envs.module_spaces import module_spaces
 
     if experiment.run != "PPG":
         return
     for _, given in experiment.variants():
         config = experiment.algorithm.get_default_config().update_from_dict(given)
-        text = hint(config, probe_spaces(config)[0])
+        spaces = next(iter(module_spaces(config).values()))
+        text = hint(config, spaces.observations)
         if text:
             print(text, flush=True)
             return

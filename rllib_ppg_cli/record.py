@@ -43,7 +43,7 @@ def main(
     """
     file = check_out(out)
     check_video_file(file)
-    policy = load_player(checkpoint)
+    policy = load_player(checkpoint, any_module=True)
     played = play_config(policy, env=env, env_config=env_config, config=config)
     returns, count, shown_fps = film(
         policy,

@@ -44,6 +44,7 @@ def test_the_command_shows_a_run_and_trains_nothing(tmp_path):
         line(text, "the run")
         == "8 iterations: 16,384 env steps, 2 auxiliary phases, 256 gradient steps"
     )
+    assert line(text, "env runner") == "batched"
     assert line(text, "resources") == "2 CPUs of 2"
     assert line(text, "n_pi") == "4   (default: 32)"
     assert "gamma" not in text

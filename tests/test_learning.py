@@ -9,7 +9,9 @@ pytestmark = pytest.mark.learning
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", ["cartpole", "pendulum", "stateless_cartpole"])
+@pytest.mark.parametrize(
+    "name", ["cartpole", "pendulum", "stateless_cartpole", "two_agent_cartpole"]
+)
 def test_shipped_experiment_reaches_its_return(cluster, tmp_path, name, seed):
     experiment = Experiment.from_file(name).override(
         config={"seed": seed}, storage_path=str(tmp_path)

@@ -1,14 +1,21 @@
 """Several agents: a module each or one for all, turns, agents that come and go, resume."""
 
+import re
+
 import numpy as np
+import onnxruntime
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
+from pettingzoo import ParallelEnv
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+from ray.tune.registry import register_env
 
-from rllib_ppg import PPG, PPGConfig
+from rllib_ppg import PPG, PPGConfig, load_policy
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from rllib_ppg_cli import main
 from tests.support.learners import Float64Module
 
 STILL = {"lr": 1e-12, "aux_lr": 1e-12}  # the policy in training stays the one that acted
@@ -241,3 +248,75 @@ def test_agents_of_one_module_have_the_same_spaces():
     config = config_of(Team, {"all"}, shared)
     with pytest.raises(ValueError, match="agents of the module 'all' have different spaces"):
         config.validate()
+
+
+@pytest.fixture(scope="module")
+def trained(build_for_module, tmp_path_factory):
+    algo = build_for_module(config_of(MultiAgentCartPole, {"0", "1"}))
+    algo.train()
+    return algo.save_to_path(str(tmp_path_factory.mktemp("trained") / "checkpoint"))
+
+
+def test_a_chosen_policy_predicts_and_is_exported(trained, tmp_path, quiet, capsys):
+    with pytest.raises(ValueError, match="has the policies 0, 1: name one"):
+        load_policy(trained)
+    with pytest.raises(ValueError, match="'2' is none of them"):
+        load_policy(trained, module_id="2")
+    out = tmp_path / "policy.onnx"
+    assert main(["export", trained, "--module-id", "1", "--out", str(out)]) == 0
+    obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    actions, _ = load_policy(trained, module_id="1").predict(obs, deterministic=True)
+    session = onnxruntime.InferenceSession(str(out))
+    np.testing.assert_array_equal(session.run(["actions"], {"obs": obs})[0], actions)
+
+
+def test_all_policies_play_in_an_evaluation(trained, quiet, capsys):
+    assert main(["evaluate", trained, "--episodes", "6"]) == 0
+    [mean] = re.findall(r"^return +([\d.]+)", capsys.readouterr().out, re.MULTILINE)
+    assert 20 < float(mean) < 200  # of two untrained agents
+
+
+class Matching(ParallelEnv):
+    """A PettingZoo env: both see a coin, and get 1 each if both name it. Ten coins an episode."""
+
+    metadata = {"name": "matching"}  # noqa: RUF012 (PettingZoo's way)
+    possible_agents = ("a", "b")
+
+    def observation_space(self, agent):
+        return Box(0, 1, (2,))
+
+    def action_space(self, agent):
+        return Discrete(2)
+
+    def _observe(self):
+        self.coin = int(self.rng.integers(2))
+        return dict.fromkeys(self.agents, np.eye(2, dtype=np.float32)[self.coin])
+
+    def reset(self, seed=None, options=None):
+        self.rng, self.agents, self.t = np.random.default_rng(seed), list(self.possible_agents), 0
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        self.t += 1
+        agents, both = self.agents, all(action == self.coin for action in actions.values())
+        obs, rewards = self._observe(), dict.fromkeys(agents, float(both))
+        if self.t == 10:
+            self.agents = []
+        ended, never = dict.fromkeys(agents, self.t == 10), dict.fromkeys(agents, False)
+        return obs, rewards, ended, never, {agent: {} for agent in agents}
+
+
+@pytest.mark.parametrize(
+    ("policies", "mapping"), [({"a", "b"}, of_its_own), ({"all"}, shared)], ids=["own", "shared"]
+)
+def test_pettingzoos_envs_are_learned(build, policies, mapping):
+    register_env("matching", lambda config: ParallelPettingZooEnv(Matching()))
+    config = config_of("matching", policies, mapping).env_runners(num_envs_per_env_runner=8)
+    config.env_runners(rollout_fragment_length=32)
+    config.training(n_pi=4, e_pi=4, e_v=4, lr=1e-2, gamma=0.5)
+    algo = build(config)
+    for _ in range(16):
+        mean = algo.train()["env_runners"].get("episode_return_mean", 0)
+        if mean > 18:
+            break
+    assert mean > 18  # of 20; 5 at random

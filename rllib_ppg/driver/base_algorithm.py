@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import tempfile
 from collections.abc import Iterable
@@ -42,6 +43,8 @@ from rllib_ppg.envs.module_spaces import module_spaces
 from rllib_ppg.resources.capacity import check_resources
 from rllib_ppg.resources.node_roles import with_node_roles
 
+logger = logging.getLogger(__name__)
+
 
 class BaseAlgorithm(Algorithm):
     """An algorithm of phases over pools of env runners and learners.
@@ -69,6 +72,8 @@ class BaseAlgorithm(Algorithm):
         if not ray.is_initialized():
             ray.init()  # reading the cluster's resources does not start it
         self.config = with_node_roles(self.config)
+        if reason := self.config.env_runner_reason:
+            logger.warning("env runner: RLlib's, because %s", reason)
         self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
         self._num_aux_phases = 0
         self._seed = self.config.seed
@@ -130,13 +135,7 @@ class BaseAlgorithm(Algorithm):
     def _check_resources(config: PPGConfig, bundles: list[dict[str, float]]) -> None:
         # Without an env to look at, the size of its observations is unknown.
         modules = {} if config.disable_env_checking else module_spaces(config)
-        replay_bytes = sum(
-            spaces.num_agents
-            * config.get_config_for_module(m).replay_bytes(spaces.observations, spaces.actions)
-            for m, spaces in modules.items()
-            if config.trains(m)
-        )
-        check_resources(config, bundles, replay_bytes)
+        check_resources(config, bundles, config.replay_bytes_of_modules(modules))
 
     # -- Checkpoints ---------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.spaces.space_utils import get_original_space
@@ -105,8 +106,13 @@ def make_player(
     config = config.copy(copy_frozen=False)
     config.num_envs_per_env_runner = num_envs
     config.seed = seed
-    make = BatchedPlayer if isinstance(config, PPGConfig) else RLlibPlayer
-    check_env_id(config.env)
+    make: type[BatchedPlayer | RLlibPlayer] = RLlibPlayer
+    if config.is_multi_agent:
+        make = MultiAgentPlayer
+    elif isinstance(config, PPGConfig) and not _has_connectors(config):
+        make = BatchedPlayer
+    if not config.is_multi_agent:
+        check_env_id(config.env)
     try:
         if not render:
             return make(policy, config, explore)
@@ -172,13 +178,20 @@ class BatchedPlayer(Player):
         self._env.close()
 
 
+def _has_connectors(config: AlgorithmConfig) -> bool:
+    ways = ("env_to_module_connector", "module_to_env_connector")
+    return any(ray_private.given_setting(config, way) is not None for way in ways)
+
+
 class RLlibPlayer(Player):
     """Plays in RLlib's env runner, one step at a time."""
+
+    env_runner_cls: type = SingleAgentEnvRunner
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
         env = config.env
         is_id = isinstance(env, str) and not is_tune_registered(env)
-        if vectorize_mode(config) == NATIVE and is_id:
+        if vectorize_mode(config) == NATIVE and (is_id or config.is_multi_agent):
             # RLlib's env runner treats every vector env as one with NEXT_STEP autoreset.
             config.gym_env_vectorize_mode = "sync"
         config.episode_lookback_horizon = max(config.episode_lookback_horizon, _LOOKBACK)
@@ -186,16 +199,17 @@ class RLlibPlayer(Player):
         config.callbacks(
             RLlibCallback,
             on_episode_step=lambda *, episode, env_index, **_: seen.append(
-                (env_index, episode.get_rewards(-1), episode.is_done)
+                # Each step is a part of the episode: `step` samples one at a time.
+                (env_index, episode.get_return(), episode.is_done)
             ),
         )
         self._seen, self._explore = seen, explore
-        self._runner = SingleAgentEnvRunner(config=config)
-        observations, actions = self._runner.get_spaces()[DEFAULT_MODULE_ID]
-        _check_spaces(policy.module, observations, actions, config.env)
+        config.env_runner_cls = None  # PPG's would keep what modules get, to train on it
+        self._runner = self.env_runner_cls(config=config)
+        networks = self._networks(policy, config)
         filesystem, path = policy.env_runner_state
         self._runner.restore_from_path(path, filesystem=filesystem)
-        self._runner.module = policy.module
+        self._runner.module = networks
         for connector in ray_private.env_to_module(self._runner):
             if isinstance(connector, MeanStdFilter):
                 ray_private.freeze_statistics(connector)
@@ -204,6 +218,11 @@ class RLlibPlayer(Player):
         self.shows_next_episode = procgen_game(config.env) is not None
         self.fps = self._runner.env.metadata.get("render_fps")
         ray_private.reset_envs(self._runner, explore)  # to have pictures of the start
+
+    def _networks(self, policy: TrainedPolicy, config: AlgorithmConfig) -> Any:
+        observations, actions = self._runner.get_spaces()[DEFAULT_MODULE_ID]
+        _check_spaces(policy.module, observations, actions, config.env)
+        return policy.module
 
     @override(Player)
     def step(self) -> Step:
@@ -219,11 +238,21 @@ class RLlibPlayer(Player):
     @override(Player)
     def pictures(self) -> Sequence[np.ndarray] | None:
         env = self._runner.env
-        return env.render() if env.render_mode == "rgb_array" else None
+        return env.render() if getattr(env, "render_mode", None) == "rgb_array" else None
 
     @override(Player)
     def close(self) -> None:
         self._runner.stop()
+
+
+class MultiAgentPlayer(RLlibPlayer):
+    """All policies of a multi-agent run play; the reward of a step is the sum of the agents'."""
+
+    env_runner_cls = MultiAgentEnvRunner
+
+    @override(RLlibPlayer)
+    def _networks(self, policy: TrainedPolicy, config: AlgorithmConfig) -> Any:
+        return policy.all_modules()
 
 
 def _check_spaces(module: RLModule, observations: Any, actions: Any, env: Any) -> None:

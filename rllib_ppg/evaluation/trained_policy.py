@@ -24,15 +24,15 @@ from ray.rllib.core import (
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
     COMPONENT_RL_MODULE,
-    DEFAULT_MODULE_ID,
 )
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space, get_original_space
+from ray.rllib.utils.typing import ModuleID
 
 from rllib_ppg import ray_private
 from rllib_ppg.checkpoint.folder import check_checkpoint, check_format, resolve
-from rllib_ppg.config import PPGConfig
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.packed_observations import (
     Packing,
@@ -44,10 +44,11 @@ from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.inference.observations import as_batch
 from rllib_ppg.inference.policy import Policy
 
-_MODULE = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID)
+_MODULES = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE)
+ANY = "*"  # whichever policy of a multi-agent run
 
 
-def load_policy(checkpoint: str) -> TrainedPolicy:
+def load_policy(checkpoint: str, module_id: ModuleID | None = None) -> TrainedPolicy:
     """Loads the policy of a checkpoint; Ray is not started.
 
     Examples:
@@ -61,19 +62,31 @@ def load_policy(checkpoint: str) -> TrainedPolicy:
     Args:
         checkpoint: Folder or URI of a checkpoint; or of a trial, or an experiment with one trial,
             whose newest checkpoint is loaded.
+        module_id: Which policy of a multi-agent run; None if there is one, `ANY` for any.
 
     Raises:
-        ValueError: There is no checkpoint, another version of this package wrote it, it is of a
-            multi-agent algorithm or RLlib's old API stack, or something that it refers to can't be
-            imported.
+        ValueError: There is no checkpoint, another version of this package wrote it, it is of
+            RLlib's old API stack, it has several policies and `module_id` names none of them, or
+            something that it refers to can't be imported.
     """
     checkpoint = find_checkpoint(checkpoint)
     check_format(checkpoint)
     filesystem, root = resolve(checkpoint)
     try:
         config = _read_config(filesystem, root)
-        _check_single_agent(config, checkpoint)
-        module = RLModule.from_checkpoint("/".join((root, *_MODULE)), filesystem=filesystem)
+        if not config.enable_rl_module_and_learner:
+            raise ValueError(f"{checkpoint} is of RLlib's old API stack, which has no RLModule")
+        ids = _folders(filesystem, "/".join((root, *_MODULES)))
+        first = module_id is ANY or (module_id is None and len(ids) == 1)
+        chosen = ids[0] if first else module_id
+        if chosen not in ids:
+            what = "" if module_id is None else f"{module_id!r} is none of them, "
+            raise ValueError(
+                f"{checkpoint} has the policies {', '.join(ids)}: {what}name one (module_id)"
+                f"{did_you_mean(str(module_id), ids)}"
+            )
+        path = "/".join((root, *_MODULES, str(chosen)))
+        module = RLModule.from_checkpoint(path, filesystem=filesystem)
     except (ImportError, AttributeError) as e:
         raise ValueError(f"{checkpoint} can't be read here: {e}") from e
     module.eval()
@@ -182,6 +195,15 @@ class TrainedPolicy:
         self.check_networks_suffice()
         return self.policy_for(self.config, np.random.randint(2**31))
 
+    def all_modules(self) -> MultiRLModule:
+        """The networks of all policies of a multi-agent run."""
+        filesystem, root = resolve(self.checkpoint)
+        path = "/".join((root, *_MODULES))
+        modules = MultiRLModule.from_checkpoint(path, filesystem=filesystem)
+        for module_id in modules.keys():  # noqa: SIM118 (iterating gives no ids)
+            modules[module_id].eval()
+        return modules
+
     def policy_for(self, config: AlgorithmConfig, seed: int) -> Policy:
         """The policy ready to act.
 
@@ -199,7 +221,7 @@ class TrainedPolicy:
     def check_networks_suffice(self) -> None:
         """Raises ValueError unless the networks alone turn an observation into an action."""
         connector = ray_private.given_setting(self.config, "env_to_module_connector")
-        if not isinstance(self.config, PPGConfig) and connector:
+        if connector:
             raise ValueError(
                 "the policy sees observations through its env_to_module_connector, which is not "
                 "part of its networks"
@@ -302,13 +324,6 @@ def _read_config(filesystem: fs.FileSystem, root: str) -> AlgorithmConfig:
     # The callbacks of the training, such as the command's progress display.
     config.callbacks_class = []
     return config
-
-
-def _check_single_agent(config: AlgorithmConfig, checkpoint: str) -> None:
-    if not config.enable_rl_module_and_learner:
-        raise ValueError(f"{checkpoint} is of RLlib's old API stack, which has no RLModule")
-    if config.is_multi_agent:
-        raise ValueError(f"{checkpoint} is of a multi-agent algorithm: only single agents can play")
 
 
 def _read_env_steps(filesystem: fs.FileSystem, root: str) -> int | None:
