@@ -2,6 +2,8 @@
 
     python -m benchmarks.learning run mujoco --jobs 2      # until all is done; may be stopped
     python -m benchmarks.learning run mujoco --only '*_ppg_0' '*_ppo_0'
+    python -m benchmarks.learning pause                    # runs save and end; the queue waits
+    python -m benchmarks.learning resume
     python -m benchmarks.learning status
     python -m benchmarks.learning report                   # tables and pictures from docs/results
 
@@ -34,6 +36,7 @@ from benchmarks.learning_rows import RESULTS, write_rows
 FIELDS = ("env", "algo", "seed", "env_steps", "episode_return", "wall_time_s")
 POINTS = 50  # logged of a run
 SAVE_EVERY_S = 60.0
+STATE = Path("ray_results/learning")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def train(run: Run, state: Path, deadline: float) -> None:
             shown = "" if value is None or np.isnan(value) else f"{value:.2f}"
             rows.append([run.env, run.arm, run.seed, steps, shown, round(seconds, 1)])
             print(f"{run.name}: {steps:,} steps, return {shown}, {seconds:.0f} s", flush=True)
-        late = time.time() > deadline and steps < suite.env_steps
+        late = (time.time() > deadline or is_paused(state)) and steps < suite.env_steps
         if late or time.monotonic() - saved > SAVE_EVERY_S:
             draft = folder / "draft"
             shutil.rmtree(draft, ignore_errors=True)
@@ -118,6 +121,15 @@ def train(run: Run, state: Path, deadline: float) -> None:
         write_rows(run.csv.parent / "diagnostics" / run.csv.name, diagnostics.COLUMNS, summary)
     write_rows(run.csv, FIELDS, rows)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_paused(state: Path) -> bool:
+    """Whether queues with this state folder are to wait."""
+    return _pause_file(state).exists()
+
+
+def _pause_file(state: Path) -> Path:
+    return state / "paused"
 
 
 def use_one_core() -> None:
@@ -144,7 +156,7 @@ def run_queue(runs: list[Run], jobs: int, state: Path, deadline: float) -> int:
     waiting, failed = [run for run in runs if not run.csv.exists()], 0
     running: dict[subprocess.Popen[bytes], Run] = {}
     while (waiting and time.time() < deadline) or running:
-        while waiting and len(running) < jobs and time.time() < deadline:
+        while waiting and len(running) < jobs and time.time() < deadline and not is_paused(state):
             run = waiting.pop(0)
             command = [sys.executable, "-m", "benchmarks.learning", "one"]
             command += [run.suite, run.env, run.arm, str(run.seed)]
@@ -157,6 +169,8 @@ def run_queue(runs: list[Run], jobs: int, state: Path, deadline: float) -> int:
             if process.returncode:
                 failed += 1
                 print(f"{run.name} failed with exit code {process.returncode}", flush=True)
+            elif not run.csv.exists():  # paused, or at the deadline
+                waiting.insert(0, run)
     return failed
 
 
@@ -187,7 +201,9 @@ def main(argv: list[str] | None = None) -> None:
             sub.add_argument("--only", nargs="+", metavar="GLOB", default=["*"], help=only)
             sub.add_argument("--jobs", type=int, default=os.cpu_count())
             sub.add_argument("--minutes", type=float, default=float("inf"))
-            sub.add_argument("--state", type=Path, default=Path("ray_results/learning"))
+            sub.add_argument("--state", type=Path, default=STATE)
+    for name in ("pause", "resume"):
+        commands.add_parser(name).add_argument("--state", type=Path, default=STATE)
     one = commands.add_parser("one")
     one.add_argument("suite")
     one.add_argument("env")
@@ -198,6 +214,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.command == "one":
         train(Run(args.suite, args.env, args.arm, args.seed), args.state, args.deadline)
+        return
+    if args.command == "pause":
+        args.state.mkdir(parents=True, exist_ok=True)
+        _pause_file(args.state).touch()
+        return
+    if args.command == "resume":
+        _pause_file(args.state).unlink(missing_ok=True)
         return
     suites = args.suites or list(SUITES)
     if unknown := set(suites) - set(SUITES):

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rliable import library, metrics
 
-from benchmarks import batch_size, phases_report
+from benchmarks import batch_size, diagnostics_report, phases_report
 from benchmarks.learning_rows import RESULTS, read_rows
 from benchmarks.learning_tasks import SUITES
 from rllib_ppg.envs.procgen import GAMES, normalized_return
@@ -232,6 +232,8 @@ def report(suites: list[str]) -> None:
     if played := phases_report.read():
         phases_report.draw(played)
         tables["phases"] = phases_report.table(played)
+    if measured := diagnostics_report.read():
+        tables["diagnostics"] = diagnostics_report.table(measured)
     pages = {path: path.read_text() for path in PAGES.glob("*.md")}
     for name, new in tables.items():
         path = next(path for path, page in pages.items() if f"<!-- {name} -->" in page)

@@ -72,6 +72,7 @@ class PPG(BaseAlgorithm):
         if not any(map(sum, rows)):  # none of the module's agents has acted
             module.store([])
             return
+        self._warn_of_few_rows(module, sum(map(sum, rows)))
         specs = PolicyPhase.for_learners(
             rows,
             module_id=module.id,

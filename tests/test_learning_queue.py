@@ -138,6 +138,36 @@ def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, mon
         learning.main(["run", "tiny", "--only", "*_7"])
 
 
+def test_a_paused_queue_waits_and_goes_on(tiny, monkeypatch):
+    """Runs end while it is paused, and are begun again where they were."""
+    state, begun = tiny / "state", []
+    learning.main(["pause", "--state", str(state)])
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, env):
+            assert not learning.is_paused(state)
+            begun.append(command[-5])
+            if len(begun) == 1:
+                learning.main(["pause", "--state", str(state)])
+            else:
+                run = Run("tiny", "CartPole-v1", "ppg", int(command[-5]))
+                run.csv.parent.mkdir(parents=True, exist_ok=True)
+                run.csv.touch()
+
+        def poll(self):
+            return 0
+
+    def wait(seconds):
+        learning.main(["resume", "--state", str(state)])
+
+    monkeypatch.setattr(learning.subprocess, "Popen", Process)
+    monkeypatch.setattr(learning.time, "sleep", wait)
+    assert learning.run_queue(learning.runs_of("tiny"), 1, state, math.inf) == 0
+    assert begun == ["0", "0", "1"]
+
+
 def test_a_run_that_failed_is_named_and_the_others_are_trained(tiny, monkeypatch, capsys):
     assert len(run_queue(monkeypatch, returncode=2)) == 2
     assert "CartPole-v1_ppg_1 failed with exit code 2" in capsys.readouterr().out

@@ -188,12 +188,13 @@ def test_modules_that_are_not_trained_stay_as_they_are(build):
         np.testing.assert_array_equal(w, before[name])
 
 
-def test_a_module_without_agents_trains_nothing_and_breaks_nothing(build):
+def test_a_module_without_agents_trains_nothing_and_breaks_nothing(build, caplog):
     config = config_of(Team, {"runner", "helper"})
     config.env_runners(num_envs_per_env_runner=1, rollout_fragment_length=2)
     algo = build(config)
     result = algo.train()  # two steps: the helper has not acted yet
     assert of_modules(result, "approx_kl").keys() == {"runner"}
+    assert "runner has 1 segments in this iteration, fewer than num_minibatches=2" in caplog.text
     for _ in range(3):
         result = algo.train()
     assert of_modules(result, "aux").keys() == {"runner", "helper"}

@@ -28,12 +28,14 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import ModuleID
 from ray.tune import Checkpoint
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.util import log_once
 
 from rllib_ppg import ray_private
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.checkpoint.folder import REPLAY, check_format, local_copy, resolve
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.data.episodes import Episode, EpisodeWindow
+from rllib_ppg.data.minibatches import segments_per_row
 from rllib_ppg.data.rollout import RolloutSummary
 from rllib_ppg.driver.checkpointing import restore_checkpoint, save_checkpoint
 from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
@@ -350,6 +352,19 @@ class BaseAlgorithm(Algorithm):
     def _log_ppg(self, **values: float) -> None:
         for key, value in values.items():
             self.metrics.log_value(("ppg", key), value, reduce="max", window=1)
+
+    def _warn_of_few_rows(self, module: ModuleState, rows: int) -> None:
+        """Warns once if a module has fewer segments than minibatches, of which some are empty."""
+        config = module.config
+        segments = rows * segments_per_row(config.rollout_fragment_length, config.steps_per_segment)
+        if segments < config.num_minibatches and log_once(f"few_rows_of_{module.id}"):
+            logger.warning(
+                "%s has %d segments in this iteration, fewer than num_minibatches=%d: set fewer "
+                "minibatches, or a smaller segment_length or rollout_fragment_length",
+                module.id,
+                segments,
+                config.num_minibatches,
+            )
 
     def _log_replay_lists(self) -> None:
         replays = [m.replay for m in self.modules.values() if m.config.has_aux_phase]
