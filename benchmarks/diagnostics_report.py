@@ -66,4 +66,4 @@ def _mean(seeds: list[list[dict[str, str]]], column: str, place: int | None) -> 
         # An Adam that has just begun to count anew has no second moment: NaN or 0.
         if values and np.isfinite(values).all() and any(values):
             means.append(np.mean(values))
-    return f"{np.mean(means):.2g}" if means else "–"
+    return f"{np.mean(means):.2g}" if means else "-"

@@ -375,6 +375,7 @@ class Stuck(Counting):
         return super().step(action)
 
 
+@pytest.mark.long
 def test_training_goes_on_without_a_stuck_env_runner_until_it_answers(build, tmp_path):
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)

@@ -44,7 +44,7 @@ OPTIONS = {
     "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--runtime-env"},
     "evaluate": PLAY | {"--steps"},
     "record": PLAY | {"--fps"},
-    "export": {"-o", "--out", "-v"},
+    "export": {"-o", "--out", "--module-id", "-v"},
     "plot": {
         *("-o", "--out", "--against", "--metric", "--reference", "--reference-experiments", "-v"),
     },

@@ -102,7 +102,7 @@ def test_runs_for_a_tiny_iteration(name, build):
     if experiment.run == "PPG":
         phases = result["ppg"].get("num_aux_phases_lifetime", 0)
         assert phases == int(algo.config.n_pi > 0)
-        assert algo.get_module().arch == algo.config.arch
+        assert all(algo.get_module(m).arch == algo.config.arch for m in algo.modules)
     if algo.config.evaluation_interval:
         assert result["evaluation"]["env_runners"]["num_env_steps_sampled"] > 0
 

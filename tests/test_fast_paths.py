@@ -128,7 +128,9 @@ class RunningMean(PPGTorchRLModule):
         return super()._forward_train(batch | {"obs": obs - self.mean}, **kwargs)
 
 
-@pytest.mark.parametrize("module_class", [Dropout, RunningMean])
+@pytest.mark.parametrize(
+    "module_class", [Dropout, pytest.param(RunningMean, marks=pytest.mark.long)]
+)
 def test_passes_that_depend_on_each_other_run_in_order(module_class):
     one, *more = (weights_after_phases(2, module_class=module_class) for _ in range(3))
     for weights in more:
