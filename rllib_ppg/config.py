@@ -35,11 +35,11 @@ from rllib_ppg.networks.recurrent_encoder import CELLS
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg.sampling.connectors import act_as_in_training, observe_as_in_training
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
+from rllib_ppg.sampling.episode_records import record_actions, record_inputs
 from rllib_ppg.sampling.episodes_env_runner import (
-    KeepModuleInputs,
     MultiAgentEpisodesEnvRunner,
+    RolloutsOfEpisodes,
     SingleAgentEpisodesEnvRunner,
-    StoreModuleInputs,
 )
 from rllib_ppg.sampling.evaluation_env_runner import (
     EvaluationEnvRunner,
@@ -330,6 +330,14 @@ class PPGConfig(AlgorithmConfig):
         """Why RLlib's own env runners sample; None if `BatchedEnvRunner` does."""
         return needs_episodes(self)
 
+    @override(AlgorithmConfig)
+    def get_config_for_module(self, module_id: ModuleID) -> PPGConfig:
+        """The settings of a module: RLlib's method can't copy a config that is frozen."""
+        overrides = self.algorithm_config_overrides_per_module.get(module_id)
+        if not overrides:
+            return self
+        return self.copy(copy_frozen=False).update_from_dict(overrides)
+
     def trains(self, module_id: ModuleID) -> bool:
         """Whether a module is among `policies_to_train`; all are by default."""
         chosen = self.policies_to_train
@@ -490,15 +498,16 @@ class PPGConfig(AlgorithmConfig):
     @property
     def _records_module_inputs(self) -> bool:
         """Whether env runners keep in their episodes what modules got, to train on it."""
-        return self.env_runner_cls in EPISODES_ENV_RUNNERS
+        runner = self.env_runner_cls
+        return isinstance(runner, type) and issubclass(runner, RolloutsOfEpisodes)
 
     @override(AlgorithmConfig)
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
         pipeline = super().build_env_to_module_connector(*args, **kwargs)
         if self.add_default_connectors_to_env_to_module_pipeline:
             observe_as_in_training(pipeline, self.is_multi_agent)
-        if self._records_module_inputs:
-            pipeline.append(KeepModuleInputs())
+            if self._records_module_inputs:
+                record_inputs(pipeline, self.is_multi_agent)
         return pipeline
 
     @override(AlgorithmConfig)
@@ -508,8 +517,8 @@ class PPGConfig(AlgorithmConfig):
             act_as_in_training(
                 pipeline, self.normalize_actions, self.clip_actions, self.is_multi_agent
             )
-        if self._records_module_inputs:
-            pipeline.prepend(StoreModuleInputs())
+            if self._records_module_inputs:
+                record_actions(pipeline)
         return pipeline
 
     @override(AlgorithmConfig)

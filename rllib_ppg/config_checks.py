@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -241,7 +242,16 @@ def check_settings(config: PPGConfig) -> None:
     _check_what_ppg_replaces(config)
     if is_vector_env_class(config.env):
         check_needs_no_episodes(config)
+    _check_values(config)
     check_overrides(config)
+    modes = [mode.value for mode in gym.VectorizeMode]
+    _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
+    _check_module_spec(config)
+    _check_batches(config)
+
+
+def _check_values(config: PPGConfig) -> None:
+    """Checks settings that a module may have for itself, and what they have to do with others."""
     for setting, rule in _RULES.items():
         rule.check(setting, getattr(config, setting))
     # With a KL penalty nothing is clipped, and OpenAI's command line sets clip_param=0.
@@ -264,10 +274,6 @@ def check_settings(config: PPGConfig) -> None:
     weights = [config.beta_clone, config.vf_true_weight, *(loss.weight for loss in losses.values())]
     if config.has_aux_phase and not any(weights):
         raise ValueError("all weights of the auxiliary phase are 0: set e_aux=0 to leave it out")
-    modes = [mode.value for mode in gym.VectorizeMode]
-    _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
-    _check_module_spec(config)
-    _check_batches(config)
 
 
 def check_env(config: PPGConfig) -> None:
@@ -348,9 +354,13 @@ def check_needs_no_episodes(config: AlgorithmConfig) -> None:
 
 def _check_what_ppg_replaces(config: PPGConfig) -> None:
     runner, learner = config.env_runner_cls, given_setting(config, "learner_class")
-    is_ours = isinstance(runner, type) and issubclass(runner, BatchedEnvRunner | RolloutsOfEpisodes)
-    if not is_ours:
+    if not (isinstance(runner, type) and issubclass(runner, BatchedEnvRunner | RolloutsOfEpisodes)):
         raise _invalid_setting("env_runner_cls", "a class derived from BatchedEnvRunner", runner)
+    if issubclass(runner, BatchedEnvRunner) and (reason := needs_episodes(config)):
+        raise ValueError(
+            f"env_runner_cls={runner.__name__} has no episodes, and {reason}: derive it from "
+            "SingleAgentEpisodesEnvRunner or MultiAgentEpisodesEnvRunner"
+        )
     if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
         raise _invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
     if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
@@ -383,8 +393,6 @@ def _check_schedule(setting: str, value: Any) -> None:
 
 
 def _check_batches(config: PPGConfig) -> None:
-    if config.env_runner_reason is not None:  # the number of rows varies
-        return
     T = config.rollout_fragment_length
     L, max_seq_len = config.segment_length, given_max_seq_len(config)
     if L and max_seq_len and max_seq_len != L:
@@ -396,8 +404,9 @@ def _check_batches(config: PPGConfig) -> None:
     what = f"{config.rows} rows" if segments == config.rows else f"{segments} segments"
     num_env_runners = max(config.num_env_runners, 1)
     shape = f"{num_env_runners} env runners x {config.num_envs_per_env_runner} envs"
+    varies = needs_episodes(config) is not None  # the number of rows
     for setting in ["num_minibatches"] + ["num_aux_minibatches"] * config.has_aux_phase:
-        if segments % getattr(config, setting):
+        if not varies and segments % getattr(config, setting):
             raise ValueError(
                 f"{what} ({shape}, {T} steps each) can't be cut into {setting}="
                 f"{getattr(config, setting)} equal minibatches: set {setting} to one of "
@@ -474,9 +483,11 @@ def given_max_seq_len(config: PPGConfig) -> int | None:
 def given_model_config(config: PPGConfig) -> dict[str, Any]:
     """The `model_config` that a user gave, in whichever way."""
     spec = given_setting(config, "rl_module_spec")
-    spec = spec if isinstance(spec, RLModuleSpec) else RLModuleSpec()
+    specs = [spec] if isinstance(spec, RLModuleSpec) else []
+    if isinstance(spec, MultiRLModuleSpec):
+        specs = list(spec.rl_module_specs.values())
     given: dict[str, Any] = {}
-    for model_config in (given_setting(config, "model_config"), spec.model_config):
+    for model_config in (given_setting(config, "model_config"), *(s.model_config for s in specs)):
         if isinstance(model_config, DefaultModelConfig):
             model_config = asdict(model_config)
         given |= model_config or {}
@@ -485,13 +496,22 @@ def given_model_config(config: PPGConfig) -> dict[str, Any]:
 
 def check_overrides(config: PPGConfig) -> None:
     """Raises ValueError for a setting that one module can't have for itself."""
+    if config.is_multi_agent and not any(map(config.trains, config.policies)):
+        raise ValueError("policies_to_train names none of the policies")
     for module_id, overrides in config.algorithm_config_overrides_per_module.items():
+        ids = list(config.policies) if config.is_multi_agent else [DEFAULT_MODULE_ID]
+        if module_id not in ids:
+            raise ValueError(
+                f"algorithm_config_overrides_per_module names {module_id!r}, which is no policy"
+                f"{did_you_mean(str(module_id), ids)}"
+            )
         for setting in overrides:
             if setting not in PER_MODULE:
                 raise ValueError(
                     f"{setting} is the same for all modules, and the overrides of {module_id!r} "
                     f"set it: a module has its own {', '.join(PER_MODULE)}"
                 )
+        _check_values(config.get_config_for_module(module_id))
 
 
 def _check_no_conflicting_model_settings(

@@ -55,13 +55,8 @@ class PPG(BaseAlgorithm):
 
     def _sample(self) -> list[SampledRollout]:
         """One rollout of every healthy env runner."""
-        for module in self.modules.values():
-            if module.observations is not None and module.observations.is_empty:
-                # Random actions, so that the first rollout is filtered already.
-                warm_up = self._env_runners.call("warm_up")
-                moments = [of_modules[module.id] for of_modules, _ in warm_up]
-                self._update_observation_filter(module, moments)
-                self._sync_weights()
+        if any(m.observations and m.observations.is_empty for m in self.modules.values()):
+            self._warm_up_filters()
         rollouts = self._env_runners.sample(self._env_steps())
         self._log_sampling(r.summary for r in rollouts)
         return rollouts
@@ -110,6 +105,15 @@ class PPG(BaseAlgorithm):
             metrics = self._learners.call_all("aux_epoch", module.id, epoch)
             self._on_aux_epoch_end(module, epoch + 1)
         return metrics
+
+    def _warm_up_filters(self) -> None:
+        """Fills the observation filters, so that the first rollout is filtered already."""
+        if self._env_steps() > 0:  # a module that has not acted yet starts with its first rollout
+            return
+        warm_up = [of_modules for of_modules, _ in self._env_runners.call("warm_up")]
+        for module in self.modules.values():
+            self._update_observation_filter(module, [x.get(module.id) for x in warm_up])
+        self._sync_weights()
 
     def _update_observation_filter(self, module: ModuleState, new: list[Any]) -> None:
         if module.observations is None:

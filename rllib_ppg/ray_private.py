@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
+    from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
     from ray.rllib.core.learner.learner import Learner
     from ray.rllib.core.learner.learner_group import LearnerGroup
     from ray.rllib.core.rl_module import MultiRLModuleSpec, RLModule
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
     from ray.tune.experiment import Trial
@@ -182,6 +184,24 @@ def given_setting(config: AlgorithmConfig, name: str) -> Any:
     Public properties of the same name merge it with defaults, or do not exist.
     """
     return getattr(config, f"_{name}")
+
+
+def module_to_env(env_runner: SingleAgentEnvRunner) -> ModuleToEnvPipeline:
+    """The connectors between an env runner's module and its env."""
+    return env_runner._module_to_env
+
+
+def keep_last_observations(env_runner: MultiAgentEnvRunner) -> None:
+    """Makes episodes that have been cut know their agents' last observations.
+
+    RLlib forgets them when it cuts an episode. An agent that then ends without another one, as in
+    envs with turns, would lose its last step.
+    """
+    for episode in env_runner._ongoing_episodes:
+        for agent in episode.agent_episodes.values():
+            if agent._last_added_observation is None and agent.is_reset:
+                agent._last_added_observation = agent.get_observations(-1)
+                agent._last_added_infos = agent.get_infos(-1)
 
 
 # -- Envs and the cluster ----------------------------------------------------------------------

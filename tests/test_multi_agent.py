@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
@@ -124,6 +125,117 @@ def test_learners_train_on_what_modules_acted_on(build, env, policies, mapping, 
     assert result["ppg"]["num_aux_phases_lifetime"] == 1
 
 
+@pytest.mark.parametrize("fragment", [1, 3, 5])
+def test_no_step_is_lost_where_rollouts_end(build, fragment):
+    """An agent that acts last before a rollout's end has its last step in a later one."""
+    config = config_of(Turns, {"first", "second"})
+    config.env_runners(num_envs_per_env_runner=1, rollout_fragment_length=fragment)
+    runner = build(config).env_runner
+    steps, ends, total = 0, 0, 0.0
+    while steps < 20 * 3:
+        _, *rollouts = runner.sample_rollout(1, 0, ["first", "second"])
+        steps += sum(r.valid.sum() for r in rollouts)
+        ends += sum(r.terminated.sum() for r in rollouts)
+        total += sum(r.rewards.sum() for r in rollouts)
+    # Of 40 rewards of an episode, one comes before the second agent's first observation.
+    assert (steps, ends, total) == (20 * 3, 2 * 3, 39.0 * 3)
+
+
+class Duel(Turns):
+    """The one who acts last gets the only reward."""
+
+    def step(self, actions):
+        obs, _, terminated, truncated, info = super().step(actions)
+        (mover,) = actions
+        return obs, {mover: float(terminated["__all__"])}, terminated, truncated, info
+
+
+def test_an_evaluation_counts_the_last_step(build, tmp_path, quiet, capsys):
+    algo = build(config_of(Duel, {"first", "second"}))
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    assert main(["evaluate", path, "--episodes", "3"]) == 0
+    assert re.search(r"^return +1.000", capsys.readouterr().out, re.MULTILINE)
+
+
+class TimeLimit(Turns):
+    """Both act at once, until a limit of time."""
+
+    def _observe(self):
+        return dict.fromkeys(self.agents, np.array([self.t], np.float32))
+
+    def step(self, actions):
+        self.t += 1
+        never, limit = {"__all__": False}, {"__all__": self.t == 5}
+        return self._observe(), dict.fromkeys(self.agents, 1.0), never, limit, {}
+
+
+class Halved(ConnectorV2):
+    """A user's connector, which changes what modules get and not the episodes."""
+
+    def __call__(self, *, batch, episodes, **kwargs):
+        for episode in self.single_agent_episode_iterator(episodes):
+            self.add_batch_item(batch, "obs", episode.get_observations(-1) / 2, episode)
+        return batch
+
+
+def test_connectors_see_the_observations_that_are_bootstrapped_from(build):
+    config = config_of(TimeLimit, {"first", "second"})
+    config.env_runners(env_to_module_connector=lambda *_, **__: Halved())
+    runner = build(config).env_runner
+    _, *rollouts = runner.sample_rollout(1, 0, ["first", "second"])
+    for r in rollouts:
+        assert len(r.final_obs) >= 12
+        for (n, t), final in zip(r.final_index, r.final_obs, strict=True):
+            assert final == r.obs[n, t] + 0.5
+        assert set(r.obs[r.valid].ravel()) == {0.0, 0.5, 1.0, 1.5, 2.0}
+
+
+class Breaks(Turns):
+    def step(self, actions):
+        obs, rewards, *rest = super().step(actions)
+        if self.t == 7:
+            raise OSError("the cable broke")
+        return obs, rewards, *rest
+
+
+class NotANumber(Turns):
+    def step(self, actions):
+        obs, rewards, *rest = super().step(actions)
+        return obs, dict.fromkeys(rewards, np.nan), *rest
+
+
+@pytest.mark.parametrize(
+    ("env", "error", "message"),
+    [
+        (Breaks, RuntimeError, r"env.step of env runner 0 .* failed: OSError: the cable broke"),
+        (NotANumber, ValueError, r"NaN or infinite reward of agent \w+ from env runner 0"),
+    ],
+)
+def test_envs_that_fail_are_named(build, env, error, message):
+    algo = build(config_of(env, {"first", "second"}))
+    with pytest.raises(error, match=message):
+        algo.train()
+
+
+def test_a_restored_run_does_not_repeat_its_first_episodes(build, tmp_path):
+    algo = build(config_of(MultiAgentCartPole, {"0", "1"}))
+    _, first, _ = algo.env_runner.sample_rollout(1, 0, ["0", "1"])
+    algo.train()
+    other = PPG.from_checkpoint(algo.save_to_path(str(tmp_path / "checkpoint")))
+    try:
+        _, again, _ = other.env_runner.sample_rollout(1, 100, ["0", "1"])
+        assert not np.array_equal(first.obs[:, 0], again.obs[:, 0])
+    finally:
+        other.stop()
+
+
+def test_a_mapping_may_look_at_the_episode(build):
+    config = config_of(
+        MultiAgentCartPole, {"0", "1"}, lambda agent, episode, **_: str(hash(episode.id_) % 2)
+    )
+    assert build(config).train()["num_env_steps_sampled_lifetime"] >= 64
+
+
 def rollouts_of(build, env, policies):
     config = config_of(env, policies).env_runners(rollout_fragment_length=50)
     runner = build(config).env_runner
@@ -154,6 +266,39 @@ def test_rewards_sum_up_until_an_agents_next_turn(build):
         rewards = r.rewards[r.valid]
         assert set(rewards[~last]) == {2.0}
         assert set(rewards[last]) == ({2.0} if name == "first" else {1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"overrides": {"0": {"e_pi": -1}}}, "e_pi is a whole number of at least 1"),
+        ({"overrides": {"0": {"gamma": 0.5}}}, "gamma is the same for all modules"),
+        ({"overrides": {"zero": {"e_pi": 1}}}, "names 'zero', which is no policy"),
+        ({"policies_to_train": []}, "policies_to_train names none of the policies"),
+    ],
+)
+def test_wrong_settings_of_modules_are_refused(changes, words):
+    overrides = changes.pop("overrides", {})
+    config = config_of(
+        MultiAgentCartPole,
+        {"0", "1"},
+        algorithm_config_overrides_per_module=overrides,
+        **changes,
+    )
+    with pytest.raises(ValueError, match=words):
+        config.validate()
+
+
+def test_settings_of_modules_in_a_frozen_config():
+    config = config_of(
+        MultiAgentCartPole,
+        {"0", "1"},
+        algorithm_config_overrides_per_module={"0": {"lr": 0.5}},
+    )
+    config.freeze()
+    assert config.get_config_for_module("0").lr == 0.5
+    assert config.get_config_for_module("1").lr == config.lr
+    assert PPG.default_resource_request(config)
 
 
 def test_modules_have_settings_of_their_own(build):

@@ -108,6 +108,8 @@ INHERITED = [
     (ENV_RUNNER, "_increase_sampled_metrics", ["self", "num_steps", "num_episodes_completed"]),
     (ENV_RUNNER, "_log_episode_metrics", ["self", "length", "ret", "sec"]),
     (ENV_RUNNER, "_needs_initial_reset", None),
+    (ENV_RUNNER, "_ongoing_episodes", None),
+    (ENV_RUNNER, "_seed", None),
     (ENV_RUNNER, "_shared_data", None),
     (LEARNER, "_check_component", ["self", "name", "components", "not_components"]),
     (LEARNER, "_device", None),

@@ -67,7 +67,7 @@ def save_checkpoint(
         new.finish(
             replay=replay,
             networks=learners.call_all("network_shapes")[0],
-            replay_columns=_replay_columns(config),
+            replay_columns={module.id: _replay_columns(module.config) for module in modules},
             policy_iteration=max(len(module.replay) for module in modules),
             rollout_fragment_length=config.rollout_fragment_length,
         )
@@ -103,14 +103,15 @@ def restore_checkpoint(
             settings. Nothing has changed then.
     """
     modules = list(modules)
-    wanted = config.checkpoint_replay and config.has_aux_phase
+    has_aux_phase = any(module.config.has_aux_phase for module in modules)
+    wanted = config.checkpoint_replay and has_aux_phase
     manifest = check_contents(filesystem, root, replay=wanted)
     shapes = learners.retry_on_learner_loss(learners.call_all, "network_shapes")[0]
     for module in modules:
         there, here = manifest["networks"].get(module.id, {}), shapes[module.id]
         check_networks(root, *_without_other_aux_heads(there, here))
     replays = {module.id: ReplayList(config.n_pi) for module in modules}
-    if _has_usable_replay(manifest, config):
+    if _has_usable_replay(manifest, config, modules):
         for module_id, replay in replays.items():
             load_replay(
                 replay,
@@ -155,10 +156,12 @@ def _without_other_aux_heads(there: Shapes, here: Shapes) -> tuple[Shapes, Shape
     return in_both_or_not_a_head[0], in_both_or_not_a_head[1]
 
 
-def _has_usable_replay(manifest: dict[str, Any], config: PPGConfig) -> bool:
+def _has_usable_replay(
+    manifest: dict[str, Any], config: PPGConfig, modules: Iterable[ModuleState]
+) -> bool:
     """Whether to restore the replay lists; warns if the states of an open phase are left out."""
     stored = manifest["policy_iteration"]
-    if not config.has_aux_phase:
+    if not any(module.config.has_aux_phase for module in modules):
         if stored:
             logger.warning(
                 "resuming without the stored states of the checkpoint's phase: these settings have "
@@ -174,7 +177,12 @@ def _has_usable_replay(manifest: dict[str, Any], config: PPGConfig) -> bool:
                 config.n_pi,
             )
         return False
-    lacking = {*_replay_columns(config)} - {*manifest["replay_columns"]}
+    lacking = {
+        column
+        for module in modules
+        for column in _replay_columns(module.config)
+        if column not in manifest["replay_columns"].get(module.id, [])
+    }
     if lacking:
         if stored:
             logger.warning(

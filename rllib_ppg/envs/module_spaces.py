@@ -9,6 +9,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.typing import ModuleID
 
 from rllib_ppg.envs.spaces import flat_space, is_flat
@@ -39,9 +40,12 @@ def module_spaces(config: AlgorithmConfig) -> dict[ModuleID, ModuleSpaces]:
     if not config.is_multi_agent:
         return {DEFAULT_MODULE_ID: ModuleSpaces(*probe_spaces(config))}
     env = _multi_agent_env(config)
-    found: dict[ModuleID, ModuleSpaces] = {}
-    for agent in env.possible_agents or []:
-        module_id = config.policy_mapping_fn(agent, None)
+    # A mapping may look at the episode; RLlib tries it with an empty one, too.
+    found, episode = dict[ModuleID, ModuleSpaces](), MultiAgentEpisode()
+    if not env.possible_agents:
+        raise ValueError(f"{type(env).__name__}.possible_agents names no agents")
+    for agent in env.possible_agents:
+        module_id = config.policy_mapping_fn(agent, episode)
         observations = env.get_observation_space(agent)
         if not is_flat(observations):
             observations = flat_space(observations)

@@ -254,6 +254,12 @@ class MultiAgentPlayer(RLlibPlayer):
     def _networks(self, policy: TrainedPolicy, config: AlgorithmConfig) -> Any:
         return policy.all_modules()
 
+    @override(RLlibPlayer)
+    def step(self) -> Step:
+        step = super().step()
+        ray_private.keep_last_observations(self._runner)
+        return step
+
 
 def _check_spaces(module: RLModule, observations: Any, actions: Any, env: Any) -> None:
     for what, of_policy, of_env in (

@@ -76,7 +76,7 @@ class DrawActions(ConnectorV2):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         # RLlib seeds numpy's global generator with the config's seed and the env runner's index.
-        self._rng = np.random.default_rng(np.random.randint(2**31))
+        self.rng = np.random.default_rng(np.random.randint(2**31))
 
     @override(ConnectorV2)
     def __call__(
@@ -92,7 +92,7 @@ class DrawActions(ConnectorV2):
     def _draw(self, module: RLModule, out: dict[str, Any], explore: bool) -> None:
         if Columns.ACTIONS in out:  # a user's module may choose actions itself
             return
-        policy, inputs = Policy(module, self._rng), out[Columns.ACTION_DIST_INPUTS]
+        policy, inputs = Policy(module, self.rng), out[Columns.ACTION_DIST_INPUTS]
         if not module.is_stateful():
             actions, logp = policy.draw(inputs, explore)
         else:  # RLlib takes the time axis of recurrent modules away later

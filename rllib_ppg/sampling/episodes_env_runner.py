@@ -11,20 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tree
-from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.utils.annotations import override
-from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.spaces.space_utils import get_original_space
 from ray.rllib.utils.typing import ModuleID
 
-from rllib_ppg.checkpoint import rng_state
+from rllib_ppg import ray_private
 from rllib_ppg.data.episodes import EPISODE_METRICS, Episode
 from rllib_ppg.data.reward_norm import discounted_returns
 from rllib_ppg.data.rollout import ModuleSummary, Rollout, RolloutSummary
@@ -32,60 +28,10 @@ from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import Actions, flatten_observation, is_flat
 from rllib_ppg.networks.recurrent_state import STATE_IN, state_layouts
+from rllib_ppg.sampling.connectors import DrawActions
+from rllib_ppg.sampling.env_contract import EnvStepError
+from rllib_ppg.sampling.episode_records import LAST_OBS, MODULE_ACTIONS, MODULE_OBS, MODULE_STATE
 from rllib_ppg.sampling.episodes_to_rollouts import EpisodePart, to_rollout
-
-# Columns of RLlib's episodes beside its own: what the module got to act on.
-MODULE_OBS, MODULE_STATE = "module_obs", "module_state"
-_INPUTS, _LAST = "ppg_module_inputs", "ppg_last_observations"  # in RLlib's `shared_data`
-
-
-class KeepModuleInputs(ConnectorV2):
-    """The last env-to-module connector: keeps what the modules get."""
-
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        episodes: Sequence[Any],
-        shared_data: dict[str, Any],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        keys = shared_data.get("memorized_map_structure", [])
-        multi = isinstance(keys, dict)
-        by_module = batch if multi else {DEFAULT_MODULE_ID: batch}
-        shared_data[_INPUTS] = by_module
-        of_episodes = {episode.id_: episode for episode in episodes}
-        last = shared_data.setdefault(_LAST, {})
-        for module_id, columns in by_module.items():
-            if Columns.OBS in columns:
-                of_module = keys[module_id] if multi else [(key, None) for key in keys]
-                for i, (episode_id, agent_id) in enumerate(of_module):
-                    episode = of_episodes[episode_id]
-                    t = episode.agent_episodes[agent_id].t if multi else episode.t
-                    last[episode_id, agent_id] = (t, columns, i)
-        return batch
-
-
-class StoreModuleInputs(ConnectorV2):
-    """The first module-to-env connector: stores in the episodes what the modules got."""
-
-    @override(ConnectorV2)
-    def __call__(
-        self, *, rl_module: Any, batch: dict[str, Any], shared_data: dict[str, Any], **kwargs: Any
-    ) -> dict[str, Any]:
-        inputs = shared_data[_INPUTS]
-        multi = isinstance(rl_module, MultiRLModule)
-        for module_id, columns in inputs.items():
-            out = batch.get(module_id) if multi else batch
-            module = rl_module[module_id] if multi else rl_module
-            if out is None:
-                continue
-            out[MODULE_OBS] = columns[Columns.OBS]
-            if module.is_stateful():
-                states = state_layouts(module)[STATE_IN].flatten(columns[STATE_IN])
-                out[MODULE_STATE] = states[:, None]  # with a time axis, as all its columns
-        return batch
 
 
 class RolloutsOfEpisodes:
@@ -93,7 +39,16 @@ class RolloutsOfEpisodes:
 
     config: Any
     module: Any
+    worker_index: int | None
+    _shared_data: dict[str, Any]
     _num_rollouts = 0
+    _begun = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._ended: list[Episode] = []
+        # By episode and agent: the discounted sum of rewards so far.
+        self._running_returns: dict[tuple[Any, Any], float] = {}
+        super().__init__(*args, **kwargs)
 
     def sample_rollout(
         self, num_shards: int, env_steps: int = 0, module_ids: Sequence[ModuleID] = ()
@@ -108,10 +63,13 @@ class RolloutsOfEpisodes:
         Returns:
             The `RolloutSummary` and, for each module in turn, `num_shards` `Rollout`s.
         """
-        self._ended: list[Episode] = []
+        if env_steps and not self._begun:  # Ray has restarted it
+            self._reseed(env_steps)
+        self._begun = True
+        self._ended = []
         parts: dict[ModuleID, list[EpisodePart]] = defaultdict(list)
         returns: dict[ModuleID, list[np.ndarray]] = defaultdict(list)
-        for episode in self._single_agent_episodes(self.sample()):  # type: ignore[attr-defined]
+        for episode in self._single_agent_episodes(self._sampled()):
             module_id = episode.module_id or DEFAULT_MODULE_ID
             if len(episode) and module_id in module_ids:
                 part = self._part(episode, module_id)
@@ -131,19 +89,49 @@ class RolloutsOfEpisodes:
                 obs = self._obs_moments(module_id, rollout.obs[rollout.valid])
             summaries[module_id] = ModuleSummary([len(shard) for shard in mine], moments, obs)
             shards += mine
-        self._last_inputs().clear()
+        self._last_observations().clear()
+        self._running_returns = {
+            key: x for key, x in self._running_returns.items() if key[0] in self._ongoing_ids()
+        }
         return RolloutSummary(metrics, self._ended, summaries), *shards
 
     def warm_up(self) -> dict[ModuleID, Moments]:
-        """Moments of the observations of one rollout with random actions, by module."""
+        """Moments of the observations of one rollout, by module. All envs are reset afterwards.
+
+        Modules act, and not at random: RLlib's random actions know no action masks.
+        """
         obs: dict[ModuleID, list[np.ndarray]] = defaultdict(list)
-        sampled = self.sample(random_actions=True)  # type: ignore[attr-defined]
-        for episode in self._single_agent_episodes(sampled):
+        for episode in self._single_agent_episodes(self._sampled()):
             if len(episode):
-                seen = np.asarray(episode.get_observations())[:-1]
-                obs[episode.module_id or DEFAULT_MODULE_ID].append(seen)
+                module_id = episode.module_id or DEFAULT_MODULE_ID
+                obs[module_id].append(self._part(episode, module_id).obs)
         self._needs_initial_reset = True
+        ray_private.drop_episodes(self)
         return {m: self._obs_moments(m, np.concatenate(x)) for m, x in obs.items()}
+
+    def _sampled(self) -> list[Any]:
+        """Samples episodes.
+
+        Raises:
+            EnvStepError: The env raised.
+        """
+        try:
+            episodes = self.sample()  # type: ignore[attr-defined]
+        except RuntimeError as e:  # RLlib's, without a word, if the env raised
+            if str(e) or e.__cause__ is None:
+                raise
+            what = " ".join(f"{type(e.__cause__).__name__}: {e.__cause__}".split())
+            raise EnvStepError(f"env.step of {self._owner} failed: {what}") from e
+        if self.config.is_multi_agent:
+            ray_private.keep_last_observations(self)
+        return list(episodes)
+
+    @property
+    def _owner(self) -> str:
+        return f"env runner {self.worker_index} ({self.config.env})"
+
+    def _ongoing_ids(self) -> set[Any]:
+        return {episode.id_ for episode in self._ongoing_episodes}  # type: ignore[attr-defined]
 
     # -- From episodes to rollouts -------------------------------------------------------------
 
@@ -157,15 +145,12 @@ class RolloutsOfEpisodes:
     def _part(self, episode: SingleAgentEpisode, module_id: ModuleID) -> EpisodePart:
         module = self._module(module_id)
         space = module.observation_space
-        actions = tree.map_structure(np.asarray, episode.get_actions())
-        if isinstance(actions, list):  # of an episode that is not in arrays yet
-            actions = tree.map_structure(lambda *x: np.stack(x), *actions)
         states = np.empty((len(episode), 0), np.float32)
         if module.is_stateful():
             states = np.stack(episode.get_extra_model_outputs(MODULE_STATE))
-        return EpisodePart(
+        part = EpisodePart(
             obs=np.stack(episode.get_extra_model_outputs(MODULE_OBS)).astype(space.dtype),
-            actions=Actions(module.action_space).pack(actions),
+            actions=np.stack(episode.get_extra_model_outputs(MODULE_ACTIONS)),
             logp=np.asarray(episode.get_extra_model_outputs(Columns.ACTION_LOGP), np.float32),
             rewards=np.asarray(episode.get_rewards(), np.float32),
             states=states,
@@ -173,16 +158,28 @@ class RolloutsOfEpisodes:
             terminated=episode.is_terminated,
             final_obs=None if episode.is_terminated else self._final_obs(episode, module),
         )
+        final = np.zeros(0) if part.final_obs is None else part.final_obs
+        for name, x in (
+            ("observation", part.obs),
+            ("observation", final),
+            ("log-probability", part.logp),
+            ("reward", part.rewards),
+        ):
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                agent = "" if episode.agent_id is None else f" of agent {episode.agent_id}"
+                raise ValueError(
+                    f"NaN or infinite {name}{agent} from {self._owner}; the weights are unchanged"
+                )
+        return part
 
     def _final_obs(self, episode: SingleAgentEpisode, module: Any) -> np.ndarray:
         """What the module gets, or would have got, after the last step."""
         space = module.observation_space
-        key = (episode.multi_agent_episode_id or episode.id_, episode.agent_id)
-        t, columns, i = self._last_inputs().get(key, (None, {}, 0))
+        t, last = self._last_observations().get(_key(episode), (None, None))
         if t == episode.t:
-            obs = convert_to_numpy(columns[Columns.OBS][i])
-            return obs[0] if module.is_stateful() else obs
-        # An agent that is done: no connector has seen its last observation.
+            obs = np.asarray(last, space.dtype)
+            return obs.reshape(space.shape)  # without the time axis of modules with a state
+        # No connector has seen it.
         original, obs = get_original_space(space), episode.get_observations(-1)
         if not is_flat(original) and np.shape(obs) != space.shape:
             obs = flatten_observation(original, obs)
@@ -196,13 +193,10 @@ class RolloutsOfEpisodes:
 
     def _returns(self, episode: SingleAgentEpisode, rewards: np.ndarray) -> np.ndarray:
         """The discounted sums of past rewards, which go on from the episode's last part."""
-        running: dict[Any, float] = self.__dict__.setdefault("_running_returns", {})
-        key = (episode.multi_agent_episode_id or episode.id_, episode.agent_id)
         valid = np.ones((1, len(rewards)), bool)
-        start = np.array([running.pop(key, 0.0)], np.float32)
+        start = np.array([self._running_returns.get(_key(episode), 0.0)], np.float32)
         [returns] = discounted_returns(rewards[None], ~valid, valid, start)
-        if not episode.is_done:
-            running[key] = float(returns[-1])
+        self._running_returns[_key(episode)] = float(returns[-1])
         return returns
 
     def _rollout(self, module_id: ModuleID, parts: list[EpisodePart]) -> Rollout:
@@ -214,7 +208,7 @@ class RolloutsOfEpisodes:
             module.observation_space,
             Actions(module.action_space),
             layouts[STATE_IN].size if layouts else 0,
-            (self.worker_index or 0, self._num_rollouts),  # type: ignore[attr-defined]
+            (self.worker_index or 0, self._num_rollouts),
         )
 
     def _obs_moments(self, module_id: ModuleID, obs: np.ndarray) -> Moments:
@@ -225,26 +219,40 @@ class RolloutsOfEpisodes:
         multi = isinstance(self.module, MultiRLModule)
         return self.module[module_id] if multi else self.module
 
-    def _last_inputs(self) -> dict[Any, tuple[int | None, Mapping[str, Any], int]]:
-        """By episode and agent: its step, the columns that its module got, its place in them."""
-        return self._shared_data.setdefault(_LAST, {})  # type: ignore[attr-defined]
+    def _last_observations(self) -> dict[Any, tuple[int | None, Any]]:
+        """By episode and agent: its step, and what its module got or would have got there."""
+        return self._shared_data.setdefault(LAST_OBS, {})
 
     def _log_episode_metrics(self, length: int, ret: float, sec: float, *more: Any) -> None:
-        self.__dict__.setdefault("_ended", []).append(Episode(int(length), float(ret), float(sec)))
+        self._ended.append(Episode(int(length), float(ret), float(sec)))
         super()._log_episode_metrics(length, ret, sec, *more)  # type: ignore[misc]
 
     # -- Resume --------------------------------------------------------------------------------
 
     def get_exact_state(self) -> tuple[int, dict[str, Any]]:
-        """The number of this env runner, counted from 1, and its random numbers."""
-        state = {"random_numbers": rng_state.get_state()}
-        return self.worker_index or 1, state  # type: ignore[attr-defined]
+        """The number of this env runner, counted from 1; RLlib's envs can't be saved."""
+        return self.worker_index or 1, {}
 
     def set_exact_state(self, states: Mapping[int, Any], env_steps: int) -> str:
-        """Restores the random numbers; returns what the envs do, which RLlib can't save."""
+        """Draws other random numbers; returns what the envs do, which RLlib can't save."""
         self._needs_initial_reset = True
-        self._num_rollouts = env_steps
+        self._reseed(env_steps)
+        self._begun = True
         return "start new episodes (RLlib's env runners can't save theirs)"
+
+    def _reseed(self, env_steps: int) -> None:
+        """Makes it not repeat the episodes of the run's start."""
+        self._num_rollouts = env_steps  # so that no number comes again
+        if self.config.seed is not None:
+            words = [int(self.config.seed), self.worker_index or 0, env_steps]
+            self._seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+            for connector in ray_private.module_to_env(self):
+                if isinstance(connector, DrawActions):
+                    connector.rng = np.random.default_rng(words)
+
+
+def _key(episode: SingleAgentEpisode) -> tuple[Any, Any]:
+    return episode.multi_agent_episode_id or episode.id_, episode.agent_id
 
 
 class SingleAgentEpisodesEnvRunner(RolloutsOfEpisodes, SingleAgentEnvRunner):
