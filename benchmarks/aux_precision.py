@@ -48,7 +48,7 @@ class MeasurePhase(PPGCallback):
     before: dict[str, np.ndarray]
 
     def on_aux_epoch_end(
-        self, *, algorithm: Any, metrics_logger: Any, epoch: int, num_epochs: int
+        self, *, algorithm: Any, metrics_logger: Any, epoch: int, num_epochs: int, **kwargs: Any
     ) -> None:
         """See the class."""
         learner = algorithm.learner_group._learner

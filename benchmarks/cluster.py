@@ -34,6 +34,7 @@ from benchmarks.measuring import machine
 from benchmarks.scaling import Run, table
 from rllib_ppg import PPGConfig
 from rllib_ppg.driver import checkpointing
+from rllib_ppg.driver.module_state import ModuleState
 from rllib_ppg.ppg import PPG
 from rllib_ppg.resources.node_roles import ENV_RUNNER, LEARNER, ROLES
 
@@ -237,8 +238,8 @@ class Metered(PPG):
         self.meter.around(self, "_sync_weights", "weights")
         self.meter.around(checkpointing, "load_replay", "list")
 
-    def _on_aux_epoch_end(self, epoch: int) -> None:
-        super()._on_aux_epoch_end(epoch)
+    def _on_aux_epoch_end(self, module: ModuleState, epoch: int) -> None:
+        super()._on_aux_epoch_end(module, epoch)
         if epoch == self.config.e_aux:  # the replay list is about to be dropped
             self.at_the_end = self.in_place()
 

@@ -155,6 +155,7 @@ def run_queue(runs: list[Run], jobs: int, state: Path, deadline: float) -> int:
     """Trains those of the runs that are not complete, so many at a time; how many have failed."""
     waiting, failed = [run for run in runs if not run.csv.exists()], 0
     running: dict[subprocess.Popen[bytes], Run] = {}
+    paused: set[Run] = set()
     while (waiting and time.time() < deadline) or running:
         while waiting and len(running) < jobs and time.time() < deadline and not is_paused(state):
             run = waiting.pop(0)
@@ -163,13 +164,15 @@ def run_queue(runs: list[Run], jobs: int, state: Path, deadline: float) -> int:
             command += ["--state", str(state), "--deadline", str(deadline)]
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
             running[subprocess.Popen(command, env=env)] = run
+        if is_paused(state):
+            paused |= {*running.values()}
         time.sleep(1)
         for process in [p for p in running if p.poll() is not None]:
             run = running.pop(process)
             if process.returncode:
                 failed += 1
                 print(f"{run.name} failed with exit code {process.returncode}", flush=True)
-            elif not run.csv.exists():  # paused, or at the deadline
+            elif run in paused and not run.csv.exists():
                 waiting.insert(0, run)
     return failed
 

@@ -47,7 +47,7 @@ class PlayAroundAuxPhases(PPGCallback):
     """Notes in the results what the policy's returns are as an auxiliary phase begins and ends."""
 
     def on_aux_epoch_end(
-        self, *, algorithm: PPG, metrics_logger: Any, epoch: int, num_epochs: int
+        self, *, algorithm: PPG, metrics_logger: Any, epoch: int, num_epochs: int, **kwargs: Any
     ) -> None:
         """See the class."""
         if epoch in (0, num_epochs):

@@ -28,6 +28,7 @@ from benchmarks.throughput import in_store
 from rllib_ppg import PPGConfig
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.replay import rows_per_block
+from rllib_ppg.driver.module_state import ModuleState
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.ppg import PPG
 
@@ -359,7 +360,7 @@ class Watched(PPG):
     seen: dict[str, float]
 
     def _policy_phase(self, module: Any, rollouts: list) -> None:
-        refs = [ref for rollout in rollouts for ref in rollout.shards]
+        refs = [ref for rollout in rollouts for shards in rollout.shards.values() for ref in shards]
         seen = Watched.seen = {"rollouts": in_store(refs)}
         del refs
         super()._policy_phase(module, rollouts)
@@ -372,7 +373,7 @@ class Watched(PPG):
         )[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
         seen["broadcast"] = in_store([ray.put(state[DEFAULT_MODULE_ID])])
 
-    def _on_aux_epoch_end(self, epoch: int) -> None:
+    def _on_aux_epoch_end(self, module: ModuleState, epoch: int) -> None:
         if epoch:
             return  # the last one drops the states
         results = self.learner_group.foreach_learner(own_bytes)

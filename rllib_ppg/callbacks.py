@@ -18,6 +18,7 @@ from rllib_ppg.envs.procgen_levels import normalized, procgen_game, which_levels
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.rllib.utils.typing import ModuleID
 
 NORMALIZED_RETURN_MEAN = "normalized_return_mean"
 GENERALIZATION_GAP = "generalization_gap"
@@ -41,13 +42,20 @@ class PPGCallback(RLlibCallback):
     """An `RLlibCallback` with a hook for auxiliary epochs. Use it with `.callbacks(...)`."""
 
     def on_aux_epoch_end(
-        self, *, algorithm: Algorithm, metrics_logger: Any, epoch: int, num_epochs: int
+        self,
+        *,
+        algorithm: Algorithm,
+        metrics_logger: Any,
+        module_id: ModuleID,
+        epoch: int,
+        num_epochs: int,
     ) -> None:
         """Called after each auxiliary epoch.
 
         Args:
             algorithm: The PPG algorithm.
             metrics_logger: Its metrics logger; what you log here is in the iteration's results.
+            module_id: The module whose phase it is.
             epoch: Number of epochs done in this auxiliary phase. 0 is the start of the phase, after
                 pi_old has been computed.
             num_epochs: E_aux, the number of epochs of the phase.

@@ -64,7 +64,7 @@ def runner_weights(algo):
 
 
 class Epochs(PPGCallback):
-    def on_aux_epoch_end(self, *, algorithm, metrics_logger, epoch, num_epochs):
+    def on_aux_epoch_end(self, *, algorithm, metrics_logger, module_id, epoch, num_epochs):
         metrics_logger.log_value("aux_epochs_seen", epoch, reduce="max", window=10)
         metrics_logger.log_value("e_aux_seen", num_epochs, reduce="max", window=10)
 

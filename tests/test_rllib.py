@@ -316,7 +316,7 @@ def statistics(module):
 
 
 class FilterInAuxPhase(PPGCallback):
-    def on_aux_epoch_end(self, *, algorithm, metrics_logger, epoch, num_epochs):
+    def on_aux_epoch_end(self, *, algorithm, metrics_logger, module_id, epoch, num_epochs):
         algorithm.seen.append(
             statistics(algorithm.learner_group._learner.module[DEFAULT_MODULE_ID])
         )

@@ -382,6 +382,7 @@ class BaseAlgorithm(Algorithm):
                 callback.on_aux_epoch_end(
                     algorithm=self,
                     metrics_logger=self.metrics,
+                    module_id=module.id,
                     epoch=epoch,
                     num_epochs=module.config.e_aux,
                 )

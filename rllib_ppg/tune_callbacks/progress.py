@@ -23,6 +23,7 @@ from rllib_ppg.tune_callbacks.progress_lines import ProgressLines
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.rllib.algorithms import Algorithm
+    from ray.rllib.utils.typing import ModuleID
     from ray.tune.experiment import Trial
 
 _REFRESH_S = 0.5
@@ -138,7 +139,13 @@ class AuxiliaryProgress(PPGCallback):
 
     @override(PPGCallback)
     def on_aux_epoch_end(
-        self, *, algorithm: Algorithm, metrics_logger: Any, epoch: int, num_epochs: int
+        self,
+        *,
+        algorithm: Algorithm,
+        metrics_logger: Any,
+        module_id: ModuleID,
+        epoch: int,
+        num_epochs: int,
     ) -> None:
         try:
             mailbox = ray.get_actor(_mailbox_name())
