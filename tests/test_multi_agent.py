@@ -5,8 +5,10 @@ import re
 import numpy as np
 import onnxruntime
 import pytest
+import ray
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
+from PIL import Image, ImageSequence
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
@@ -466,3 +468,33 @@ def test_pettingzoos_envs_are_learned(build, policies, mapping):
         if mean > 18:
             break
     assert mean > 18  # of 20; 5 at random
+
+
+class Painted(TimeLimit):
+    """Its pictures have the brightness of the step."""
+
+    metadata = {"render_fps": 10}  # noqa: RUF012 (gymnasium's way)
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.render_mode = dict(config or {}).get("render_mode")
+
+    def render(self):
+        return np.full((16, 16, 3), 40 * self.t, np.uint8)
+
+
+def test_a_video_of_several_agents(build, tmp_path, quiet, capsys):
+    algo = build(config_of(Painted, {"first", "second"}))
+    path, out = algo.save_to_path(str(tmp_path / "checkpoint")), tmp_path / "x.gif"
+    assert main(["record", path, "--episodes", "1", "--out", str(out)]) == 0
+    with Image.open(out) as gif:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+    assert [int(np.median(frame)) for frame in frames] == [0, 40, 80, 120, 160, 200]
+
+
+def test_a_run_goes_on_when_an_env_runner_dies(build):
+    algo = build(config_of(MultiAgentCartPole, {"0", "1"}).env_runners(num_env_runners=2))
+    algo.train()
+    ray.kill(algo.env_runner_group._worker_manager.actors()[1], no_restart=False)
+    assert algo.train()["ppg"]["num_rollouts"] in (1, 2)
+    assert algo.train()["ppg"]["num_aux_phases_lifetime"] == 1
