@@ -286,8 +286,8 @@ def check_env(config: PPGConfig) -> None:
         check_env_id(config.env)
     if config.disable_env_checking:
         return
-    if given_setting(config, "env_to_module_connector") is not None:
-        return  # it may change the observations
+    if custom_connector(config):  # which may change observations
+        return
     for module_id, spaces in module_spaces(config).items():
         if config.trains(module_id):
             of_module = config.get_config_for_module(module_id)
@@ -324,13 +324,18 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
         )
 
 
+def custom_connector(config: AlgorithmConfig) -> str | None:
+    """The name of a setting with a user's connectors of env runners; None if there are none."""
+    names = ("env_to_module_connector", "module_to_env_connector")
+    return next((name for name in names if given_setting(config, name) is not None), None)
+
+
 def needs_episodes(config: AlgorithmConfig) -> str | None:
     """What needs episode objects, which only RLlib's env runners build; None if nothing does."""
     if config.is_multi_agent:
         return "the env has several agents"
-    for way in ("env_to_module", "module_to_env"):
-        if given_setting(config, f"{way}_connector") is not None:
-            return f"{way}_connector is set"
+    if connector := custom_connector(config):
+        return f"{connector} is set"
     overridden = {
         hook
         for cls in force_list(config.callbacks_class)

@@ -11,22 +11,21 @@ import torch
 from ray.rllib.algorithms import AlgorithmConfig
 
 from rllib_ppg.envs.spaces import num_pixels
-from rllib_ppg.evaluation.trained_policy import ANY, TrainedPolicy, load_policy
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg_cli.command import VERBOSE
 from rllib_ppg_cli.quiet import keep_quiet
 
 
 def load_player(
-    checkpoint: str, *, num_envs: int = 1, module_id: str | None = None, any_module: bool = False
+    checkpoint: str, *, num_envs: int = 1, module_id: str | None = None
 ) -> TrainedPolicy:
     """Loads a checkpoint's policy and prints which checkpoint it is.
 
     Args:
         checkpoint: Folder or URI of a checkpoint, or of a trial.
         num_envs: Number of envs that the policy will play at a time.
-        module_id: Which policy of a multi-agent run.
-        any_module: Whether any will do, since all of them play.
+        module_id: Which policy of a multi-agent run; `ANY` if all of them play.
 
     Raises:
         ValueError: If there is no such checkpoint.
@@ -34,7 +33,7 @@ def load_player(
     context = click.get_current_context(silent=True)
     if context:  # once more, because importing RLlib has set the levels of its loggers
         keep_quiet(context.meta.get(VERBOSE, 0))
-    policy = load_policy(checkpoint, ANY if any_module else module_id)
+    policy = load_policy(checkpoint, module_id)
     # A few vectors, or one image, are computed before other threads wake up.
     many = num_envs > 1 and num_pixels(policy.module.observation_space)
     torch.set_num_threads(available_cpus() if many else 1)

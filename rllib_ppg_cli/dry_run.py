@@ -81,6 +81,7 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
         observation_space = next(iter(modules.values())).observations
         reason = merged.env_runner_reason
         more = {
+            "policies": _policies(merged, modules),
             "env runner": f"RLlib's, because {reason}" if reason else "batched",
             "an observation": observation_lines.parts(observation_space),
             "memory": observation_lines.memory(merged),
@@ -104,6 +105,17 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
             "fit into the object store"
         )
     return [*lines, ("resources", words)], True
+
+
+def _policies(config: PPGConfig, modules: Mapping[str, Any]) -> str | None:
+    """What differs with several agents."""
+    if not config.is_multi_agent:
+        return None
+    trained = ", ".join(sorted(module_id for module_id in modules if config.trains(module_id)))
+    return (
+        f"{trained}: each has these epochs and minibatches, whose numbers of states depend on what "
+        "its agents do"
+    )
 
 
 def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: float) -> list[Line]:

@@ -12,7 +12,7 @@ from ray.rllib.algorithms import AlgorithmConfig
 from rllib_ppg._version import versions
 from rllib_ppg.envs.procgen_levels import ALL, HELD_OUT, TRAINING, describe
 from rllib_ppg.evaluation.scores import NUM_ENVS, Mean, Score, columns, score
-from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.evaluation.trained_policy import ANY, TrainedPolicy
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.checkpoint import check_out, load_player, play_config
 
@@ -49,7 +49,7 @@ def main(
         ValueError: For bad input.
     """
     file = None if out is None else check_out(out)
-    policy = load_player(checkpoint, num_envs=NUM_ENVS, any_module=True)
+    policy = load_player(checkpoint, num_envs=NUM_ENVS, module_id=ANY)
     played = play_config(policy, env=env, env_config=env_config, config=config)
     explore = played.explore if explore is None else explore
     print(_headline(policy, played, explore, seed), flush=True)

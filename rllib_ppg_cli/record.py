@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rllib_ppg.evaluation.trained_policy import ANY
 from rllib_ppg.evaluation.video import check_video_file, film
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.checkpoint import check_out, load_player, play_config
@@ -43,7 +44,7 @@ def main(
     """
     file = check_out(out)
     check_video_file(file)
-    policy = load_player(checkpoint, any_module=True)
+    policy = load_player(checkpoint, module_id=ANY)
     played = play_config(policy, env=env, env_config=env_config, config=config)
     returns, count, shown_fps = film(
         policy,

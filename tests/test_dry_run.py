@@ -164,3 +164,12 @@ def test_options_of_the_command_count(rllib_here):
         "train", "-a", "PPG", "-e", "CartPole-v1", "-c", config, "--set", "n_pi=3", "--dry-run"
     )
     assert line(ended.stdout, "n_pi") == "3   (default: 32)"
+
+
+def test_several_agents(cluster, capsys):
+    dry_run.show(Experiment.from_file("two_agent_cartpole"))
+    text = capsys.readouterr().out
+    assert line(text, "policies").startswith("left, right: each has these epochs")
+    assert line(text, "env runner") == "RLlib's, because the env has several agents"
+    # Of two agents: 8 iterations x 2,048 steps x (4 floats, V_targ and the mask)
+    assert line(text, "replay list").startswith("688.1 kB")

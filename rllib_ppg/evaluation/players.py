@@ -26,6 +26,7 @@ from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
+from rllib_ppg.config_checks import custom_connector
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.envs.vector_env import (
@@ -109,7 +110,7 @@ def make_player(
     make: type[BatchedPlayer | RLlibPlayer] = RLlibPlayer
     if config.is_multi_agent:
         make = MultiAgentPlayer
-    elif isinstance(config, PPGConfig) and not _has_connectors(config):
+    elif isinstance(config, PPGConfig) and not custom_connector(config):
         make = BatchedPlayer
     if not config.is_multi_agent:
         check_env_id(config.env)
@@ -176,11 +177,6 @@ class BatchedPlayer(Player):
     @override(Player)
     def close(self) -> None:
         self._env.close()
-
-
-def _has_connectors(config: AlgorithmConfig) -> bool:
-    ways = ("env_to_module_connector", "module_to_env_connector")
-    return any(ray_private.given_setting(config, way) is not None for way in ways)
 
 
 class RLlibPlayer(Player):

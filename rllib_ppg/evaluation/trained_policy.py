@@ -77,7 +77,7 @@ def load_policy(checkpoint: str, module_id: ModuleID | None = None) -> TrainedPo
         if not config.enable_rl_module_and_learner:
             raise ValueError(f"{checkpoint} is of RLlib's old API stack, which has no RLModule")
         ids = _folders(filesystem, "/".join((root, *_MODULES)))
-        first = module_id is ANY or (module_id is None and len(ids) == 1)
+        first = module_id == ANY or (module_id is None and len(ids) == 1)
         chosen = ids[0] if first else module_id
         if chosen not in ids:
             what = "" if module_id is None else f"{module_id!r} is none of them, "
