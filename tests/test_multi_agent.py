@@ -8,11 +8,12 @@ import pytest
 import ray
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
+from pettingzoo.utils.conversions import parallel_to_aec
 from PIL import Image, ImageSequence
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
+from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 from ray.tune.registry import register_env
 
@@ -455,10 +456,16 @@ class Matching(ParallelEnv):
 
 
 @pytest.mark.parametrize(
-    ("policies", "mapping"), [({"a", "b"}, of_its_own), ({"all"}, shared)], ids=["own", "shared"]
+    ("policies", "mapping", "make"),
+    [
+        ({"a", "b"}, of_its_own, lambda: ParallelPettingZooEnv(Matching())),
+        ({"all"}, shared, lambda: ParallelPettingZooEnv(Matching())),
+        ({"all"}, shared, lambda: PettingZooEnv(parallel_to_aec(Matching()))),
+    ],
+    ids=["own", "shared", "in turn"],
 )
-def test_pettingzoos_envs_are_learned(build, policies, mapping):
-    register_env("matching", lambda config: ParallelPettingZooEnv(Matching()))
+def test_pettingzoos_envs_are_learned(build, policies, mapping, make):
+    register_env("matching", lambda config: make())
     config = config_of("matching", policies, mapping).env_runners(num_envs_per_env_runner=8)
     config.env_runners(rollout_fragment_length=32)
     config.training(n_pi=4, e_pi=4, e_v=4, lr=1e-2, gamma=0.5)
