@@ -8,6 +8,7 @@ overrides stay in the classes that override them; the same test lists them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
     from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+    from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
     from ray.tune.experiment import Trial
 
 # -- Actors ------------------------------------------------------------------------------------
@@ -137,6 +139,14 @@ def forward_train(module: RLModule, batch: dict[str, Any], **kwargs: Any) -> dic
     The public method walks over all submodules to set the mode, at every micro-batch.
     """
     return module._forward_train(batch, **kwargs)
+
+
+def lock_metrics(metrics: MetricsLogger) -> None:
+    """Lets several threads use a metrics logger, whose lock does nothing.
+
+    With `evaluation_parallel_to_training`, one compiles results while another adds to them.
+    """
+    metrics._threading_lock = RLock()
 
 
 # -- RLlib's env runner, a step at a time ------------------------------------------------------

@@ -56,6 +56,7 @@ CALLED = [
     ),
     (f"{RLLIB}.env.env_runner_group:EnvRunnerGroup", "_ignore_ray_errors_on_env_runners", None),
     (f"{RLLIB}.env.env_runner_group:EnvRunnerGroup", "_worker_manager", None),
+    (f"{RLLIB}.utils.metrics.metrics_logger:MetricsLogger", "_threading_lock", None),
     (CONFIG, "_env_to_module_connector", None),
     (CONFIG, "_learner_class", None),
     (CONFIG, "_model_config", None),

@@ -91,6 +91,7 @@ class BaseAlgorithm(Algorithm):
             super().setup(config)
         except RayTaskError as e:  # raised in an env runner or a learner
             raise e.cause from e
+        ray_private.lock_metrics(self.metrics)
         self.modules = {
             module_id: ModuleState(
                 module_id,
