@@ -531,7 +531,8 @@ class PPGConfig(AlgorithmConfig):
         if self.env_runner_cls in (None, BatchedEnvRunner, *EPISODES_ENV_RUNNERS):
             self.env_runner_cls = BatchedEnvRunner
             if self.env_runner_reason is not None:
-                self.env_runner_cls = EPISODES_ENV_RUNNERS[self.is_multi_agent]
+                one, several = EPISODES_ENV_RUNNERS
+                self.env_runner_cls = several if self.is_multi_agent else one
                 if vectorize_mode(self) == NATIVE:
                     self.gym_env_vectorize_mode = "sync"  # RLlib's does not fall back to it
         if not self._validate_config or self.in_evaluation:

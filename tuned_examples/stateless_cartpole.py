@@ -5,7 +5,7 @@ memory; gradients go back through `segment_length` steps.
 
 What to expect: a mean return of 350 after 118,784 env steps with seed 0 and after 133,120 with seed
 1 (two AMD EPYC cores, 2026-11-29, versions of constraints.txt; `make test-learning` runs both). An
-MLP in its place (`use_lstm: False`) stays near 50.
+MLP in its place (`use_lstm: False`) stays below 100.
 What it takes: a minute on two cores that other programs used too; 2 CPUs.
 """
 

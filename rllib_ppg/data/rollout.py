@@ -74,10 +74,7 @@ class Rollout:
 
     def first(self) -> np.ndarray:
         """Whether each step is the first of its episode, `[N, T]` bool."""
-        ended = self.terminated | self.truncated
-        return np.concatenate(
-            [self.begins[:, None], begins_after(ended, self.valid)[:, :-1]], axis=1
-        )
+        return first_steps(self.begins, self.terminated | self.truncated, self.valid)
 
     def split(self, cuts: Sequence[int]) -> list[Rollout]:
         """The rows between each two neighbouring `cuts`, as views."""
@@ -142,14 +139,18 @@ class SampledRollout:
     shards: dict[ModuleID, list[Any]]
 
 
-def begins_after(ended: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Whether the state after each step is the first of an episode, `[N, T]` bool.
+def first_steps(begins: np.ndarray, ended: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Whether each step is the first of its episode, `[N, T]` bool.
 
-    After an episode's end a NEXT_STEP env has a step that is not valid, in which it resets. The
-    last state of a row counts as the first of an episode if the row ends with one.
+    After an episode's end a NEXT_STEP env has a step that is not valid, in which it resets.
+
+    Args:
+        begins: Whether the first one of each row is, `[N]` bool.
+        ended: Whether the step ended its episode, `[N, T]` bool.
+        valid: Whether the step is a transition, `[N, T]` bool.
     """
-    valid_next = np.concatenate([valid[:, 1:], np.ones_like(valid[:, :1])], axis=1)
-    return (ended & valid_next) | ~valid
+    after = (ended[:, :-1] & valid[:, 1:]) | ~valid[:, :-1]
+    return np.concatenate([begins[:, None], after], axis=1)
 
 
 def as_states(rows: np.ndarray) -> np.ndarray:

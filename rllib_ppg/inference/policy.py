@@ -5,6 +5,7 @@ Shapes: B observations.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,13 @@ from torch import Tensor
 from rllib_ppg import ray_private
 from rllib_ppg.envs.spaces import Actions
 from rllib_ppg.inference.action_sampling import draw
-from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, state_layouts
+from rllib_ppg.networks.recurrent_state import (
+    STATE_IN,
+    STATE_OUT,
+    StateLayout,
+    flatten_states,
+    state_layouts,
+)
 
 
 class Policy:
@@ -41,10 +48,13 @@ class Policy:
     ):
         self.module = module
         self.rng = rng
-        self._layout = state_layouts(module).get(STATE_IN)
         self.actions = Actions(module.action_space)
         self._device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._for_env = {"normalized": normalize_actions, "clip": clip_actions}
+
+    @cached_property
+    def _layout(self) -> StateLayout | None:
+        return state_layouts(self.module).get(STATE_IN)
 
     @property
     def initial_state(self) -> np.ndarray:
@@ -84,7 +94,7 @@ class Policy:
         batch[STATE_IN] = self._layout.unflatten(torch.from_numpy(states).to(self._device))
         out = forward(self.module, batch)
         inputs = out[Columns.ACTION_DIST_INPUTS][:, 0]
-        return inputs, self._layout.flatten(out[STATE_OUT]).cpu().numpy()
+        return inputs, flatten_states(out[STATE_OUT]).cpu().numpy()
 
     def draw(self, inputs: Tensor, explore: bool) -> tuple[Any, np.ndarray]:
         """Actions and their log-probability, from inputs of the action distribution `[B, A]`."""

@@ -11,7 +11,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_ppg.data.replay import ReplayBlock
-from rllib_ppg.data.rollout import as_states, begins_after
+from rllib_ppg.data.rollout import as_states, first_steps
 from rllib_ppg.learning.carried_states import CarriedStates
 from rllib_ppg.learning.recurrence import Recurrence
 from rllib_ppg.learning.trained_module import TrainedModule
@@ -70,8 +70,7 @@ class RecurrentPresleepPass(PresleepPass):
                 stream, row_begins, layout.initial, block.columns[name]
             )
             states[name] = torch.from_numpy(start).to(self._module.device)
-        after = begins_after(block.columns["ended"], block.valid)
-        begins = np.concatenate([row_begins[:, None], after[:, :-1]], axis=1)
+        begins = first_steps(row_begins, block.columns["ended"], block.valid)
         found = walk(self._module, block.obs, begins, states, INPUTS, V)
         for name in states:
             self._carried[name].keep(stream, found.ends[name].cpu().numpy())

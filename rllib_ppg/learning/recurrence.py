@@ -17,6 +17,7 @@ from rllib_ppg.networks.recurrent_state import (
     STATE_AFTER,
     VF_STATE_IN,
     StateLayout,
+    flatten_states,
     state_layouts,
 )
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
@@ -95,9 +96,9 @@ class Recurrence:
             if name in out:
                 frames = out[name] if self._is_own else sequences.unpad(out[name])
                 found[name] = frames[batch[TRANSITIONS]] if TRANSITIONS in batch else frames
-        for name, layout in self.layouts.items():
+        for name in self.layouts:
             if (after := STATE_AFTER[name]) in out:
-                found[after] = layout.flatten(out[after])
+                found[after] = flatten_states(out[after])
         return found
 
     def placeholder(self) -> dict[str, Tensor]:

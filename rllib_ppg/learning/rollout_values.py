@@ -72,12 +72,13 @@ def rollout_values(module: TrainedModule, rollout: Rollout) -> RolloutValues:
 
 def for_dataset(rollouts: Sequence[Rollout], values: Sequence[RolloutValues]) -> dict[str, Any]:
     """What a dataset of the rollouts' states needs beside columns, `TrainedModule.dataset`."""
-    begins = [rollout.first().ravel() for rollout in rollouts]
+    if not values or not values[0].states:
+        return {}
     states = {
-        name: torch.cat([v.states[name].flatten(0, 1) for v in values])
-        for name in (values[0].states if values else ())
+        name: torch.cat([v.states[name].flatten(0, 1) for v in values]) for name in values[0].states
     }
-    return {"begins": np.concatenate(begins), "states": states} if states else {}
+    begins = [rollout.first().ravel() for rollout in rollouts]
+    return {"begins": np.concatenate(begins), "states": states}
 
 
 def for_replay(rollout: Rollout, values: RolloutValues) -> dict[str, np.ndarray]:

@@ -187,8 +187,9 @@ class TrainedModule:
         """The placeholder; raises ValueError for a user's module that PPG can't train."""
         module, name = self.module, type(self.module).__name__
         if self.recurrence is not None and self.needs_false_transitions:
+            loss = next(n for n, loss in self.aux_losses.items() if loss.false_transitions)
             raise ValueError(
-                f"{name} has a memory, and the transitions of aux_losses['dynamics'] that did not "
+                f"{name} has a memory, and the transitions of aux_losses[{loss!r}] that did not "
                 "happen have none: leave that loss out"
             )
         outputs = self.aux_outputs

@@ -45,10 +45,6 @@ class StateLayout:
         """D."""
         return len(self.initial)
 
-    def flatten(self, states: Any) -> Tensor:
-        """RLlib's states, arrays `[B, ...]`, as `[B, D]` float32."""
-        return torch.cat([leaf.flatten(1).float() for leaf in tree.flatten(states)], dim=1)
-
     def unflatten(self, states: Tensor) -> Any:
         """States `[B, D]` as RLlib has them."""
         leaves = tree.flatten(self._tree)
@@ -60,6 +56,11 @@ class StateLayout:
                 for part, leaf in zip(parts, leaves, strict=True)
             ],
         )
+
+
+def flatten_states(states: Any) -> Tensor:
+    """RLlib's states, arrays `[B, ...]`, as `[B, D]` float32."""
+    return torch.cat([leaf.flatten(1).float() for leaf in tree.flatten(states)], dim=1)
 
 
 def state_layouts(module: Any) -> dict[str, StateLayout]:

@@ -22,9 +22,10 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.numpy import convert_to_numpy
+from ray.rllib.utils.typing import ModuleID
 
 from rllib_ppg.envs.spaces import Actions
-from rllib_ppg.networks.recurrent_state import STATE_IN, state_layouts
+from rllib_ppg.networks.recurrent_state import STATE_IN, flatten_states
 from rllib_ppg.sampling.connectors import DrawActions
 
 # Columns of the episodes: observations and recurrent states that a module acted on, and its
@@ -86,6 +87,10 @@ class KeepInputs(ConnectorV2):
 class StoreInputsAndActions(ConnectorV2):
     """Adds to the modules' outputs what they acted on, and their actions before any change."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._actions: dict[ModuleID, Actions] = {}
+
     @override(ConnectorV2)
     def __call__(
         self, *, rl_module: Any, batch: dict[str, Any], shared_data: dict[str, Any], **kwargs: Any
@@ -97,16 +102,14 @@ class StoreInputsAndActions(ConnectorV2):
             if out is None:
                 continue
             out[MODULE_OBS] = columns[Columns.OBS]
-            actions, pack = (
-                convert_to_numpy(out[Columns.ACTIONS]),
-                Actions(module.action_space).pack,
-            )
+            if module_id not in self._actions:
+                self._actions[module_id] = Actions(module.action_space)
+            actions, pack = convert_to_numpy(out[Columns.ACTIONS]), self._actions[module_id].pack
             if not module.is_stateful():
                 out[MODULE_ACTIONS] = pack(actions)
                 continue
             # With a time axis of 1, as all columns of a module with a state.
-            states = state_layouts(module)[STATE_IN].flatten(columns[STATE_IN])
-            out[MODULE_STATE] = states[:, None]
+            out[MODULE_STATE] = flatten_states(columns[STATE_IN])[:, None]
             actions = tree.map_structure(lambda x: x[:, 0], actions)
             out[MODULE_ACTIONS] = pack(actions)[:, None]
         return batch

@@ -90,8 +90,9 @@ class RolloutsOfEpisodes:
             summaries[module_id] = ModuleSummary([len(shard) for shard in mine], moments, obs)
             shards += mine
         self._last_observations().clear()
+        ongoing = {episode.id_ for episode in self._ongoing_episodes}  # type: ignore[attr-defined]
         self._running_returns = {
-            key: x for key, x in self._running_returns.items() if key[0] in self._ongoing_ids()
+            key: x for key, x in self._running_returns.items() if key[0] in ongoing
         }
         return RolloutSummary(metrics, self._ended, summaries), *shards
 
@@ -129,9 +130,6 @@ class RolloutsOfEpisodes:
     @property
     def _owner(self) -> str:
         return f"env runner {self.worker_index} ({self.config.env})"
-
-    def _ongoing_ids(self) -> set[Any]:
-        return {episode.id_ for episode in self._ongoing_episodes}  # type: ignore[attr-defined]
 
     # -- From episodes to rollouts -------------------------------------------------------------
 
