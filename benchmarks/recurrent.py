@@ -165,7 +165,9 @@ def compare(case: dict[str, Any]) -> dict[str, Any]:
     """Times of both, and their ratio."""
     rollout, learner = rollout_of(case), learner_of(case)
     bare, rows = Bare(case, rollout), case["rows"]
-    phase = PolicyPhase(DEFAULT_MODULE_ID, SEED, [np.arange(rows)], rows, 0, 1.0, rows_per_block=0)
+    phase = PolicyPhase(
+        DEFAULT_MODULE_ID, SEED, [np.arange(rows)], rows, 0, 0, 1.0, rows_per_block=0
+    )
 
     def ours() -> None:
         learner.policy_phase(phase, rollout)

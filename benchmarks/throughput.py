@@ -248,7 +248,7 @@ class Phases:
         """The policy phase of one iteration."""
         rows = self.sizes.rows
         phase = PolicyPhase(
-            DEFAULT_MODULE_ID, SEED, [np.arange(rows)], rows, 0, 1.0, rows_per_block=1
+            DEFAULT_MODULE_ID, SEED, [np.arange(rows)], rows, 0, 0, 1.0, rows_per_block=1
         )
         (_, infos), *blocks = self.learner.policy_phase(phase, self.rollout)
         if not self.stored:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import gymnasium as gym
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import (
+    DEPRECATED_VALUE,
+    AlgorithmConfig,
+    NotProvided,
+)
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import ModuleID
+from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 from ray.util import log_once
 
 from rllib_ppg.aux_losses.setting import build_aux_losses, replay_column_bytes
@@ -27,12 +32,12 @@ from rllib_ppg.config_checks import (
     given_model_config,
     needs_episodes,
 )
-from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.module_spaces import ModuleSpaces
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.recurrent_encoder import CELLS
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
+from rllib_ppg.rllib_settings import checks_arguments, differs
 from rllib_ppg.sampling.connectors import act_as_in_training, observe_as_in_training
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.episode_records import record_actions, record_inputs
@@ -45,13 +50,33 @@ from rllib_ppg.sampling.evaluation_env_runner import (
     EvaluationEnvRunner,
     MultiAgentEvaluationEnvRunner,
 )
+from rllib_ppg.setting_names import unknown_setting
 from rllib_ppg.setting_values import is_whole
 
 EPISODES_ENV_RUNNERS = (SingleAgentEpisodesEnvRunner, MultiAgentEpisodesEnvRunner)
 # An evaluation that counts episodes takes at least so many from each env.
 _EPISODES_PER_ENV = 10
+# Keys of config dicts that RLlib translates, or that are properties without an attribute.
+_DICT_KEYS = {
+    "callbacks": "callbacks_class",
+    "create_env_on_driver": "create_env_on_local_worker",
+    "custom_eval_function": "custom_evaluation_function",
+    "framework": "framework_str",
+    "input": "input_",
+    "lambda": "lambda_",
+    "learner_class": "_learner_class",
+    "model_config": "_model_config",
+    "rl_module_spec": "_rl_module_spec",
+    "train_batch_size_per_learner": "_train_batch_size_per_learner",
+}
+_OF_TUNE = {TRIAL_INFO, STDOUT_FILE, STDERR_FILE}  # keys that Tune adds to a trial's config
+_OF_MULTIAGENT = {
+    "policies", "policy_mapping_fn", "policies_to_train", "count_steps_by",
+    "policy_map_capacity", "policy_states_are_swappable", "observation_fn",
+}  # fmt: skip
 
 
+@checks_arguments
 class PPGConfig(AlgorithmConfig):
     """Settings of `PPG`. The defaults are those of the paper's Procgen experiments (appendix A).
 
@@ -300,9 +325,6 @@ class PPGConfig(AlgorithmConfig):
             ValueError: There is no such setting, or RLlib can't take the value.
         """
         given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
-        for key in kwargs:
-            if key not in _training_keys():
-                raise ValueError(_unknown(key, {*given, *_training_keys()}))
         for key in ("model", "optimizer"):  # RLlib merges them into its own at once
             check_is_dict(key, kwargs.get(key, {}))
         if "grad_clip_by" in kwargs:
@@ -403,6 +425,15 @@ class PPGConfig(AlgorithmConfig):
         size = model.get("lstm_cell_size", DefaultModelConfig().lstm_cell_size)
         return 4 * size * len(states) * (2 if self.arch == "dual" else 1)
 
+    # -- Settings as dicts ---------------------------------------------------------------------
+
+    def setting_names(self) -> set[str]:
+        """Names of all settings, as attributes of a config; also those that a subclass adds."""
+        try:
+            return {*vars(type(self)())} - {"algo_class"}
+        except TypeError:  # a subclass that needs arguments
+            return {*vars(self)} - {"algo_class"}
+
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:
         """Sets settings by name; unlike RLlib's method, it refuses unknown names.
@@ -410,17 +441,49 @@ class PPGConfig(AlgorithmConfig):
         Raises:
             ValueError: There is no such setting; the error suggests the nearest one.
         """
-        known = {k for k in vars(PPGConfig(algo_class=self.algo_class)) if k != "algo_class"}
-        known |= {"model_config", "rl_module_spec", "train_batch_size_per_learner", "learner_class"}
-        for key in config_dict.keys():  # noqa: SIM118 (an AlgorithmConfig has keys, but no iter)
-            name = self._translate_special_keys(key, warn_deprecated=False)
-            # Tune adds its own keys: __trial_info__, __stdout_file__, ...
-            if name not in known and key not in ("class", "multiagent") and key[:2] != "__":
-                raise ValueError(_unknown(key, known))
-        config_dict = dict(config_dict.items())
-        if "model_config" in config_dict:  # a property without a setter in RLlib
-            self.rl_module(model_config=config_dict.pop("model_config"))
-        return super().update_from_dict(config_dict)
+        # An AlgorithmConfig has items, but no iterator.
+        given = {key: value for key, value in config_dict.items() if key not in _OF_TUNE}
+        known = self.setting_names()
+        attributes: dict[str, str] = {}
+        for key in given:
+            attribute = _DICT_KEYS.get(key, key)
+            if attribute not in known and key not in ("class", "multiagent"):
+                raise unknown_setting(key, {*known, *_DICT_KEYS})
+            other = attributes.setdefault(attribute, key)
+            if other != key and differs(given[other], given[key]):
+                raise ValueError(f"{other} and {key} are the same setting: leave one of them out")
+        check_is_dict("multiagent", given.get("multiagent", {}))
+        for key in given.get("multiagent", ()):
+            if key not in _OF_MULTIAGENT:
+                raise unknown_setting(key, _OF_MULTIAGENT)
+        if "model_config" in given:  # a property without a setter in RLlib
+            self.rl_module(model_config=given.pop("model_config"))
+        if "learner_class" in given:
+            given["_learner_class"] = given.pop("learner_class")
+        return super().update_from_dict(given)
+
+    @classmethod
+    @override(AlgorithmConfig)
+    def overrides(cls, **kwargs: Any) -> dict[str, Any]:
+        """Settings that differ from those of the config that they will be merged into.
+
+        Raises:
+            ValueError: There is no such setting.
+        """
+        known = {*vars(cls()), *_DICT_KEYS}
+        for key in kwargs:
+            if key not in known:
+                raise unknown_setting(key, known)
+        return {_DICT_KEYS.get(key, key): value for key, value in kwargs.items()}
+
+    @override(AlgorithmConfig)
+    def get_state(self) -> dict[str, Any]:
+        # RLlib leaves out settings whose value is -1, its mark for settings that are gone.
+        here, gone = (
+            {name for name, value in vars(config).items() if not differs(value, DEPRECATED_VALUE)}
+            for config in (self, PPGConfig())
+        )
+        return super().get_state() | {name: getattr(self, name) for name in here - gone}
 
     @override(AlgorithmConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -522,6 +585,11 @@ class PPGConfig(AlgorithmConfig):
         return pipeline
 
     @override(AlgorithmConfig)
+    def _value_error(self, errmsg: str) -> NoReturn:
+        # RLlib's adds how to suppress all checks.
+        raise ValueError(" ".join(errmsg.split()))
+
+    @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks all settings.
 
@@ -543,12 +611,3 @@ class PPGConfig(AlgorithmConfig):
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
         check_env(self)
-
-
-def _unknown(key: str, known: Collection[str]) -> str:
-    return f"PPGConfig has no setting {key!r}{did_you_mean(key, known)}"
-
-
-def _training_keys() -> set[str]:
-    code = AlgorithmConfig.training.__code__
-    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"self"}

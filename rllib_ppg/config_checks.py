@@ -14,7 +14,6 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils import force_list
 from ray.rllib.utils.spaces.space_utils import get_original_space
 
@@ -43,8 +42,10 @@ from rllib_ppg.networks.rl_module import (
 )
 from rllib_ppg.ray_private import given_setting
 from rllib_ppg.resources.node_roles import ROLE_OF
+from rllib_ppg.rllib_settings import check_rllib_settings, differs
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.episodes_env_runner import RolloutsOfEpisodes
+from rllib_ppg.setting_names import INSTEAD, unknown_setting
 from rllib_ppg.setting_values import format_value, is_number, is_whole
 
 if TYPE_CHECKING:
@@ -59,10 +60,6 @@ _LONGEST_TIMEOUT_S = 1e9
 def _is_exactly(value: Any, expected: Any) -> bool:
     # Arrays compare by element, and True == 1.
     return type(value) is type(expected) and bool(value == expected)
-
-
-def _differs(value: Any, default: Any) -> bool:
-    return isinstance(value, np.ndarray) or bool(value != default)
 
 
 # -- A rule for each setting -------------------------------------------------------------------
@@ -126,6 +123,7 @@ _TIMEOUT = _Rule(
 _SEED = _Rule(
     lambda value: is_whole(value) and 0 <= value < 2**31, "a whole number from 0 to 2**31 - 1"
 )
+_DICT = _Rule(lambda value: isinstance(value, Mapping), "a dict")
 _RESOURCES = _Rule(
     lambda value: (
         isinstance(value, dict)
@@ -135,19 +133,34 @@ _RESOURCES = _Rule(
 )
 
 _RULES: dict[str, _Rule] = {
-    **dict.fromkeys(("n_pi", "e_aux", "num_env_runners", "num_learners"), _whole(0)),
+    **dict.fromkeys((
+        "n_pi", "e_aux", "num_env_runners", "num_learners", "evaluation_num_env_runners",
+        "local_gpu_idx", "max_num_env_runner_restarts",
+        "num_consecutive_env_runner_failures_tolerance",
+    ), _whole(0)),
     **dict.fromkeys((
         "e_pi", "e_v", "num_minibatches", "num_aux_minibatches", "num_envs_per_env_runner",
-        "rollout_fragment_length",
+        "rollout_fragment_length", "metrics_num_episodes_for_smoothing",
+        "episode_lookback_horizon", "max_requests_in_flight_per_env_runner",
     ), _whole(1)),
+    **dict.fromkeys((
+        "evaluation_interval", "min_sample_timesteps_per_iteration",
+        "min_train_timesteps_per_iteration",
+    ), _or(None, _whole(0))),
     **dict.fromkeys((
         "beta_clone", "vf_true_weight", "vf_loss_coeff", "vf_clone_coeff", "augmentation_coeff",
         "kl_penalty", "num_cpus_per_env_runner",
         "num_gpus_per_env_runner", "num_gpus_per_learner", "num_cpus_for_main_process",
+        "delay_between_env_runner_restarts_s", "env_runner_health_probe_timeout_s",
+        "env_runner_restore_timeout_s", "evaluation_unhealthy_workers_timeout_s",
     ), _NOT_NEGATIVE),
     **dict.fromkeys((
         "normalize_rewards", "detach_vf_in_aux_phase", "replay_may_spill", "checkpoint_replay",
-        "adam_relative", "explore",
+        "adam_relative", "explore", "normalize_actions", "clip_actions", "disable_env_checking",
+        "create_env_on_local_worker", "create_local_env_runner", "episodes_to_numpy",
+        "evaluation_parallel_to_training", "evaluation_force_reset_envs_before_iteration",
+        "restart_failed_env_runners", "ignore_env_runner_failures",
+        "restart_failed_sub_environments", "validate_env_runners_after_construction",
     ), _SWITCH),
     **dict.fromkeys(("gamma", "lambda_"), _FRACTION),
     "policy_precision": _one_of(PRECISIONS),
@@ -168,6 +181,14 @@ _RULES: dict[str, _Rule] = {
     "num_cpus_per_learner": _or("auto", _NOT_NEGATIVE),
     "collective_timeout_s": _TIMEOUT,
     "sample_timeout_s": _or(None, _TIMEOUT),
+    "evaluation_sample_timeout_s": _or(None, _TIMEOUT),
+    "min_time_s_per_iteration": _or(None, _NOT_NEGATIVE),
+    "evaluation_duration": _or("auto", _whole(1)),
+    "evaluation_duration_unit": _one_of(("episodes", "timesteps")),
+    "count_steps_by": _one_of(("env_steps", "agent_steps")),
+    "placement_strategy": _one_of(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")),
+    "env_config": _DICT,
+    "evaluation_config": _or(None, _DICT),
     "seed": _or(None, _SEED),
     "arch": _one_of(ARCHITECTURES),
     "replay_compression": _or(None, _Rule(lambda value: _is_exactly(value, "lz4"), "'lz4'")),
@@ -179,32 +200,6 @@ _RULES: dict[str, _Rule] = {
 }  # fmt: skip
 _SCHEDULES = ("lr", "aux_lr", "entropy_coeff")
 
-# RLlib's settings that PPG replaces: their defaults, and what to set instead.
-_REPLACED = {
-    "num_epochs": (1, "e_pi and e_v"),
-    "minibatch_size": (None, "num_minibatches (of the whole batch, per policy epoch)"),
-    "shuffle_batch_per_epoch": (False, "nothing: PPG always shuffles"),
-    "batch_mode": ("truncate_episodes", "rollout_fragment_length"),
-}
-# RLlib's settings that PPG does not support, with their defaults.
-_UNSUPPORTED = {
-    "_learner_connector": (None, "custom learner connectors"),
-    "num_aggregator_actors_per_learner": (0, "aggregator actors"),
-    "output": (None, "recording with .offline_data(output=...)"),
-    "torch_compile_learner": (False, "torch_compile_learner"),
-    "_torch_grad_scaler_class": (None, "gradient scalers"),
-    "_torch_lr_scheduler_classes": (None, "torch's learning-rate schedulers: give `lr` a schedule"),
-    "use_env_runner_state_server": (False, "the env runner state server"),
-    "input_": ("sampler", "offline data"),
-    "compress_observations": (False, "compress_observations"),
-    "log_gradients": (False, "log_gradients"),
-    "optimizer": ({}, "settings of RLlib's optimizers: it trains with Adam, at `lr` and `aux_lr`"),
-    "model": (MODEL_DEFAULTS, "the old API stack's `model`: set .rl_module(model_config=...)"),
-    "torch_skip_nan_gradients": (
-        False,
-        "torch_skip_nan_gradients: a NaN gradient ends the phase and leaves the weights unchanged",
-    ),
-}
 # Settings that a module may have for itself.
 PER_MODULE = (
     "lr", "aux_lr", "e_pi", "e_v", "e_aux", "entropy_coeff", "clip_param", "beta_clone", "arch",
@@ -239,6 +234,8 @@ def check_settings(config: PPGConfig) -> None:
     Raises:
         ValueError: A setting is not valid, is not supported, or contradicts another one.
     """
+    _check_names(config)
+    config.overrides(**(config.evaluation_config or {}))  # names of the evaluation's settings
     _check_what_ppg_replaces(config)
     if is_vector_env_class(config.env):
         check_needs_no_episodes(config)
@@ -248,6 +245,14 @@ def check_settings(config: PPGConfig) -> None:
     _one_of(modes).check("gym_env_vectorize_mode", vectorize_mode(config))
     _check_module_spec(config)
     _check_batches(config)
+
+
+def _check_names(config: PPGConfig) -> None:
+    """Checks that nothing was assigned to a mistyped attribute."""
+    known = config.setting_names() | {"algo_class", "class", "worker_index"}
+    for name in vars(config):
+        if name not in known and not name.startswith("_"):
+            raise unknown_setting(name, known)
 
 
 def _check_values(config: PPGConfig) -> None:
@@ -308,6 +313,8 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
         for space in (observation_space, *(part.space for part in parts)):
             if is_image(space):
                 check_image_space(space)
+        if packing is None:
+            _check_encoder_settings(config, images=is_image(observation_space))
     check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
@@ -322,6 +329,21 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "
             "scaled to [0, 1] without it"
         )
+
+
+def _check_encoder_settings(config: PPGConfig, images: bool) -> None:
+    """Refuses entries of a plain `model_config` that the encoder of such observations ignores."""
+    given = given_setting(config, "model_config")
+    for key in given if isinstance(given, Mapping) else ():
+        if images and key.startswith("fcnet_"):
+            raise ValueError(
+                f"{key} in model_config is for vectors, and this env has images: set impala_dense "
+                "or head_fcnet_hiddens"
+            )
+        if not images and key.startswith(("conv_", "impala_")):
+            raise ValueError(
+                f"{key} in model_config is for images, and this env has vectors: set fcnet_hiddens"
+            )
 
 
 def custom_connector(config: AlgorithmConfig) -> str | None:
@@ -372,15 +394,7 @@ def _check_what_ppg_replaces(config: PPGConfig) -> None:
         raise ValueError("PPG runs on RLlib's new API stack only")
     if config.framework_str != "torch":
         raise ValueError(f"PPG runs on torch only, not on {config.framework_str!r}")
-    for setting, (default, instead) in _REPLACED.items():
-        value = getattr(config, setting)
-        if _differs(value, default):
-            raise ValueError(f"PPG does not use {setting}={format_value(value)}: set {instead}")
-    if config.clip_rewards:  # False and None both mean "never"
-        raise ValueError("PPG does not use clip_rewards: set normalize_rewards")
-    for setting, (default, what) in _UNSUPPORTED.items():
-        if _differs(getattr(config, setting), default):
-            raise ValueError(f"PPG does not support {what}")
+    check_rllib_settings(config)
 
 
 def _check_schedule(setting: str, value: Any) -> None:
@@ -445,7 +459,8 @@ def _check_one_module_spec(config: PPGConfig, spec: Any) -> None:
     is_custom = spec.module_class not in (None, PPGTorchRLModule)
     is_ppgs = not is_custom or issubclass(spec.module_class, PPGTorchRLModule)
     for model_config in (given_setting(config, "model_config"), spec.model_config):
-        if isinstance(model_config, DefaultModelConfig):
+        is_dataclass = isinstance(model_config, DefaultModelConfig)
+        if is_dataclass:
             model_config = asdict(model_config)
         model_config = {} if model_config is None else model_config
         if not isinstance(model_config, Mapping):
@@ -454,6 +469,11 @@ def _check_one_module_spec(config: PPGConfig, spec: Any) -> None:
             _check_no_conflicting_model_settings(config, model_config)
         if not is_custom and spec.catalog_class in (None, PPGCatalog):
             check_model_config(model_config)
+        if is_ppgs and "vf_share_layers" in model_config and not is_dataclass:
+            raise ValueError(
+                f"vf_share_layers in model_config is a setting of RLlib's PPO: set "
+                f"{INSTEAD['vf_share_layers']}"
+            )
         for key in ("lstm_use_prev_action", "lstm_use_prev_reward"):
             if is_ppgs and model_config.get(key):
                 raise ValueError(
@@ -479,7 +499,7 @@ def given_max_seq_len(config: PPGConfig) -> int | None:
     spec = given_setting(config, "rl_module_spec")
     spec = spec if isinstance(spec, RLModuleSpec) else RLModuleSpec()
     is_ppgs = spec.module_class is None or issubclass(spec.module_class, PPGTorchRLModule)
-    if (is_ppgs and not model_config.get("use_lstm")) or not _differs(value, default):
+    if (is_ppgs and not model_config.get("use_lstm")) or not differs(value, default):
         return None
     _whole(1).check("max_seq_len", value)
     return int(value)
@@ -524,7 +544,7 @@ def _check_no_conflicting_model_settings(
 ) -> None:
     """Refuses entries of `model_config` that contradict settings of the same name."""
     for setting in MODEL_SETTINGS:
-        if setting in model_config and _differs(model_config[setting], getattr(config, setting)):
+        if setting in model_config and differs(model_config[setting], getattr(config, setting)):
             raise ValueError(
                 f"{setting} does not belong in model_config: set {setting}, not model_config"
             )

@@ -86,7 +86,7 @@ class PPGTorchLearner(BaseLearner):
         config = module.config
         T = config.rollout_fragment_length
         _check_shapes(shards, phase, T)
-        entropy_coeff = float(module.entropy_schedule.update(timestep=phase.env_steps))
+        entropy_coeff = float(module.entropy_schedule.update(timestep=phase.env_steps_before))
         module.begin_phase(config.policy_precision)
 
         rewards = [_scaled_rewards(s, phase.reward_scale) for s in shards]

@@ -57,7 +57,8 @@ class PPG(BaseAlgorithm):
         """One rollout of every healthy env runner."""
         if any(m.observations and m.observations.is_empty for m in self.modules.values()):
             self._warm_up_filters()
-        rollouts = self._env_runners.sample(self._env_steps())
+        self._env_steps_before = self._env_steps()
+        rollouts = self._env_runners.sample(self._env_steps_before)
         self._log_sampling(r.summary for r in rollouts)
         return rollouts
 
@@ -72,6 +73,7 @@ class PPG(BaseAlgorithm):
             rows,
             module_id=module.id,
             seed=self._next_seed(),
+            env_steps_before=self._env_steps_before,
             env_steps=self._env_steps(),
             reward_scale=module.update_reward_scale(rollouts),
             rows_per_block=module.rows_per_block,

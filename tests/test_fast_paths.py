@@ -181,7 +181,7 @@ def test_compressed_observations_are_exact():
     plain = phases(make_learner(**kwargs), rollout)
     learner = make_learner(replay_compression="lz4", **kwargs)
     assert_same(phases(learner, rollout), plain)
-    phase = PolicyPhase(DEFAULT_MODULE_ID, 0, [np.arange(N)], N, 0, None, rows_per_block=N)
+    phase = PolicyPhase(DEFAULT_MODULE_ID, 0, [np.arange(N)], N, 0, 0, None, rows_per_block=N)
     (_, (info,)), block = learner.policy_phase(phase, rollout)
     assert isinstance(block.obs, Compressed)
     assert info.nbytes < 0.7 * rollout.obs.nbytes
@@ -201,7 +201,7 @@ def test_compression_gives_back_any_array(shape, dtype):
 def test_blocks_of_single_rows_train_as_one_block_does():
     def both(rows_per_block):
         learner, rollout = make_learner(e_aux=2, num_aux_minibatches=3), make_rollout()
-        phase = PolicyPhase(DEFAULT_MODULE_ID, 1, [np.arange(N)], N, 0, None, rows_per_block)
+        phase = PolicyPhase(DEFAULT_MODULE_ID, 1, [np.arange(N)], N, 0, 0, None, rows_per_block)
         (_, infos), *blocks = learner.policy_phase(phase, rollout)
         assert [list(i.rows) for i in infos] == [
             list(range(a, min(a + rows_per_block, N))) for a in range(0, N, rows_per_block)

@@ -339,8 +339,9 @@ def test_separate_value_epochs_do_not_hang_on_the_shared_weight():
 
 def test_schedules_go_by_env_steps():
     learner = make_learner(lr=[[0, 1e-3], [1000, 0.0]], entropy_coeff=[[0, 0.2], [1000, 0.1]])
-    metrics, _, _ = policy_phase(learner, make_rollout(), env_steps=500)
-    assert metrics["curr_entropy_coeff"] == pytest.approx(0.15)
+    metrics, _, _ = policy_phase(learner, make_rollout(), before=300, env_steps=500)
+    assert metrics["curr_entropy_coeff"] == pytest.approx(0.17)  # of this iteration
+    # Of the next one.
     assert metrics["default_optimizer_learning_rate"] == pytest.approx(5e-4)
     assert metrics["aux_learning_rate"] == pytest.approx(5e-4)  # aux_lr has no schedule
 

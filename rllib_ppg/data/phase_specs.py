@@ -22,7 +22,8 @@ class PolicyPhase:
         seed: Seed for the minibatch order, the same for all learners.
         row_ids: Ids of each shard's rows among all rows of the iteration, one array per shard.
         num_rows: Number of rows over all learners.
-        env_steps: Env steps sampled in the run so far; schedules depend on it.
+        env_steps_before: Env steps of the run before this iteration, at which schedules are read.
+        env_steps: Env steps of the run so far, those of this iteration included.
         reward_scale: Number that rewards are divided by; None leaves them as they are.
         rows_per_block: Rows in each replay block that the learner returns; 0 returns none.
     """
@@ -31,6 +32,7 @@ class PolicyPhase:
     seed: int
     row_ids: Sequence[np.ndarray]
     num_rows: int
+    env_steps_before: int
     env_steps: int
     reward_scale: float | None
     rows_per_block: int

@@ -39,6 +39,7 @@ from rllib_ppg.experiments.settings import (
     by_attribute,
     changed_settings,
     merge,
+    reject_code,
     reject_unknown,
     settable_properties,
 )
@@ -226,6 +227,7 @@ class Experiment:
             from rllib_ppg.checkpoint.folder import check_checkpoint
 
             check_checkpoint(self.restore)
+        reject_code(self.config, "config")
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
 

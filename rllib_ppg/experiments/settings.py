@@ -46,12 +46,21 @@ def changed_settings(config: AlgorithmConfig) -> dict[str, Any]:
     defaults = vars(config.algo_class.get_default_config())
     names = {attribute: name for name, attribute in ATTRIBUTES.items()}
     names |= {f"_{name}": name for name in settable_properties(type(config))}
-    return {
-        names.get(name, name): asdict(value) if isinstance(value, DefaultModelConfig) else value
+    changed = {
+        names.get(name, name): value
         for name, value in vars(config).items()
         if name not in ("algo_class", "_is_frozen")
         and not (name in defaults and _is_equal(value, defaults[name]))
     }
+    if isinstance(model_config := changed.get("model_config"), DefaultModelConfig):
+        changed["model_config"] = _given_fields(model_config)
+    return changed
+
+
+def _given_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, RLlib's `DefaultModelConfig`, that differ from its defaults."""
+    defaults = asdict(type(value)())
+    return {name: x for name, x in asdict(value).items() if not _is_equal(x, defaults[name])}
 
 
 def _is_equal(a: Any, b: Any) -> bool:
@@ -122,6 +131,24 @@ def as_mapping(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a mapping, not {value!r}")
     return value
+
+
+def reject_code(value: Any, name: str) -> None:
+    """Raises ValueError for `{"eval": TEXT}`, whose text Tune would run as Python.
+
+    Args:
+        value: A setting.
+        name: Its name.
+    """
+    if not isinstance(value, Mapping):
+        return
+    if set(value) == {"eval"}:
+        raise ValueError(
+            f"{name} is a dict with the only key 'eval', and Tune would run its text as Python: "
+            "give it another key"
+        )
+    for key, part in value.items():
+        reject_code(part, f"{name}.{key}" if name else str(key))
 
 
 def reject_unknown(keys: Iterable[str], known: Collection[str], where: str) -> None:

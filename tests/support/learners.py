@@ -141,11 +141,18 @@ def make_rollout(seed=0, rows=N, obs=OBS, act=ACT):
     )
 
 
-def policy_phase(learner, *rollouts, reward_scale=None, env_steps=0, seed=1):
+def policy_phase(learner, *rollouts, reward_scale=None, before=0, env_steps=0, seed=1):
     first = np.cumsum([0, *map(len, rollouts)])
     rows = [np.arange(a, b) for a, b in pairwise(first)]
     phase = PolicyPhase(
-        DEFAULT_MODULE_ID, seed, rows, int(first[-1]), env_steps, reward_scale, rows_per_block=N
+        DEFAULT_MODULE_ID,
+        seed,
+        rows,
+        int(first[-1]),
+        env_steps_before=before,
+        env_steps=env_steps,
+        reward_scale=reward_scale,
+        rows_per_block=N,
     )
     (metrics, infos), *blocks = learner.policy_phase(phase, *rollouts)
     return peek(metrics), infos, blocks
