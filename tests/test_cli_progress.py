@@ -184,18 +184,24 @@ def test_several_trials_are_told_apart(capsys):
     assert capsys.readouterr().out.startswith("[0_n_pi=4] iteration 1/8")
 
 
-def test_a_mistyped_stop_is_pointed_at_once(capsys):
-    follow(1, {"training_iterations": 8})
-    out = capsys.readouterr().out
-    assert out.count("did --stop mean training_iteration?") == 1
-
-
-def test_a_mistyped_name_of_a_scheduler_s_is_pointed_at(capsys):
-    what = {"num_env_steps_sampled_lifetme": "the scheduler's time_attr"}
-    follow(1, result_names=what | {"evaluation/to_come": "checkpoint_score_attribute"})
-    out = capsys.readouterr().out
-    assert "did the scheduler's time_attr mean num_env_steps_sampled_lifetime?" in out
-    assert "to_come" not in out
+def test_a_name_that_no_result_has_is_pointed_at_once(capsys):
+    """Unless the result may come: after an episode, an evaluation or an auxiliary phase."""
+    follow(
+        1,
+        {"training_iterations": 8, "my/score": 3, "env_runners/episode_return_max": 1},
+        result_names={
+            "num_env_steps_sampled_lifetme": "the scheduler's time_attr",
+            "evaluation/to_come": "checkpoint_score_attribute",
+        },
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no result" in line]
+    assert lines == [
+        "no result is called num_env_steps_sampled_lifetme so far, and the scheduler's time_attr "
+        "refers to it; did you mean 'num_env_steps_sampled_lifetime'?",
+        "no result is called training_iterations so far, and --stop refers to it; did you mean "
+        "'training_iteration'?",
+        "no result is called my/score so far, and --stop refers to it",
+    ]
 
 
 def test_tune_can_pickle_it_also_after_ray_has_replaced_print(monkeypatch):

@@ -131,10 +131,22 @@ def test_a_grid_is_checked_value_by_value():
         ({"run": "PPPO"}, "no algorithm 'PPPO'.*did you mean 'PPO'"),
         ({"config": {"n_pie": 3}}, "n_pie.*did you mean 'n_pi'"),
         ({"run": "PPO", "config": {"env": "CartPole-v1", "lrr": 1}}, "'lrr'; did you mean 'lr'"),
+        ({"run": "PPO", "config": {"num_workers": 1}}, "did you mean 'num_env_runners'"),
         ({"run": "PPO", "config": {"env": "CartPol-v1"}}, "CartPol-v1"),
         ({"run": "PPO", "config": {"env": "CartPole-v1", "lr": []}}, "lr"),
         ({"stop": {"training_iteration": "many"}}, "training_iteration"),
         ({"stop": {"env_runners": {"episode_return_mean": 450}}}, "env_runners/episode_return"),
+        ({"stop": {"episode_reward_mean": 9}}, "stop means env_runners/episode_return_mean"),
+        ({"stop": {"timesteps_total": 9}}, "stop means num_env_steps_sampled_lifetime"),
+        ({"stop": {"training_iterations": 9}}, "did stop mean training_iteration"),
+        (
+            {"checkpoint_config": {"checkpoint_score_attribute": "episode_reward_max"}},
+            "checkpoint_score_attribute means env_runners/episode_return_max",
+        ),
+        (
+            {"scheduler": "asynchyperband", "scheduler_config": {"time_attr": "timesteps_total"}},
+            "the scheduler's time_attr means num_env_steps",
+        ),
         ({"num_samples": 0}, "num_samples"),
         (
             {"num_samples": 2, "config": {"seed": {"grid_search": [0, 1]}}},
@@ -151,6 +163,14 @@ def test_bad_input_is_refused_before_ray_starts(change, complaint):
     experiment = Experiment(**{"run": "PPG", "config": SMALL, **change})
     with pytest.raises(ValueError, match=complaint):
         experiment.validate()
+
+
+def test_results_that_own_code_may_add_are_not_judged_before_the_start():
+    stop = {"env_runners/episode_return_meen": 3}
+    with pytest.raises(ValueError, match="episode_return_mean"):
+        Experiment("PPG", config=SMALL, stop=stop).validate()
+    callbacks = {"callbacks_class": "rllib_ppg.callbacks.PPGCallback"}
+    Experiment("PPG", config=SMALL | callbacks, stop=stop).validate()
 
 
 def test_any_algorithm_of_rllib_will_do():

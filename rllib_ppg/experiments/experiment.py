@@ -32,6 +32,7 @@ from rllib_ppg.experiments.experiment_file import (
     import_experiment_file,
     parse_yaml,
 )
+from rllib_ppg.experiments.result_names import check_result_name
 from rllib_ppg.experiments.settings import (
     absolute,
     as_data,
@@ -44,6 +45,7 @@ from rllib_ppg.experiments.settings import (
     settable_properties,
 )
 from rllib_ppg.experiments.tuner import make_checkpoint_config, make_scheduler
+from rllib_ppg.setting_names import INSTEAD
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms import Algorithm, AlgorithmConfig
@@ -66,6 +68,13 @@ _CHECKPOINT_KEYS = (
     "checkpoint_score_attribute",
     "checkpoint_score_order",
     "num_to_keep",
+)
+# Settings whose code may log results of its own; callbacks may, too.
+_ADDING_RESULTS = (
+    "learner_class",
+    "env_runner_cls",
+    "custom_evaluation_function",
+    "rl_module_spec",
 )
 # Arguments of schedulers that name results.
 _RESULT_ARGUMENTS = ("metric", "time_attr")
@@ -228,6 +237,8 @@ class Experiment:
 
             check_checkpoint(self.restore)
         reject_code(self.config, "config")
+        for name, setting in {**self.result_names, **dict.fromkeys(self.stop, "stop")}.items():
+            check_result_name(name, setting, all_known=self._has_no_results_of_its_own)
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
 
@@ -276,6 +287,12 @@ class Experiment:
         key = "checkpoint_score_attribute"
         names[self.checkpoint_config.get(key)] = key
         return {name: what for name, what in names.items() if name}
+
+    @property
+    def _has_no_results_of_its_own(self) -> bool:
+        return self.run == "PPG" and not any(
+            key.startswith("callbacks") or key in _ADDING_RESULTS for key in self.config
+        )
 
     @property
     def algorithm(self) -> type[Algorithm]:
@@ -356,7 +373,11 @@ def _validate_config(algorithm: type[Algorithm], config: dict[str, Any]) -> None
     if type(merged).update_from_dict is AlgorithmConfig.update_from_dict:
         # RLlib's method takes any key, including mistyped ones.
         known = {*merged.to_dict(), *vars(merged), *settable_properties(type(merged))}
-        reject_unknown(config, known, f"{type(merged).__name__}")
+        for key in config:
+            if key not in known:
+                today = INSTEAD.get(key)
+                near = f"; did you mean {today!r}?" if today in known else did_you_mean(key, known)
+                raise ValueError(f"{type(merged).__name__} has no setting {key!r}{near}")
     merged.update_from_dict(config)
     merged.validate()
     if isinstance(merged.env, str):

@@ -18,6 +18,7 @@ from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiments.result_names import instead_of
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 
 
@@ -130,7 +131,7 @@ def read_trials(
     if not with_returns:
         known = set().union(*(_metrics(folder) for folder in folders))
         raise ValueError(
-            f"no result has a number for {metric}{did_you_mean(metric, known - {metric})}"
+            f"no result has a number for {metric}{instead_of(metric, known - {metric})}"
         )
     return with_returns
 

@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,7 +16,7 @@ from ray.tune.utils import flatten_dict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_ppg.callbacks import PPGCallback
-from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
+from rllib_ppg.experiments.result_names import missing_results
 from rllib_ppg.tune_callbacks.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
@@ -81,8 +80,9 @@ class Progress(tune.Callback):
         self._receive_auxiliary_epochs(trial)
         if result["iterations_since_restore"] == 1:
             flat = flatten_dict(result, delimiter="/")
+            there = {name for name, x in flat.items() if isinstance(x, int | float) and x == x}
             names = {**self._result_names, **dict.fromkeys(trial.stopping_criterion, "--stop")}
-            self._print(trial, _mistyped_names(names, flat))
+            self._print(trial, missing_results(names.items(), there))
         self._print(trial, self._lines[trial.trial_id].update(result))
         self._last_event = time.monotonic()
 
@@ -190,15 +190,3 @@ def _start_mailbox() -> ActorHandle:
 
 def _mailbox_name() -> str:
     return f"rllib_ppg_progress_{ray.get_runtime_context().get_job_id()}"
-
-
-def _mistyped_names(names: Mapping[str, str], result: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each name that looks mistyped; Tune ignores unknown names."""
-    lines = []
-    for key, setting in names.items():
-        matches = get_close_matches(key, set(result) - {key}, n=1, cutoff=0.8)
-        missing = key not in result or result[key] != result[key]
-        may_come = key == EPISODE_RETURN_MEAN or key.startswith("evaluation/")
-        if missing and not may_come and matches:
-            lines.append(f"no result is called {key} so far; did {setting} mean {matches[0]}?")
-    return lines
