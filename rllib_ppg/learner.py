@@ -80,7 +80,7 @@ class PPGTorchLearner(BaseLearner):
 
         Raises:
             ValueError: A rollout has other numbers of rows or steps than the driver counted on.
-            FloatingPointError: A gradient is NaN or infinite.
+            FloatingPointError: A loss or a gradient is NaN or infinite.
         """
         module = self.trained[phase.module_id]
         config = module.config
@@ -90,7 +90,8 @@ class PPGTorchLearner(BaseLearner):
         module.begin_phase(config.policy_precision)
 
         rewards = [_scaled_rewards(s, phase.reward_scale) for s in shards]
-        values = [rollout_values(module, s) for s in shards]
+        with module.in_evaluation_mode():
+            values = [rollout_values(module, s) for s in shards]
         V = [v.V for v in values]
         A, V_targ = advantages(module, shards, rewards, values, self.collective)
         columns = {
@@ -254,7 +255,8 @@ class PPGTorchLearner(BaseLearner):
                 if name not in columns:
                     columns[name] = np.empty((S, *column.shape[1:]), column.dtype)
                 columns[name][part] = column
-            out = forward.outputs(block)
+            with module.in_evaluation_mode():
+                out = forward.outputs(block)
             pi_old[part] = out[Columns.ACTION_DIST_INPUTS]
             if module.needs_presleep_values:
                 V_presleep.append(out[Columns.VF_PREDS])
@@ -295,7 +297,7 @@ class PPGTorchLearner(BaseLearner):
             Metrics, as means over the epoch.
 
         Raises:
-            FloatingPointError: A gradient is NaN or infinite.
+            FloatingPointError: A loss or a gradient is NaN or infinite.
         """
         module = self.trained[module_id]
         config, phase = module.config, module.aux

@@ -134,7 +134,7 @@ def forward_inference(module: RLModule, batch: dict[str, Any]) -> dict[str, Any]
 
 
 def forward_train(module: RLModule, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """`RLModule.forward_train` of a module that is in training mode already.
+    """`RLModule.forward_train` of a module whose mode is set already.
 
     The public method walks over all submodules to set the mode, at every micro-batch.
     """

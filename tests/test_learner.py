@@ -17,6 +17,8 @@ from ray.rllib.core.columns import Columns
 from torch.distributions import Categorical, kl_divergence
 
 from rllib_ppg.learning import batches
+from rllib_ppg.learning.trained_module import TrainedModule
+from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.support.learners import (
     ACT,
     REAL,
@@ -302,6 +304,36 @@ def test_nan_stops_before_the_step_and_names_the_place():
     assert not moved(before, parameters(learner))
 
 
+def huge_rewards(scale):
+    r = make_rollout()
+    r.rewards[:] = scale
+    return r
+
+
+@pytest.mark.parametrize(
+    ("scale", "what"),
+    [
+        (1e20, r"vf_loss is inf in the policy phase, epoch 1, minibatch 1"),  # finite gradients
+        (1e38, r"policy phase, epoch 1, minibatch 1"),
+    ],
+)
+def test_a_loss_that_is_infinite_stops_before_the_step_and_says_what_helps(scale, what):
+    learner = make_learner(normalize_rewards=False)
+    before = parameters(learner)
+    with pytest.raises(FloatingPointError, match=f"{what}.*set normalize_rewards=True"):
+        policy_phase(learner, huge_rewards(scale))
+    assert not moved(before, parameters(learner))
+
+
+def test_an_infinite_loss_of_the_auxiliary_phase():
+    learner = make_learner(e_aux=1)
+    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    block.columns["V_targ"][:] = 1e20
+    what = "vf_aux_loss is inf in the auxiliary phase, epoch 1, minibatch 1.*lower aux_lr"
+    with pytest.raises(FloatingPointError, match=what):
+        aux_phase(learner, [(info, block)])
+
+
 def test_a_minibatch_without_states_is_skipped():
     """As when an env runner has died and fewer rows came than there are minibatches."""
     learner = make_learner(num_minibatches=8)
@@ -430,3 +462,70 @@ def test_a_phase_after_one_that_failed_on_streamed_states(monkeypatch):
         policy_phase(learner, rollout)
     learner.policy_and_value_loss = loss
     assert policy_phase(learner, rollout)[0] == policy_phase(other, rollout)[0]
+
+
+class Dropping(PPGTorchRLModule):
+    """Loses most of each observation in training mode."""
+
+    def _forward_train(self, batch, **kwargs):
+        obs = torch.nn.functional.dropout(batch["obs"], 0.9, self.training)
+        return super()._forward_train(batch | {"obs": obs}, **kwargs)
+
+
+def test_targets_are_of_networks_without_dropout():
+    """V_targ and pi_old, as env runners act without dropout, too."""
+    targets = []
+    for module_class in (PPGTorchRLModule, Dropping):
+        learner = make_learner(module_class=module_class, lr=1e-12)
+        _, (info,), (block,) = policy_phase(learner, make_rollout())
+        aux_phase(learner, [(info, block)], epochs=1)
+        states = learner.trained[DEFAULT_MODULE_ID].aux.states
+        (batch,) = states.batches([states.drop_masked(np.arange(N * T))])
+        pi_old = batch["pi_old"]
+        targets.append((block.columns["V_targ"], pi_old))
+        assert learner.module[DEFAULT_MODULE_ID].training
+    for of_plain, of_dropping in zip(*targets, strict=True):
+        np.testing.assert_allclose(of_dropping, of_plain, rtol=1e-5)
+
+
+class Normalising(PPGTorchRLModule):
+    """Has a BatchNorm, which the policy's encoder ends in."""
+
+    def setup(self):
+        super().setup()
+        self.norm = torch.nn.BatchNorm1d(16)
+
+
+class Frozen(Normalising):
+    """Keeps it as it is."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class Averaging(PPGTorchRLModule):
+    """Keeps a running mean of what it sees."""
+
+    def setup(self):
+        super().setup()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def _forward_train(self, batch, **kwargs):
+        self.mean.lerp_(batch["obs"].mean(), 0.5)
+        return super()._forward_train(batch, **kwargs)
+
+
+def test_normalisation_over_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"norm of Normalising is a BatchNorm1d.*LayerNorm"):
+        make_learner(module_class=Normalising)
+    make_learner(module_class=Frozen)
+    learner = make_learner(module_class=Averaging)
+    with pytest.raises(ValueError, match=r"Averaging changes a buffer.*one learner"):
+        TrainedModule(
+            DEFAULT_MODULE_ID,
+            learner.module[DEFAULT_MODULE_ID],
+            learner.config.copy(copy_frozen=False).learners(num_learners=2),
+            torch.device("cpu"),
+        )

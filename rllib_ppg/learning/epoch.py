@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 from rllib_ppg.learning.batches import StateDataset
 from rllib_ppg.learning.collectives import LearnerCollective
 from rllib_ppg.learning.gradients import GradientBuffer, Gradients, parameters_reached
+from rllib_ppg.learning.not_finite import not_finite_error
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 
 
@@ -84,9 +85,11 @@ def train_epoch(
         What it did.
 
     Raises:
-        FloatingPointError: A gradient is NaN or infinite.
+        FloatingPointError: A loss or a gradient is NaN or infinite.
     """
     names, buffer = try_loss(module, loss_fn, weights, module.placeholder)
+    trained = torch.tensor([i for i, n in enumerate(names) if weights.get(n)], dtype=torch.long)
+    trained = trained.to(module.device)
     totals = torch.zeros(len(names) + 1, dtype=torch.float64, device=module.device)
     optimizer.zero_grad(set_to_none=True)
 
@@ -121,9 +124,10 @@ def train_epoch(
             if of_minibatch[names.index(SAMPLED_KL)] > max_kl * states_of_it:
                 break
         done += 1
-        if not buffer.reduce(len(index), collective):
+        if not buffer.reduce(len(index), totals[trained].sum(), collective):
             continue
-        _check_finite(module, buffer, names, totals, f"{place}, minibatch {done}")
+        if not buffer.is_finite():
+            raise not_finite_error(module, buffer, names, totals, f"{place}, minibatch {done}")
         buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
         optimizer.step()
         if after_step is not None:
@@ -162,18 +166,3 @@ def try_loss(
         )
         module.losses[kind] = (list(terms), GradientBuffer(parameters, module.device))
     return module.losses[kind]
-
-
-def _check_finite(
-    module: TrainedModule, buffer: GradientBuffer, terms: list[str], totals: Tensor, place: str
-) -> None:
-    bad = buffer.not_finite()
-    if bad is None:
-        return
-    parameters = {p: name for name, p in module.module.named_parameters()}
-    what = f"NaN or infinite gradient of {parameters[buffer.parameters[bad]]} in the {place}"
-    for term, total in zip(terms, totals[:-1], strict=True):
-        if not total.isfinite():
-            what += f", where {term} is {total.item()}"
-            break
-    raise FloatingPointError(f"{what}; the weights are as they were before this step")

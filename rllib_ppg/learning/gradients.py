@@ -35,7 +35,8 @@ class GradientBuffer:
         self.parameters = list(parameters)
         numel = sum(p.numel() for p in self.parameters)
         dtype = self.parameters[0].dtype if self.parameters else torch.float32
-        self._flat = torch.zeros(numel + 1, dtype=dtype, device=device)
+        # Behind the gradients: whether the loss is finite, and the number of states.
+        self._flat = torch.zeros(numel + 2, dtype=dtype, device=device)
         self.views: list[Tensor] = []
         start = 0
         for p in self.parameters:
@@ -47,7 +48,7 @@ class GradientBuffer:
     @property
     def gradient(self) -> Tensor:
         """The gradients of all parameters, one after the other, `[numel]`; not a copy."""
-        return self._flat[:-1]
+        return self._flat[:-2]
 
     def attach(self) -> None:
         """Zeroes the buffer and makes it the parameters' `grad`."""
@@ -77,31 +78,33 @@ class GradientBuffer:
         for p in self.parameters:
             p.grad = None
 
-    def reduce(self, count: int, collective: LearnerCollective) -> bool:
+    def reduce(self, count: int, loss: Tensor, collective: LearnerCollective) -> bool:
         """Sums the gradients of all learners and divides them by the number of their states.
 
         Args:
             count: Number of states that this learner has summed over; may be 0.
+            loss: Sum of what it trains, of which only matters whether it is finite.
             collective: All learners.
 
         Returns:
             Whether there is a gradient to step with. For a minibatch without states it is False on
             all learners: an env runner died and there are few rows, or all states are masked.
         """
+        self._flat[-2] = loss * 0  # NaN if it is not finite
         self._flat[-1] = count
         collective.sum(self._flat)
         self.gradient.div_(self._flat[-1].clamp(min=1))
         return bool(self._flat[-1] > 0)
 
-    def not_finite(self) -> int | None:
-        """Index of the first parameter with a NaN or infinite gradient; None if there is none.
-
-        After `reduce` all learners get the same answer.
-        """
+    def is_finite(self) -> bool:
+        """Whether the loss and all gradients are finite; after `reduce` on all learners alike."""
         # The sum is cheaper to check, and a NaN or an infinity is in it, too.
-        if torch.isfinite(self._flat.sum()) or torch.isfinite(self._flat).all():
-            return None
-        return next(i for i, view in enumerate(self.views) if not torch.isfinite(view).all())
+        return bool(torch.isfinite(self._flat.sum()) or torch.isfinite(self._flat).all())
+
+    def first_not_finite(self) -> int | None:
+        """Index of the first parameter with a NaN or infinite gradient; None if there is none."""
+        bad = (i for i, view in enumerate(self.views) if not torch.isfinite(view).all())
+        return next(bad, None)
 
     def clip(self, grad_clip: float | None, by: str) -> None:
         """Clips the gradients as RLlib does.

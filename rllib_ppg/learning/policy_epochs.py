@@ -60,7 +60,7 @@ def train_policy_epochs(
         Metrics: for each term its mean over the last epoch that had it.
 
     Raises:
-        FloatingPointError: A gradient is NaN or infinite.
+        FloatingPointError: A loss or a gradient is NaN or infinite.
     """
     config = module.config
     options: dict[str, Any] = {}

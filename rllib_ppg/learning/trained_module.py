@@ -17,7 +17,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ModuleID
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_ppg import ray_private
 from rllib_ppg.augmentation import NUM_RANDOM, augmentation_of
@@ -47,6 +47,7 @@ PRECISIONS = ("float32", "bfloat16")
 # (`resources/cpu.py`). On a GPU, 1,024 frames: the paper's two networks keep 2.5 GB of them for the
 # backward pass. Observations may take half of the free memory, and cards have at least 8 GB.
 _CPU_PIXELS, _GPU_PIXELS = 2**17, 2**22
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class TrainedModule:
@@ -192,6 +193,7 @@ class TrainedModule:
                 f"{name} has a memory, and the transitions of aux_losses[{loss!r}] that did not "
                 "happen have none: leave that loss out"
             )
+        self._check_normalisation()
         outputs = self.aux_outputs
         space = module.observation_space
         obs = torch.from_numpy(np.zeros((1, *space.shape), space.dtype)).to(self.device)
@@ -233,15 +235,35 @@ class TrainedModule:
             **dict.fromkeys(("logp_old", "A", "V_targ", "V", "V_presleep", "rewards"), zero),
         }
 
+    def _check_normalisation(self) -> None:
+        """Refuses BatchNorm, unless it is frozen in evaluation mode."""
+        self.module.train()
+        for name, part in self.module.named_modules():
+            if isinstance(part, _BATCH_NORMS) and part.training:
+                raise ValueError(
+                    f"{name} of {type(self.module).__name__} is a {type(part).__name__}, so "
+                    "gradients would depend on how states are cut into micro-batches and spread "
+                    "over learners: use LayerNorm or GroupNorm, or keep it in evaluation mode"
+                )
+
     @contextmanager
     def in_turn_if_stateful(self) -> Iterator[None]:
         """Watches a pass: if it depends on those before it, all run in turn from now on.
 
-        It does if it draws random numbers (dropout) or writes to buffers (batch norm).
+        It does if it draws random numbers (dropout) or writes to buffers (running averages).
+
+        Raises:
+            ValueError: It writes to buffers, and there are several learners.
         """
         random, versions = torch.get_rng_state(), self._buffer_versions()
         yield
-        if not torch.equal(random, torch.get_rng_state()) or versions != self._buffer_versions():
+        writes = versions != self._buffer_versions()
+        if writes and self.config.num_learners > 1:
+            raise ValueError(
+                f"{type(self.module).__name__} changes a buffer in its forward pass, which would "
+                "differ between learners: use one learner"
+            )
+        if writes or not torch.equal(random, torch.get_rng_state()):
             self.threads = MicroBatchThreads(1)
 
     def _buffer_versions(self) -> list[int]:
@@ -268,6 +290,15 @@ class TrainedModule:
         self.advantage_moments = Moments(*averages.get("advantages", (0.0, 0.0, 0.0)))
 
     # -- Forward passes ------------------------------------------------------------------------
+
+    @contextmanager
+    def in_evaluation_mode(self) -> Iterator[None]:
+        """Within, dropout is off: for what is a target, as env runners act without it, too."""
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train()
 
     def begin_phase(self, precision: str) -> None:
         """Sets the precision of the phase's forward passes, and training mode."""
