@@ -1,8 +1,8 @@
 """The `rllib` command.
 
 It is a package next to `rllib_ppg`, because importing `rllib_ppg` imports RLlib and torch, which
-takes seconds. `commands` declares all options with nothing but click, so that help, completion and
-errors come at once; each command imports what it runs when it runs.
+takes seconds. This module imports next to nothing, so that even a signal in the first moment ends
+the command as it should.
 """
 
 from __future__ import annotations
@@ -10,46 +10,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
-
-from rllib_ppg_cli import exit_code, redact
-from rllib_ppg_cli.commands import rllib
+from rllib_ppg_cli import signals, terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: The arguments; None means those of the process.
+        argv: The arguments. None means those of the process, whose signals and output are then
+            taken care of, too.
 
     Returns:
         The exit code (see `exit_code`).
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return int(rllib.main(argv, "rllib", standalone_mode=False, obj=argv))
-    except click.Abort:
-        print("rllib: interrupted", file=sys.stderr)
-        return exit_code.INTERRUPTED
-    except click.ClickException as error:
-        return _fail(_usage_error(error), exit_code.BAD_INPUT)
-    except (ValueError, OSError) as error:
-        return _fail(str(error), exit_code.BAD_INPUT)
-    except Exception as error:
-        return _fail(f"{type(error).__name__}: {error}", exit_code.FAILED)
+    if argv is not None:
+        from rllib_ppg_cli.run import run
 
-
-def _usage_error(error: click.ClickException) -> str:
-    if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and error.possibilities:
-        return f"{error.message.rstrip('.')}; did you mean {error.possibilities[0]!r}?"
-    message = error.format_message()
-    if not isinstance(error, click.UsageError) or error.ctx is None:
-        return message
-    return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
-
-
-def _fail(message: str, code: int) -> int:
-    # RLlib adds a line on how to switch its checks off.
-    message = " ".join(message.split("To suppress all validation errors")[0].split())
-    print(f"rllib: error: {redact.redact(message)}", file=sys.stderr)
+        return run(argv)
+    signals.raise_them()
+    terminal.survive()
+    code = main(sys.argv[1:])
+    sys.stdout.flush()  # here, where a closed pipe still ends it properly
     return code

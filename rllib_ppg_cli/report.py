@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    results: ResultGrid, experiment: Experiment, argv: Sequence[str], *, terminated: bool = False
+    results: ResultGrid, experiment: Experiment, argv: Sequence[str], signum: int | None = None
 ) -> int:
     """Prints how the run ended, where its results are and how to continue it.
 
@@ -36,7 +37,7 @@ def report(
         results: The Tuner's results.
         experiment: The experiment.
         argv: The command line.
-        terminated: Whether SIGTERM interrupted the run.
+        signum: Signal that ended the run; None: none did, or Ctrl-C did.
 
     Returns:
         The exit code.
@@ -66,11 +67,9 @@ def report(
         return exit_code.FAILED
     if finished:
         return exit_code.OK
-    if terminated:
-        print("rllib: terminated", file=sys.stderr)
-        return exit_code.TERMINATED
-    print("rllib: interrupted", file=sys.stderr)
-    return exit_code.INTERRUPTED
+    code = exit_code.SIGNAL + (signum or signal.SIGINT)
+    print(exit_code.last_line(code), end="", file=sys.stderr)
+    return code
 
 
 def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.experiments.tuner import find_saved_run, make_tuner, resume_tuner
+from rllib_ppg.resources.ray_processes import adopt_orphans, kill_ray_processes
 from rllib_ppg.tune_callbacks.crash_recovery import (
     ResumeFromLatestCheckpoint,
     StoreResults,
@@ -31,8 +32,8 @@ from rllib_ppg.tune_callbacks.crash_recovery import (
 from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
 from rllib_ppg.tune_callbacks.progress import AuxiliaryProgress, Progress
 from rllib_ppg.tune_callbacks.run_files import RunFiles
-from rllib_ppg.tune_callbacks.save_on_interrupt import GRACE_S, SaveOnInterrupt, exit_on_sigterm
-from rllib_ppg_cli import client, dry_run, exit_code, precision_hint, redact
+from rllib_ppg.tune_callbacks.save_on_interrupt import GRACE_S, SaveOnInterrupt
+from rllib_ppg_cli import client, dry_run, exit_code, precision_hint, redact, signals
 from rllib_ppg_cli.report import goals, judge, report, to_resume
 
 
@@ -62,10 +63,8 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
 
     # Absolute, since Ray may change the working directory.
     file = find_experiment_file(options["file"]).absolute() if "file" in options else None
-    _start_ray(options)
-    exit_on_sigterm()
     saving = _save_on_interrupt(experiment, options, argv)
-    try:
+    with _ray(options):
         if "dry_run" in options:
             return exit_code.OK if dry_run.show(experiment) else exit_code.BAD_INPUT
         if "resume" in options:
@@ -80,9 +79,7 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
             results = _run(experiment, options, argv, file, saving)
             if is_drawn:  # a run that continues this one needs the same seed
                 argv = [*argv, "--seed", str(experiment.config["seed"])]
-    finally:
-        ray.shutdown()
-    code = report(results, experiment, argv, terminated=saving.signum == signal.SIGTERM)
+    code = report(results, experiment, argv, saving.signum)
     if code == exit_code.OK and "as_test" in options:
         return judge(results, experiment.stop)
     return code
@@ -90,6 +87,30 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
 
 def _address(options: Mapping[str, Any]) -> str | None:
     return options.get("ray_address") or os.environ.get("RAY_ADDRESS")
+
+
+@contextmanager
+def _ray(options: Mapping[str, Any]) -> Iterator[None]:
+    """Starts Ray, or connects to a cluster, and leaves no process of it behind."""
+    # On a cluster's head, a run ends when the connection is closed.
+    is_client = client.is_client(_address(options))
+    handle_signals = signals.raise_them if is_client else signals.end_at_once
+    handle_signals()
+    adopt_orphans()
+    try:
+        # Ray's processes inherit this. A closed terminal must not end them before the checkpoint.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        try:
+            _start_ray(options)
+        except SystemExit:  # Ray's own handler of SIGTERM
+            signals.end_at_once()
+            signal.raise_signal(signal.SIGTERM)
+        handle_signals()  # Ray has replaced the one of SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        yield
+    finally:
+        ray.shutdown()
+        kill_ray_processes()
 
 
 def _start_ray(options: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,5 @@ def rllib(quiet, monkeypatch, capsys):
 @pytest.fixture
 def rllib_here(cluster, rllib, monkeypatch):
     """The same on the tests' Ray, which the command would stop."""
-    monkeypatch.setattr(train, "_start_ray", lambda options: None)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(train, "_ray", lambda options: nullcontext())
     return rllib

@@ -7,9 +7,10 @@ import shlex
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from rllib_ppg.tune_callbacks.save_on_interrupt import SaveOnInterrupt
@@ -20,15 +21,15 @@ from tests.support.command import RLLIB
 def ended():
     """Signals that reached Tune's own handler, which ends the run."""
     told = []
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGINT, lambda signum, frame: told.append(signum))
     yield told
     for one, handler in before.items():
         signal.signal(one, handler)
 
 
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
+def interrupt(signum=signal.SIGINT):
+    os.kill(os.getpid(), signum)
 
 
 def trial(name, status="RUNNING"):
@@ -77,6 +78,27 @@ def test_a_second_one_ends_it_at_once(ended, monkeypatch):
     assert limits == [5]
 
 
+def test_a_closed_terminal_says_so_twice_and_waits_for_the_checkpoint(ended, capsys, monkeypatch):
+    limits = []
+    monkeypatch.setattr(SaveOnInterrupt, "_end_in", lambda self, seconds: limits.append(seconds))
+    callback = SaveOnInterrupt(grace_s=20)
+    callback.setup()
+    interrupt(signal.SIGHUP)  # by the kernel
+    interrupt(signal.SIGHUP)  # by the shell
+    callback.on_step_end(1, [trial("a")])
+    assert (callback.signum, ended, limits) == (signal.SIGHUP, [], [])
+    assert "stopping, as the terminal was closed: a checkpoint is" in capsys.readouterr().out
+    interrupt(signal.SIGTERM)  # its first order
+    assert limits == [25]
+    callback.on_step_end(2, [trial("a")])
+    assert not ended
+    interrupt(signal.SIGTERM)
+    callback.on_step_end(3, [trial("a")])
+    assert ended == [signal.SIGINT]
+    callback.on_experiment_end([])
+    assert signal.getsignal(signal.SIGHUP) is not callback._on_signal
+
+
 def test_a_run_in_which_nothing_runs_ends(ended):
     callback = SaveOnInterrupt()
     callback.setup()
@@ -105,6 +127,7 @@ def start(*words, **env):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | env,
+        start_new_session=True,  # a group of its own, as a shell gives it
     ) as process:
         try:
             yield process
@@ -196,6 +219,54 @@ def assert_ended_as_asked(process, out, err, folder, iterations):
     [path] = folder.glob("PPG_*/result.json")
     kept = [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
     assert [int(n) for n in told] == kept == list(range(1, iterations + 1))
+
+
+WORDS = ["-a", "PPG", "-e", "CartPole-v1", "-c", json.dumps(CONFIG), "-n", "a"]
+WORDS += ["--stop", '{"training_iteration": 100}']
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("what", ["terminal", "pipe"])
+def test_what_is_closed_ends_a_run_after_its_checkpoint(tmp_path, what):
+    with start(*WORDS, "--storage-path", tmp_path) as process:
+        read_until(process, r"^iteration 2/.* steps/s")
+        if what == "pipe":
+            process.stdout.close()
+            out = ""
+        else:
+            os.killpg(process.pid, signal.SIGHUP)  # Ray's processes are in the group, too
+            out = process.stdout.read()
+        said = out + process.stderr.read()
+    assert process.returncode == (141 if what == "pipe" else 129)
+    assert said.count(f"stopping, as the {what} was closed: a checkpoint is saved") == 1
+    assert "Traceback" not in said
+    [path] = re.findall(r"^checkpoint: (.*)$", said, re.M)
+    assert os.path.isfile(f"{path}/ppg_checkpoint.json")
+    assert not left_behind(process)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("when", ["gcs_server", "agent.py", "DashboardAgent"])
+def test_a_signal_while_ray_starts_leaves_no_process(tmp_path, name, when):
+    with start(*WORDS, "--storage-path", tmp_path) as process:
+        while not any(when in " ".join(words) for words in left_behind(process)):
+            assert process.poll() is None, process.stderr.read()
+        os.killpg(process.pid, signal.Signals[name])
+        out, err = read_rest(process)
+    code, word = (130, "interrupted") if name == "SIGINT" else (143, "terminated")
+    assert (process.returncode, out, err) == (code, "", f"rllib: {word}\n")
+    assert not left_behind(process)
+
+
+def left_behind(process):
+    """The command lines of the other processes in its session."""
+    found = []
+    for other in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if other.pid != process.pid and os.getsid(other.pid) == process.pid:
+                found.append(other.cmdline())
+    return [words for words in found if words]
 
 
 SLOW = """

@@ -1,4 +1,4 @@
-"""Saves a run before Ctrl-C or SIGTERM ends it."""
+"""Saves a run before Ctrl-C, SIGTERM, a closed terminal or a closed pipe ends it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import PurePath
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,8 @@ import ray
 from ray import tune
 from ray.rllib.utils.annotations import override
 
+from rllib_ppg.resources.ray_processes import kill_ray_processes
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
@@ -24,12 +27,17 @@ if TYPE_CHECKING:
 GRACE_S = 25.0
 _ENDING_S = 5.0
 
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The others may come twice, from a terminal and from its shell.
+_ORDERS = (signal.SIGINT, signal.SIGTERM)
+
 
 class SaveOnInterrupt(tune.Callback):
-    """Lets running trials finish their iteration and save on Ctrl-C or SIGTERM.
+    """Lets running trials finish their iteration and save before a signal ends the run.
 
     Tune would end them at once and lose what they learned since their last checkpoint. That is
-    what a second signal does, and the end of the grace time after SIGTERM.
+    what a second Ctrl-C or SIGTERM does, and the end of the grace time after SIGTERM.
+    The signals are SIGINT, SIGTERM and SIGHUP; what handles SIGTERM may be called for SIGPIPE, too.
 
     Args:
         grace_s: Seconds to wait for checkpoints after SIGTERM.
@@ -48,16 +56,17 @@ class SaveOnInterrupt(tune.Callback):
 
     @override(tune.Callback)
     def setup(self, **info: Any) -> None:
-        self._announced = self._second_signal = self._ended = False
+        self._announced = self._ordered = self._second_order = self._ended = False
         self._deadline = math.inf
         self._command = ""
         self._saved: set[str] = set()
         # Tune has already set its own handler of SIGINT, which ends the run.
         self._tune_handler = signal.getsignal(signal.SIGINT)
-        self._previous_sigterm_handler = signal.getsignal(signal.SIGTERM)
+        self._previous_handlers = {signum: signal.getsignal(signum) for signum in _HANDLED[1:]}
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, self._on_signal)
+            for signum in _HANDLED:
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
+                    signal.signal(signum, self._on_signal)
 
     @override(tune.Callback)
     def on_trial_result(
@@ -88,7 +97,7 @@ class SaveOnInterrupt(tune.Callback):
             if trial.status == "RUNNING" and trial.trial_id not in self._saved
         ]
         is_late = time.monotonic() >= self._deadline
-        if unsaved and not self._second_signal and not is_late:
+        if unsaved and not self._second_order and not is_late:
             return
         if unsaved and is_late:
             print(f"no checkpoint within {self._grace_s:g} s: ending without one", flush=True)
@@ -103,7 +112,8 @@ class SaveOnInterrupt(tune.Callback):
     @override(tune.Callback)
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous_sigterm_handler)
+            for signum, handler in self._previous_handlers.items():
+                signal.signal(signum, handler)
 
     def _announcement(self) -> str:
         if self.signum == signal.SIGTERM:
@@ -111,17 +121,22 @@ class SaveOnInterrupt(tune.Callback):
                 "stopping on SIGTERM: a checkpoint is saved when this iteration ends, if that is "
                 f"within {self._grace_s:g} s; a second signal ends the run without it"
             )
-        return (
-            "stopping: a checkpoint is saved when this iteration ends; press Ctrl-C again to end "
-            "the run without it"
-        )
+        saved = "a checkpoint is saved when this iteration ends"
+        if self.signum == signal.SIGINT:
+            return f"stopping: {saved}; press Ctrl-C again to end the run without it"
+        what = "pipe" if self.signum == signal.SIGPIPE else "terminal"
+        return f"stopping, as the {what} was closed: {saved}"
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
-            self._second_signal = True
+        if self.signum is None:
+            self.signum = signum
+        if signum not in _ORDERS:
+            return
+        if self._ordered:
+            self._second_order = True
             self._end_in(_ENDING_S)
             return
-        self.signum = signum
+        self._ordered = True
         if signum == signal.SIGTERM:
             self._deadline = time.monotonic() + self._grace_s
             self._end_in(self._grace_s + _ENDING_S)
@@ -135,14 +150,10 @@ class SaveOnInterrupt(tune.Callback):
     def _exit(self) -> NoReturn:
         assert self.signum is not None
         command = f"to resume: {self._command}\n" if self._command else ""
-        os.write(sys.stdout.fileno(), f"\nended without waiting any longer\n{command}".encode())
-        os._exit(128 + self.signum)  # Ray's processes on this machine end with this one
-
-
-def exit_on_sigterm() -> None:
-    """Makes SIGTERM end the process with exit code 143 while nothing trains; Ray's code is 15."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+        with suppress(OSError):  # there may be no terminal any more
+            os.write(sys.stdout.fileno(), f"\nended without waiting any longer\n{command}".encode())
+        kill_ray_processes()
+        os._exit(128 + self.signum)
 
 
 def _resume_point(trial: Trial) -> str:
