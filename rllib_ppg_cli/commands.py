@@ -167,6 +167,11 @@ def _checkpoint() -> click.Argument:
     )
 
 
+def _steps() -> click.Option:
+    about = "Stop after this many env steps, even before --episodes. (default: no limit)"
+    return _option("--steps N", about, _COUNT)
+
+
 def _after_the_word_file(
     ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
 ) -> str | None:
@@ -271,11 +276,7 @@ def submit(ctx: click.Context, **_: Any) -> int:
                 _COUNT,
                 default=100,
             ),
-            _option(
-                "--steps N",
-                "Stop after this many env steps, even before --episodes. (default: no limit)",
-                _COUNT,
-            ),
+            _steps(),
             _option("--out -o FILE", "Also write all results to a JSON file."),
         ],
         "Policy and environment": _PLAY,
@@ -297,6 +298,7 @@ def evaluate(**options: Any) -> int:
         "Video": [
             _option("--out -o FILE", "The video: .mp4 or .gif.", required=True),
             _option("--episodes N", "Number of episodes. (default: 3)", _COUNT, default=3),
+            _steps(),
             _option("--fps N", "Steps per second. (default: the environment's own, or 30)", _COUNT),
         ],
         "Policy and environment": _PLAY,

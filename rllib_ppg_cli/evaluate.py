@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from rllib_ppg.evaluation.scores import NUM_ENVS, Mean, Score, columns, score
 from rllib_ppg.evaluation.trained_policy import ANY, TrainedPolicy
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.checkpoint import check_out, load_player, play_config
+from rllib_ppg_cli.play_progress import PlayProgress
 
 
 def main(
@@ -61,7 +61,7 @@ def main(
             max_steps=steps,
             seed=seed,
             explore=explore,
-            on_progress=_Progress(name, episodes),
+            on_progress=PlayProgress(name, episodes, steps),
         )
         for name, of_column in columns(policy, played).items()
     }
@@ -157,19 +157,3 @@ def _headline(policy: TrainedPolicy, config: AlgorithmConfig, explore: bool, see
 
 def _algorithm(policy: TrainedPolicy) -> str:
     return policy.config.algo_class.__name__
-
-
-class _Progress:
-    """A line on the terminal that is overwritten; nothing if stderr is not a terminal."""
-
-    def __init__(self, name: str, episodes: int):
-        self._name, self._episodes = name, episodes
-        self._shown = -1
-
-    def __call__(self, done: int, steps: int) -> None:
-        if not sys.stderr.isatty() or (steps // 1000 == self._shown and done < self._episodes):
-            return
-        self._shown = steps // 1000
-        line = f"{self._name}: {done} of {self._episodes} episodes, {steps:,} steps"
-        end = "\r" if done < self._episodes else f"\r{'':<{len(line)}}\r"
-        print(line, end=end, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from rllib_ppg.evaluation.trained_policy import ANY
 from rllib_ppg.evaluation.video import check_video_file, film
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.checkpoint import check_out, load_player, play_config
+from rllib_ppg_cli.play_progress import PlayProgress
 
 
 def main(
@@ -16,6 +17,7 @@ def main(
     *,
     out: str,
     episodes: int,
+    steps: int | None,
     fps: int | None,
     env: str | None,
     env_config: Mapping[str, Any] | None,
@@ -29,6 +31,7 @@ def main(
         checkpoint: The policy's checkpoint.
         out: The file to write.
         episodes: Number of episodes.
+        steps: Number of env steps after which to stop; None plays all episodes.
         fps: Steps per second; None takes the environment's own.
         env: Another environment than the training's.
         env_config: Settings that replace those of the environment.
@@ -54,7 +57,11 @@ def main(
         seed=seed,
         explore=played.explore if explore is None else explore,
         fps=fps,
+        max_steps=steps,
+        on_progress=PlayProgress("video", episodes, steps),
     )
-    print(f"returns: {', '.join(f'{r:.4g}' for r in returns)}")
+    print(f"returns: {', '.join(f'{r:.4g}' for r in returns) or '-'}")
+    if len(returns) < episodes:
+        print(f"--steps ended it after {len(returns)} of {episodes} episodes")
     print(f"written: {file} ({count} frames, {count / shown_fps:.0f} s)")
     return exit_code.OK

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 VIDEO, NO_VIDEO = "video", "no_video"
 
+# An episode may never end. The longest of the usual ones are Atari's, of half an hour.
+_MAX_STEPS = 27_000
+
 
 class EvaluationVideos(RLlibCallback):
     """Records an episode after each evaluation, with its env and its `explore` setting.
@@ -58,6 +61,7 @@ def _film(algorithm: PPG, path: Path) -> None:
             config,
             path,
             episodes=1,
+            max_steps=_MAX_STEPS,
             seed=algorithm.iteration,
             explore=bool(config.explore),
         )

@@ -8,7 +8,7 @@ Shapes: N envs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,6 +38,9 @@ from rllib_ppg.envs.vector_env import (
     vectorize_mode,
 )
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+
+# Called after each step with the numbers of episodes and env steps so far.
+OnProgress = Callable[[int, int], None]
 
 # Number of steps that a connector can look back, for example to stack frames.
 _LOOKBACK = 32

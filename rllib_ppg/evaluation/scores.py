@@ -7,7 +7,7 @@ first, over all envs, would favour short episodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -24,14 +24,11 @@ from rllib_ppg.envs.procgen_levels import (
     procgen_game,
     which_levels,
 )
-from rllib_ppg.evaluation.players import Player, make_player
+from rllib_ppg.evaluation.players import OnProgress, Player, make_player
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 # Number of envs. With more, steps are faster, but the wait for the last episode is longer.
 NUM_ENVS = 16
-
-# Called after each step with the numbers of episodes and env steps so far.
-OnProgress = Callable[[int, int], None]
 
 
 class Played(NamedTuple):

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ppg.did_you_mean import did_you_mean
-from rllib_ppg.evaluation.players import Player, make_player
+from rllib_ppg.evaluation.players import OnProgress, Player, make_player
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
 SUFFIXES = (".mp4", ".gif")
@@ -48,6 +48,8 @@ def film(
     seed: int,
     explore: bool,
     fps: float | None = None,
+    max_steps: int | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[list[float], int, float]:
     """Records a policy that plays an env.
 
@@ -59,9 +61,11 @@ def film(
         seed: Seed of the env and the actions.
         explore: Whether to sample actions or to take the most probable ones.
         fps: Steps shown per second; None: as the env says, or 30.
+        max_steps: Number of env steps after which the video ends, or None.
+        on_progress: See `OnProgress`.
 
     Returns:
-        The returns of the episodes, the number of frames, and the frames per second.
+        The returns of the episodes that ended, the number of frames, and the frames per second.
 
     Raises:
         ValueError: The env can't be made or has no pictures, or the file can't be written.
@@ -70,8 +74,11 @@ def film(
     player = make_player(policy, config, num_envs=1, seed=seed, explore=explore, render=True)
     fps = fps or player.fps or _FPS
     returns: list[float] = []
+    frames = episode_frames(
+        player, episodes, fps, returns.append, max_steps=max_steps, on_progress=on_progress
+    )
     try:
-        count = write_video(path, episode_frames(player, episodes, fps, returns.append), fps)
+        count = write_video(path, frames, fps)
     finally:
         player.close()
     return returns, count, fps
@@ -85,7 +92,13 @@ def check_video_file(path: Path) -> None:
 
 
 def episode_frames(
-    player: Player, episodes: int, fps: float, on_episode: OnEpisode
+    player: Player,
+    episodes: int,
+    fps: float,
+    on_episode: OnEpisode,
+    *,
+    max_steps: int | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[np.ndarray]:
     """Plays episodes and yields their frames.
 
@@ -97,15 +110,20 @@ def episode_frames(
         episodes: Number of episodes.
         fps: Frames per second; the end of an episode is held for a second.
         on_episode: See `OnEpisode`.
+        max_steps: Number of env steps after which the frames end, or None.
+        on_progress: See `OnProgress`.
 
     Raises:
         ValueError: The env has no pictures.
     """
     picture, episode_return = _picture(player), 0.0
     yield captioned(picture, 1, episode_return)
-    episode = 1
-    while episode <= episodes:
+    episode, steps = 1, 0
+    while episode <= episodes and (max_steps is None or steps < max_steps):
         step = player.step()
+        steps += int(step.valid[0])
+        if on_progress:
+            on_progress(episode - 1 + int(step.ended[0]), steps)
         before, picture = picture, _picture(player)
         episode_return += float(step.rewards[0])
         if not step.ended[0]:
