@@ -17,6 +17,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -38,9 +39,11 @@ from rllib_ppg.data.episodes import Episode, EpisodeWindow
 from rllib_ppg.data.minibatches import segments_per_row
 from rllib_ppg.data.rollout import RolloutSummary
 from rllib_ppg.driver.checkpointing import restore_checkpoint, save_checkpoint
+from rllib_ppg.driver.ending import Stopped, kill_busy_env_runners, leave_to_ray
 from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
 from rllib_ppg.driver.learner_pool import LearnerPool
 from rllib_ppg.driver.module_state import ModuleState
+from rllib_ppg.driver.old_api import OldAPI
 from rllib_ppg.envs.module_spaces import module_spaces
 from rllib_ppg.resources.capacity import check_resources
 from rllib_ppg.resources.node_roles import with_node_roles
@@ -48,7 +51,7 @@ from rllib_ppg.resources.node_roles import with_node_roles
 logger = logging.getLogger(__name__)
 
 
-class BaseAlgorithm(Algorithm):
+class BaseAlgorithm(OldAPI, Algorithm):
     """An algorithm of phases over pools of env runners and learners.
 
     Attributes:
@@ -57,6 +60,8 @@ class BaseAlgorithm(Algorithm):
 
     config: PPGConfig
     learner_group: LearnerGroup
+    env_runner_group: EnvRunnerGroup
+    eval_env_runner_group: EnvRunnerGroup | None
     modules: dict[ModuleID, ModuleState]
 
     @classmethod
@@ -101,6 +106,7 @@ class BaseAlgorithm(Algorithm):
             for module_id in ray_private.module_spec(self.learner_group).rl_module_specs
             if self.config.trains(module_id)
         }
+        leave_to_ray(self.learner_group)
         self._learners = LearnerPool(self.learner_group, self._build_learner_group)
         self._env_runners = EnvRunnerPool(
             self.env_runner_group,
@@ -116,7 +122,18 @@ class BaseAlgorithm(Algorithm):
         self.learner_group = self.config.build_learner_group(
             rl_module_spec=ray_private.module_spec(self.learner_group)
         )
+        leave_to_ray(self.learner_group)
         return self.learner_group
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        if isinstance(self.learner_group, Stopped):
+            return
+        kill_busy_env_runners(self.env_runner_group, self.eval_env_runner_group)
+        super().cleanup()
+        stopped: Any = Stopped()
+        self.learner_group = self._learners = stopped
+        self.env_runner_group = self.eval_env_runner_group = self._env_runners = stopped
 
     @classmethod
     @override(Algorithm)
@@ -181,7 +198,7 @@ class BaseAlgorithm(Algorithm):
         """
         place = None if checkpoint_dir else ray_private.next_checkpoint(self)
         if place is None:
-            return super().save(checkpoint_dir)
+            return super().save(checkpoint_dir and str(resolve(checkpoint_dir)[1]))
         filesystem, path = place
         use_msgpack = ray_private.uses_msgpack(self.config)
         self.save_to_path(path, filesystem=filesystem, use_msgpack=use_msgpack)
@@ -234,8 +251,9 @@ class BaseAlgorithm(Algorithm):
     ) -> Algorithm:
         is_checkpoint = isinstance(path, Checkpoint)
         where = (path.path, path.filesystem) if is_checkpoint else (path, filesystem)
-        check_format(*where)  # before RLlib unpickles anything
-        return super().from_checkpoint(path, filesystem, **kwargs)
+        filesystem, root = resolve(*where)
+        check_format(root, filesystem)  # before RLlib unpickles anything
+        return super().from_checkpoint(path if is_checkpoint else root, filesystem, **kwargs)
 
     @override(Algorithm)
     def restore_from_path(
