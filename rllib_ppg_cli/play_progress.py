@@ -40,7 +40,7 @@ class PlayProgress:
             self._clear()
             print(
                 f"{self._name}: no episode has ended for {_PATIENCE_S:g} s; if they never end, "
-                "--steps N does after N env steps",
+                "--steps N sets a limit",
                 file=sys.stderr,
                 flush=True,
             )

@@ -18,6 +18,7 @@ from rllib_ppg.evaluation.scores import Played, Score, columns, play_episodes, s
 from rllib_ppg.evaluation.trained_policy import find_checkpoint, load_policy
 from rllib_ppg_cli import main
 from rllib_ppg_cli.evaluate import as_json, table
+from rllib_ppg_cli.play_progress import PlayProgress
 from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
 from tests.support.envs import Counting
@@ -286,3 +287,48 @@ def test_bad_input_is_one_sentence(checkpoint, capsys, quiet, options, complaint
 def test_what_is_no_checkpoint(tmp_path, capsys, quiet):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert f"{tmp_path} is not a checkpoint" in capsys.readouterr().err
+
+
+# -- Progress -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("rllib_ppg_cli.play_progress.time.monotonic", lambda: now[0])
+
+    def go_on(seconds):
+        now[0] += seconds
+
+    return go_on
+
+
+def test_a_log_file_gets_a_line_now_and_then_and_steps_are_named_once(clock, capsys):
+    progress = PlayProgress("Maze-v0", 3, max_steps=None)
+    for second in range(1, 100):
+        clock(1)
+        progress(int(second > 10), 1000 * second)
+    err = capsys.readouterr().err
+    assert err.splitlines() == [
+        "Maze-v0: 1 of 3 episodes, 30,000 steps",
+        "Maze-v0: no episode has ended for 30 s; if they never end, --steps N sets a limit",
+        "Maze-v0: 1 of 3 episodes, 60,000 steps",
+        "Maze-v0: 1 of 3 episodes, 90,000 steps",
+    ]
+
+
+def test_steps_are_not_named_to_who_gave_them(clock, capsys):
+    progress = PlayProgress("Maze-v0", 3, max_steps=10**6)
+    clock(100)
+    progress(0, 1000)
+    assert capsys.readouterr().err == "Maze-v0: 0 of 3 episodes, 1,000 steps\n"
+
+
+def test_a_terminal_gets_a_line_that_fits_and_is_wiped(clock, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "10")
+    progress = PlayProgress("Maze-v0", 3, max_steps=2000)
+    clock(1)
+    progress(0, 1000)
+    progress(0, 2000)
+    assert capsys.readouterr().err == "\r\x1b[KMaze-v0: \r\x1b[K"

@@ -63,6 +63,16 @@ def test_two_episodes_as_an_mp4(checkpoint, tmp_path):
     assert changes == [True, True, True, *[False] * 4, True, True, True, True, *[False] * 4]
 
 
+def test_steps_end_it_sooner(checkpoint, tmp_path, quiet_main, capsys):
+    checkpoint(Painted)
+    out = tmp_path / "x.mp4"
+    words = ["record", tmp_path, "--out", out, "--episodes", 9, "--steps", 5]
+    assert quiet_main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert "returns: 4.5\n--steps ended it after 1 of 9 episodes\n" in said
+    assert grey_levels(read_mp4(out, 512 + 32, 384)) == [*EPISODE, 0, 40, 80]
+
+
 @pytest.mark.parametrize("fps", [5, 29.97])
 def test_an_mp4_takes_as_long_as_the_episode(tmp_path, fps):
     frames = (np.full((16, 32, 3), 10 * i, np.uint8) for i in range(20))

@@ -205,6 +205,13 @@ class BaseAlgorithm(OldAPI, Algorithm):
         return ray_private.saved_checkpoint(self)
 
     @override(Algorithm)
+    def restore(self, checkpoint_path: Any) -> None:
+        if isinstance(checkpoint_path, str | pathlib.Path):  # Tune takes absolute ones only
+            filesystem, root = resolve(checkpoint_path)
+            checkpoint_path = Checkpoint(root, filesystem)
+        super().restore(checkpoint_path)
+
+    @override(Algorithm)
     def save_to_path(
         self,
         path: str | pathlib.Path | None = None,

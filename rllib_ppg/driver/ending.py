@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from typing import Any, NoReturn
+from typing import NoReturn
 from weakref import WeakSet
 
 import ray
@@ -33,17 +33,16 @@ def kill_busy_env_runners(*groups: EnvRunnerGroup | None) -> None:
 
     RLlib waits for them without a limit, and an evaluation of episodes that never end has none.
     """
-    actors = [
-        actor
-        for group in groups
-        if group is not None
-        for actor in ray_private.env_runner_manager(group).actors().values()
-    ]
-    calls: dict[ray.ObjectRef, Any] = {actor.ping.remote(): actor for actor in actors}
+    managers = [ray_private.env_runner_manager(group) for group in groups if group is not None]
+    calls = {
+        actor.ping.remote(): (manager, i)
+        for manager in managers
+        for i, actor in manager.actors().items()
+    }
     if calls:
         _, busy = ray.wait([*calls], num_returns=len(calls), timeout=_PATIENCE_S)
-        for call in busy:
-            ray.kill(calls[call])
+        for manager, i in map(calls.__getitem__, busy):
+            ray.kill(manager.remove_actor(i))
 
 
 def leave_to_ray(group: LearnerGroup) -> None:

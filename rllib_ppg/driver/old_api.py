@@ -31,6 +31,16 @@ def _method(name: str, instead: str) -> Callable[..., NoReturn]:
 class OldAPI:
     """Says for each of the old methods what to call instead; comes before RLlib's `Algorithm`."""
 
+    @property
+    def workers(self) -> NoReturn:
+        """Raises AttributeError: `env_runner_group` has the env runners."""
+        raise AttributeError("workers is now env_runner_group")
+
+    @property
+    def evaluation_workers(self) -> NoReturn:
+        """Raises AttributeError: `eval_env_runner_group` has the env runners of evaluations."""
+        raise AttributeError("evaluation_workers is now eval_env_runner_group")
+
 
 for _name, _instead in _INSTEAD.items():
     setattr(OldAPI, _name, _method(_name, _instead))

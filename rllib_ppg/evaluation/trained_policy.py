@@ -6,6 +6,7 @@ you trust.
 
 from __future__ import annotations
 
+import pathlib
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ _MODULES = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE)
 ANY = "*"  # whichever policy of a multi-agent run
 
 
-def load_policy(checkpoint: str, module_id: ModuleID | None = None) -> TrainedPolicy:
+def load_policy(checkpoint: str | pathlib.Path, module_id: ModuleID | None = None) -> TrainedPolicy:
     """Loads the policy of a checkpoint; Ray is not started.
 
     Examples:
@@ -69,7 +70,7 @@ def load_policy(checkpoint: str, module_id: ModuleID | None = None) -> TrainedPo
             RLlib's old API stack, it has several policies and `module_id` names none of them, or
             something that it refers to can't be imported.
     """
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = find_checkpoint(str(checkpoint))
     check_format(checkpoint)
     filesystem, root = resolve(checkpoint)
     try:

@@ -199,7 +199,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """
         if self.env is None:
             raise ValueError(
-                f"{self} has no env to sample from; to evaluate, set "
+                "there are no evaluation env runners; to evaluate, set "
                 ".evaluation(evaluation_interval=...)"
             )
         explore = self.config.explore if explore is None else explore
