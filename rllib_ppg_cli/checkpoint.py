@@ -11,7 +11,9 @@ import torch
 from ray.rllib.algorithms import AlgorithmConfig
 
 from rllib_ppg.envs.spaces import num_pixels
-from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy
+from rllib_ppg.evaluation.trained_policy import TrainedPolicy, load_policy, newest_checkpoints
+from rllib_ppg.plots.best_trials import best_trials, in_words
+from rllib_ppg.plots.results import read_trials
 from rllib_ppg.resources.cpu import available_cpus
 from rllib_ppg_cli.command import VERBOSE
 from rllib_ppg_cli.quiet import keep_quiet
@@ -23,7 +25,8 @@ def load_player(
     """Loads a checkpoint's policy and prints which checkpoint it is.
 
     Args:
-        checkpoint: Folder or URI of a checkpoint, or of a trial.
+        checkpoint: Folder or URI of a checkpoint, of a trial, or of a sweep, whose best trial is
+            taken.
         num_envs: Number of envs that the policy will play at a time.
         module_id: Which policy of a multi-agent run; `ANY` if all of them play.
 
@@ -33,12 +36,33 @@ def load_player(
     context = click.get_current_context(silent=True)
     if context:  # once more, because importing RLlib has set the levels of its loggers
         keep_quiet(context.meta.get(VERBOSE, 0))
-    policy = load_policy(checkpoint, module_id)
+    policy = load_policy(_best_trial(checkpoint), module_id)
     # A few vectors, or one image, are computed before other threads wake up.
     many = num_envs > 1 and num_pixels(policy.module.observation_space)
     torch.set_num_threads(available_cpus() if many else 1)
     print(f"checkpoint: {policy.checkpoint}")
     return policy
+
+
+def _best_trial(path: str) -> str:
+    """The best trial in the folder of a sweep; of anything else, its own path.
+
+    Raises:
+        ValueError: If the trials are on several environments.
+    """
+    trials = {trial.rpartition("/")[2]: trial for trial in newest_checkpoints(path)}
+    if len(trials) < 2:
+        return path
+    best = best_trials(read_trials([*trials.values()]))
+    (env, trial), *others = best.items()
+    chosen = trials[trial.folder.rpartition("/")[2]]
+    if others:
+        raise ValueError(
+            f"{path} has trials on {len(best)} environments, {', '.join(best)}: name a trial, as "
+            f"in {chosen}, the best on {env}"
+        )
+    print(f"the best of {len(trials)} trials with checkpoints: {in_words(trial)}")
+    return chosen
 
 
 def play_config(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.experiment import Experiment
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
 
 Line = tuple[str, str]
 _WIDTH = 100
+_DONE = "  done so far"
 _PHASES = 15  # a run should have this many; docs/results/phase-length.md
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
-def show(experiment: Experiment) -> bool:
+def show(experiment: Experiment, done: Iterable[int] = ()) -> bool:
     """Prints what the trials of an experiment would do and need; equal trials are shown once.
 
     Args:
         experiment: A valid experiment. Ray must be running, since the trials share its resources.
+        done: Iterations that the trials have done already, in the order of the trials.
 
     Returns:
         Whether every trial fits.
@@ -34,8 +37,8 @@ def show(experiment: Experiment) -> bool:
     alike: dict[str, list[str]] = {}
     variants = list(experiment.variants())
     total = len(variants) * experiment.num_samples
-    for label, config in variants:
-        lines, trial_fits = _trial(experiment, config, total)
+    for (label, config), iterations in zip(variants, chain(done, repeat(0)), strict=False):
+        lines, trial_fits = _trial(experiment, config, total, iterations)
         fits &= trial_fits
         alike.setdefault("\n".join(_aligned(lines)), []).append(label)
     for text, labels in alike.items():
@@ -63,7 +66,9 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[list[Line], bool]:
+def _trial(
+    experiment: Experiment, config: dict[str, Any], total: int, done: int
+) -> tuple[list[Line], bool]:
     """Returns the lines of one of `total` trials, and whether it fits."""
     import ray
 
@@ -77,7 +82,7 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
         merged = experiment.algorithm.get_default_config().update_from_dict(config)
         modules = module_spaces(merged)
         replay = merged.replay_bytes_of_modules(modules)
-        lines = _phases(merged, experiment.stop, replay, store)
+        lines = _phases(merged, experiment.stop, replay, store, done)
         observation_space = next(iter(modules.values())).observations
         reason = merged.env_runner_reason
         more = {
@@ -89,6 +94,8 @@ def _trial(experiment: Experiment, config: dict[str, Any], total: int) -> tuple[
             "precision": precision_hint.hint(merged, observation_space),
         }
         lines += [(name, text) for name, text in more.items() if text]
+    elif done:
+        lines = [(_DONE, _count(done, "iteration"))]
     try:
         needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:
@@ -118,7 +125,9 @@ def _policies(config: PPGConfig, modules: Mapping[str, Any]) -> str | None:
     )
 
 
-def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: float) -> list[Line]:
+def _phases(
+    config: PPGConfig, stop: Mapping[str, float], replay: int, store: float, done: int
+) -> list[Line]:
     """Returns the arithmetic of PPG's phases; `replay` and `store` are sizes in bytes."""
     batch, T = config.batch_size, config.rollout_fragment_length
     n = config.num_env_runners
@@ -152,6 +161,8 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
             ("  replay list", f"{_size(replay)} a trial, of the object store's {_size(store)}"),
         ]
     iterations = _iterations(stop, batch)
+    if done and iterations is None:
+        lines.append((_DONE, _progress(config, 0, done)))
     if iterations is not None:
         phases = iterations // config.n_pi if config.has_aux_phase else 0
         rest = iterations % config.n_pi if config.has_aux_phase else 0
@@ -165,6 +176,9 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
                 + (f"; it ends {_count(rest, 'iteration')} into a phase" if rest else ""),
             )
         )
+        if done:
+            to_do = _progress(config, done, iterations) if done < iterations else "nothing"
+            lines.append((_DONE, f"{_progress(config, 0, done)}; to do: {to_do}"))
         if config.has_aux_phase and phases < _PHASES and n_pi < config.n_pi:
             lines.append(
                 (
@@ -174,6 +188,14 @@ def _phases(config: PPGConfig, stop: Mapping[str, float], replay: int, store: fl
                 )
             )
     return lines
+
+
+def _progress(config: PPGConfig, begin: int, end: int) -> str:
+    """What a run does from one iteration to another."""
+    text = _count(end - begin, "iteration")
+    if not config.has_aux_phase:
+        return text
+    return f"{text}, {_count(end // config.n_pi - begin // config.n_pi, 'auxiliary phase')}"
 
 
 def _iterations(stop: Mapping[str, float], batch: int) -> int | None:

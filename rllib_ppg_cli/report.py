@@ -14,15 +14,17 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.run_folder import unused_name
 from rllib_ppg.experiments.settings import is_budget
 from rllib_ppg_cli import exit_code
 from rllib_ppg_cli.words import without
 
 # Variable of a job's environment with the words `submit ...` that the user gave.
 SUBMITTED = "RLLIB_PPG_SUBMITTED"
+_NAME = ("-n", "--experiment-name")
 
 if TYPE_CHECKING:
-    from ray.tune import Result, ResultGrid
+    from ray.tune import ResultGrid
 
     from rllib_ppg.plots.panels import Panel
     from rllib_ppg.plots.results import Trial
@@ -46,16 +48,19 @@ def report(
     finished = all((result.metrics or {}).get("done", False) for result in results)
     alone = len(results) == 1
     if not alone:
-        _show_sweep(results, experiment)
+        try:
+            _show_sweep(results, experiment)
+        except Exception as error:  # the run is what it is, with its pictures or without
+            print(f"no plot: {type(error).__name__}: {error}")
     results_path = results[0].path if alone else results.experiment_path
     print(f"results: {_place(results_path, experiment)}")
     if alone and results[0].checkpoint:
         print(f"checkpoint: {_place(results[0].checkpoint.path, experiment)}")
     if not finished or results.num_errors:
         folder = PurePath(results.experiment_path).name
-        print(f"to resume: {to_resume(folder, experiment, argv)}")
+        print(f"to resume: {to_resume(folder, argv)}")
     elif alone:
-        print(_how_to_continue(results[0], experiment, _as_given(argv)))
+        print(_how_to_continue(results, experiment, _as_given(argv)))
     for result in results:
         if result.error:
             reason = str(result.error).strip().splitlines()[-1]
@@ -73,7 +78,7 @@ def report(
 
 
 def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
-    """Prints the table of several trials' final returns, best first, and draws them."""
+    """Prints several trials' final returns, best first, and the best trial, and draws them."""
     from rllib_ppg.plots import panels, pictures
     from rllib_ppg.plots.final_table import sweep_table
     from rllib_ppg.plots.results import read_trials
@@ -87,6 +92,7 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
         print(error)
         return
     print(sweep_table(trials))
+    _show_best(trials, results, experiment)
     swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
     against = min(swept, default=None)
     figures = {"curves": pictures.learning_curves(_panels(trials))}
@@ -94,12 +100,25 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
         figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
     for name, figure in figures.items():
         file = f"{results.experiment_path}/{name}.png"
-        try:
-            pictures.save(figure, file, results.filesystem)
-        except OSError as error:  # a full disk does not make the run a failure
-            print(f"no plot: {error}")
+        pictures.save(figure, file, results.filesystem)
+        print(f"plot: {_place(file, experiment)}")
+
+
+def _show_best(trials: Sequence[Trial], results: ResultGrid, experiment: Experiment) -> None:
+    from rllib_ppg.plots.best_trials import best_trials, in_words
+
+    by_name = {PurePath(result.path).name: result for result in results}
+    best = best_trials(trials)
+    for env, trial in best.items():
+        result = by_name[PurePath(trial.folder).name]
+        where = f" on {env}" if len(best) > 1 else ""
+        print(f"best trial{where}: {_place(result.path, experiment)} ({in_words(trial)})")
+        if result.checkpoint:
+            checkpoint = _place(result.checkpoint.path, experiment)
+            print(f"its checkpoint: {checkpoint}")
+            print(f"to evaluate it: {shlex.join([_program(), 'evaluate', checkpoint])}")
         else:
-            print(f"plot: {_place(file, experiment)}")
+            print("no checkpoint of it to evaluate: save one with --checkpoint-at-end")
 
 
 def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:
@@ -154,25 +173,27 @@ def _program() -> str:
     return sys.argv[0]
 
 
-def to_resume(folder: str, experiment: Experiment, argv: Sequence[str]) -> str:
+def to_resume(folder: str, argv: Sequence[str]) -> str:
     """Returns the command that resumes a run.
 
     Args:
-        folder: The name of the experiment's folder.
-        experiment: The experiment.
+        folder: The name of the run's folder.
         argv: The command line.
     """
-    name = [] if experiment.name else ["-n", folder]
-    words = without(_as_given(argv), (), ("--resume",))
-    return shlex.join([_program(), *words, *name, "--resume"])
+    words = without(_as_given(argv), _NAME, ("--resume",))
+    return shlex.join([_program(), *words, "-n", folder, "--resume"])
 
 
-def _how_to_continue(result: Result, experiment: Experiment, argv: Sequence[str]) -> str:
+def _how_to_continue(results: ResultGrid, experiment: Experiment, argv: Sequence[str]) -> str:
     from ray.tune.utils import flatten_dict
 
+    [result] = results
     if result.checkpoint is None:
         return "no checkpoint to continue from: save one with --checkpoint-at-end"
     argv = without(argv, ("--restore",), ("--resume",))
+    if without(argv, _NAME) != argv:  # a name has one run
+        other = unused_name(results.experiment_path, results.filesystem)
+        argv = [*without(argv, _NAME), "-n", other]
     command = [_program(), *argv, "--restore", _place(result.checkpoint.path, experiment)]
     if experiment.stop:
         # Budgets double; a return that was already reached would end the run at once.

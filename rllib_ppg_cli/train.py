@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from rllib_ppg.callbacks import ProcgenMetrics
 from rllib_ppg.evaluation.evaluation_videos import EvaluationVideos
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file
+from rllib_ppg.experiments.run_folder import RunFolder, claim, has_results, numbered_runs
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.experiments.tuner import find_saved_run, make_tuner, resume_tuner
 from rllib_ppg.resources.ray_processes import adopt_orphans, kill_ray_processes
 from rllib_ppg.tune_callbacks.crash_recovery import (
     ResumeFromLatestCheckpoint,
+    SavedTrial,
     StoreResults,
-    has_saved_trials,
+    iteration_of,
+    read_saved_trials,
 )
 from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
 from rllib_ppg.tune_callbacks.progress import AuxiliaryProgress, Progress
@@ -55,34 +59,111 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
     redact.check([*argv, str(experiment)])
     if client.is_client(_address(options)):
         client.check_options(options)
-    if "resume" in options and not has_saved_trials(find_saved_run(experiment)):
+    with _run_folder(experiment, options) as folder:
+        saved = _saved_trials(experiment, options, folder)
+        if "dry_run" in options:
+            return _dry_run(experiment, options, saved)
+        if saved and all(trial.is_finished for trial in saved):
+            print("the run is finished, so there is nothing to resume")
+            tuner, experiment = _saved_run(experiment, [])
+            return _end(tuner.get_results(), experiment, options, argv)
+        return _train(experiment, options, argv, folder)
+
+
+def _run_folder(
+    experiment: Experiment, options: Mapping[str, Any]
+) -> AbstractContextManager[RunFolder | None]:
+    """The folder of the run's results; None if this process writes none."""
+    is_named = "experiment_name" in options
+    if "resume" in options:
+        place = find_saved_run(experiment)
+        if not is_named and (others := numbered_runs(place)):
+            raise ValueError(
+                f"there are several runs of {experiment.name}: say which one to resume, as in "
+                f"-n {others[-1]}"
+            )
+        return RunFolder(place)
+    experiment.validate()
+    if "dry_run" in options or client.is_client(_address(options)):
+        return nullcontext()
+    folder = claim(experiment, may_number=not is_named)
+    if experiment.name and not is_named and folder.name != experiment.name:
+        print(f"name: {folder.name}, as {experiment.name} is an earlier run", flush=True)
+    return folder
+
+
+def _saved_trials(
+    experiment: Experiment, options: dict[str, Any], folder: RunFolder | None
+) -> list[SavedTrial]:
+    """The trials that --resume resumes; if nothing was saved of them, it becomes a new run."""
+    if folder is None or "resume" not in options:  # a resumed run keeps its settings
+        return []
+    saved = read_saved_trials(folder.place)
+    if saved and saved[0].algorithm != experiment.run:
+        raise ValueError(
+            f"the run in {folder.place} trains {saved[0].algorithm}, not {experiment.run}"
+        )
+    if not saved:
+        if has_results(folder.place):
+            raise ValueError(
+                f"the run in {folder.place} can't be resumed, because Tune's files of it are "
+                "damaged: start another one from its last checkpoint with --restore"
+            )
         print("nothing of the run was saved, so it starts from the beginning", flush=True)
         del options["resume"]
-    if "resume" not in options:  # a resumed run keeps its settings
         experiment.validate()
+    return saved
 
+
+def _train(
+    experiment: Experiment,
+    options: Mapping[str, Any],
+    argv: Sequence[str],
+    folder: RunFolder | None,
+) -> int:
     # Absolute, since Ray may change the working directory.
     file = find_experiment_file(options["file"]).absolute() if "file" in options else None
-    saving = _save_on_interrupt(experiment, options, argv)
+    saving = _save_on_interrupt(options, argv)
     with _ray(options):
-        if "dry_run" in options:
-            return exit_code.OK if dry_run.show(experiment) else exit_code.BAD_INPUT
         if "resume" in options:
-            results, stop = _resume(experiment, options, saving)
-            experiment = replace(experiment, stop=stop)
+            callbacks = _callbacks(experiment, options, saving)
+            tuner, experiment = _saved_run(experiment, [ResumeFromLatestCheckpoint(), *callbacks])
+            results = tuner.fit()
         else:
             experiment.validate_cluster()
             if not _address(options):  # the learners are on this machine
                 precision_hint.show(experiment)
             is_drawn = experiment.config.get("seed") is None and experiment.num_samples == 1
             experiment = experiment.with_seed()
-            results = _run(experiment, options, argv, file, saving)
+            results = _run(experiment, options, argv, file, saving, folder)
             if is_drawn:  # a run that continues this one needs the same seed
                 argv = [*argv, "--seed", str(experiment.config["seed"])]
-    code = report(results, experiment, argv, saving.signum)
+    return _end(results, experiment, options, argv, saving.signum)
+
+
+def _end(
+    results: ResultGrid,
+    experiment: Experiment,
+    options: Mapping[str, Any],
+    argv: Sequence[str],
+    signum: int | None = None,
+) -> int:
+    code = report(results, experiment, argv, signum)
     if code == exit_code.OK and "as_test" in options:
         return judge(results, experiment.stop)
     return code
+
+
+def _dry_run(
+    experiment: Experiment, options: Mapping[str, Any], saved: Sequence[SavedTrial]
+) -> int:
+    done: Iterable[int] = [trial.iterations for trial in saved]
+    if saved:
+        _, experiment = _saved_run(experiment, [])
+    elif experiment.restore:
+        done = repeat(iteration_of(experiment.restore))
+    with _ray(options):
+        return exit_code.OK if dry_run.show(experiment, done) else exit_code.BAD_INPUT
 
 
 def _address(options: Mapping[str, Any]) -> str | None:
@@ -115,23 +196,36 @@ def _ray(options: Mapping[str, Any]) -> Iterator[None]:
 
 def _start_ray(options: Mapping[str, Any]) -> None:
     verbose, address = options["verbose"], _address(options)
-    ray.init(
-        # Without an address, start a new Ray instead of using one that happens to run here.
-        address=address or "local",
-        num_cpus=options.get("ray_num_cpus"),
-        num_gpus=options.get("ray_num_gpus"),
-        object_store_memory=options.get("ray_object_store_memory"),
-        include_dashboard=None if address else False,
-        log_to_driver=verbose > 0,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-    )
+    try:
+        ray.init(
+            # Without an address, start a new Ray instead of using one that happens to run here.
+            address=address or "local",
+            num_cpus=options.get("ray_num_cpus"),
+            num_gpus=options.get("ray_num_gpus"),
+            object_store_memory=options.get("ray_object_store_memory"),
+            include_dashboard=None if address else False,
+            log_to_driver=verbose > 0,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+        )
+    except OSError as error:
+        if error.filename is None:  # a cluster that does not answer
+            raise
+        raise ValueError(
+            f"Ray can't write to {error.filename} ({error.strerror}): {_way_out(error.filename)}"
+        ) from error
 
 
-def _save_on_interrupt(
-    experiment: Experiment, options: Mapping[str, Any], argv: Sequence[str]
-) -> SaveOnInterrupt:
-    command = partial(to_resume, experiment=experiment, argv=argv)
-    return SaveOnInterrupt(options.get("grace_time", GRACE_S), command)
+def _way_out(path: str) -> str:
+    if Path.home().is_relative_to(path) or Path(path).is_relative_to(Path.home() / ".ray"):
+        return (
+            "it keeps a token there by which its processes know each other; set HOME to a folder "
+            "that can be written, or RAY_AUTH_MODE=disabled to do without the token"
+        )
+    return "set RAY_TMPDIR to a folder that can be written, with a short name"
+
+
+def _save_on_interrupt(options: Mapping[str, Any], argv: Sequence[str]) -> SaveOnInterrupt:
+    return SaveOnInterrupt(options.get("grace_time", GRACE_S), partial(to_resume, argv=argv))
 
 
 def _run(
@@ -140,12 +234,13 @@ def _run(
     argv: Sequence[str],
     file: Path | None,
     saving: SaveOnInterrupt,
+    folder: RunFolder | None,
 ) -> ResultGrid:
     python = file if file and file.suffix == ".py" else None
     remote = client.is_client(_address(options))
     with client.lines_from_head() if remote else nullcontext() as show:
         tuner = make_tuner(
-            experiment,
+            replace(experiment, name=folder.name) if folder else experiment,
             callbacks=[
                 *_callbacks(experiment, options, saving, show),
                 RunFiles(experiment, argv, python),
@@ -157,12 +252,13 @@ def _run(
         return tuner.fit()
 
 
-def _resume(
-    experiment: Experiment, options: Mapping[str, Any], saving: SaveOnInterrupt
-) -> tuple[ResultGrid, Mapping[str, float]]:
-    callbacks = [ResumeFromLatestCheckpoint(), *_callbacks(experiment, options, saving)]
-    tuner, stop = resume_tuner(experiment, callbacks, keep=RunFiles)
-    return tuner.fit(), stop
+def _saved_run(
+    experiment: Experiment, callbacks: Iterable[tune.Callback]
+) -> tuple[tune.Tuner, Experiment]:
+    """The Tuner of an earlier run, and the experiment as it was started, where it is now."""
+    tuner, kept = resume_tuner(experiment, callbacks, keep=RunFiles)
+    [first] = [callback.experiment for callback in kept if isinstance(callback, RunFiles)]
+    return tuner, replace(first, name=experiment.name, storage_path=experiment.storage_path)
 
 
 def _callbacks(

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import sys
@@ -11,6 +12,7 @@ from pyarrow.fs import LocalFileSystem
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg_cli import main, report, train
 from tests.support.command import parse, run
+from tests.support.trial_folders import write_trial
 
 
 def experiment_from(command_line):
@@ -196,6 +198,19 @@ def fake_result(error=None, checkpoint="/results/trial/checkpoint_000000", done=
     )
 
 
+@pytest.fixture
+def a_sweep(tmp_path):
+    """Three trials, the second of which is the best."""
+    results = FakeResults()
+    results.experiment_path = str(tmp_path)
+    for n_pi, final in ((1, 5.0), (2, 9.0), (4, 7.0)):
+        folder = write_trial(tmp_path, [1.0, final], name=str(n_pi), n_pi=n_pi)
+        result = fake_result(checkpoint=f"{folder}/checkpoint_000000")
+        result.path = str(folder)
+        results.append(result)
+    return results
+
+
 COMMAND = shlex.split("train file x --stop 'training_iteration: 4' --restore=a --seed 1")
 EXPERIMENT = Experiment(run="PPG", stop={"training_iteration": 4, "env_runners/x": 450})
 
@@ -218,6 +233,36 @@ def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
     assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 0
     [command] = re.findall("to continue: (.*)", capsys.readouterr().out)
     assert json.loads(shlex.split(command)[-1]) == {"training_iteration": 8}
+
+
+def test_what_continues_a_named_run_has_another_name(capsys):
+    argv = ["train", "-n", "results", "file", "x"]
+    assert report.report(FakeResults([fake_result()]), EXPERIMENT, argv) == 0
+    [command] = re.findall("to continue: (.*)", capsys.readouterr().out)
+    assert shlex.split(command)[1:6] == ["train", "file", "x", "-n", "results_2"]
+
+
+def test_a_picture_that_fails_does_not_fail_the_run(capsys, monkeypatch, a_sweep):
+    def fail(*args):
+        raise KeyError("font")
+
+    monkeypatch.setattr("rllib_ppg.plots.pictures.learning_curves", fail)
+    assert report.report(a_sweep, EXPERIMENT, COMMAND) == 0
+    out = capsys.readouterr().out
+    assert "no plot: KeyError: 'font'\n" in out
+    assert f"results: {a_sweep.experiment_path}\n" in out
+
+
+def test_a_sweep_names_its_best_trial_and_how_to_evaluate_it(capsys, a_sweep, program):
+    assert report.report(a_sweep, EXPERIMENT, COMMAND) == 0
+    out = capsys.readouterr().out
+    best = a_sweep[1].path
+    assert f"best trial: {best} (return 9 after 2k env steps)\n" in out
+    assert f"its checkpoint: {best}/checkpoint_000000\n" in out
+    assert f"to evaluate it: {program} evaluate {best}/checkpoint_000000\n" in out
+    a_sweep[1].checkpoint = None
+    report.report(a_sweep, EXPERIMENT, COMMAND)
+    assert "no checkpoint of it to evaluate" in capsys.readouterr().out
 
 
 def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
@@ -261,12 +306,11 @@ def test_an_interrupted_run_has_exit_code_130():
 @pytest.mark.parametrize("name", ["mine", None])
 def test_an_interrupted_run_says_how_to_resume(capsys, program, name):
     experiment = replace(EXPERIMENT, name=name)
-    argv = [*COMMAND, "--resume"] if name else COMMAND
+    argv = [*COMMAND, "-n", name, "--resume"] if name else COMMAND
     assert report.report(FakeResults([fake_result(done=False)]), experiment, argv) == 130
     [command] = re.findall("to resume: (.*)", capsys.readouterr().out)
-    of_name = "" if name else "-n results"  # the folder that Tune has made for it
     assert shlex.split(command) == shlex.split(
-        f"{program} {shlex.join(COMMAND)} {of_name} --resume"
+        f"{program} {shlex.join(COMMAND)} -n results --resume"
     )
 
 
@@ -284,6 +328,19 @@ def test_as_test_fails_short_of_the_goal_whatever_the_budget(capsys, metrics, co
     stop = {**EXPERIMENT.stop, "env_runners/num_env_steps_sampled_lifetime": 100}
     assert report.judge(FakeResults([result]), stop) == code
     assert ("not reached: env_runners/x is" in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("file", "way_out"),
+    [("~/.ray/auth_token", "set HOME to a folder"), ("/var/ray/session", "set RAY_TMPDIR")],
+)
+def test_ray_can_not_write_its_own_files(monkeypatch, file, way_out):
+    def init(**kwargs):
+        raise PermissionError(13, "Permission denied", os.path.expanduser(file))
+
+    monkeypatch.setattr(train.ray, "init", init)
+    with pytest.raises(ValueError, match=rf"Ray can't write to \S+ \(Perm.*\): .*{way_out}"):
+        train._start_ray({"verbose": 0})
 
 
 def test_a_run_too_large_for_the_machine_ends_at_once(rllib_here):

@@ -314,7 +314,7 @@ def test_schedulers_by_name_go_by_the_return():
     named = Experiment(
         run="PPG",
         config=SMALL,
-        scheduler="ASYNC_hyperband",
+        scheduler="ASHA",
         scheduler_config={"max_t": 7, "grace_period": 2},
     )
     named.validate()

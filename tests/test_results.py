@@ -93,7 +93,8 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     for place in ("a", "b"):
         write_trial(tmp_path / place / "run", [1.0])
     runs = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
-    assert [trial.run for trial in read_trials(runs)] == [str(run) for run in runs]
+    assert [trial.run for trial in read_trials(runs)] == ["a/run", "b/run"]
+    assert [trial.run for trial in read_trials([tmp_path])] == ["a/run", "b/run"]
     assert [trial.run for trial in read_trials([*runs[0].iterdir()])] == ["run"]
 
 
@@ -112,8 +113,8 @@ def test_a_run_at_a_uri(tmp_path, place):
     run = run.rstrip("/").removesuffix("run")
     with pytest.raises(ValueError, match=r"there is no folder .*; did you mean 'other'"):
         read_trials([f"{run}othr"], filesystem=filesystem)
-    with pytest.raises(ValueError, match="there are no results in"):
-        read_trials([run], filesystem=filesystem)
+    if run:
+        assert len(read_trials([run], filesystem=filesystem)) == 2  # of both experiments
 
 
 def test_a_run_by_a_path_from_here_or_from_home(tmp_path, monkeypatch):
@@ -128,7 +129,20 @@ def test_no_results(tmp_path):
     write_trial(tmp_path / "cartpole", [None, None])
     with pytest.raises(ValueError, match=r"there is no folder \S+; did you mean 'cartpole'"):
         read_trials([tmp_path / "cartpol"])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there are no results in"):
-        read_trials([tmp_path])
+        read_trials([tmp_path / "empty"])
     with pytest.raises(ValueError, match="no result has a number for env_runners/episode_return"):
         read_trials([tmp_path / "cartpole"])
+
+
+def test_runs_however_deep_and_what_is_not_one(tmp_path):
+    deep = tmp_path / "project" / "monday"
+    trials = [write_trial(deep / "a", [1.0]), write_trial(deep / "b" / "c", [2.0], n_pi=4)]
+    write_trial(trials[0] / "checkpoint_000000", [3.0])
+    write_trial(tmp_path / ".trash", [4.0])
+    (deep / "up").symlink_to(tmp_path)
+    for place in (tmp_path, tmp_path / "project", deep):
+        found = read_trials([place])
+        assert [trial.folder for trial in found] == [str(folder) for folder in trials]
+    assert len(read_trials([tmp_path, deep / "a", trials[0]])) == 2

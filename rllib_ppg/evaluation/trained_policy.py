@@ -282,9 +282,7 @@ def find_checkpoint(path: str) -> str:
     """
     filesystem, root = resolve(path)
     if not _is_checkpoint(filesystem, root):
-        base = path.rstrip("/")
-        trials = [base, *(f"{base}/{name}" for name in _folders(filesystem, root))]
-        newest = {trial: found for trial in trials if (found := _newest_checkpoint(trial))}
+        newest = newest_checkpoints(path)
         if len(newest) > 1:
             raise ValueError(
                 f"{path} has checkpoints of {len(newest)} trials: name one, as in {min(newest)}"
@@ -293,6 +291,18 @@ def find_checkpoint(path: str) -> str:
             return next(iter(newest.values()))
     check_checkpoint(path, replay=False)
     return path
+
+
+def newest_checkpoints(path: str) -> dict[str, str]:
+    """The newest checkpoint of the trial at `path`, or of each trial in it, by the trials' paths.
+
+    Args:
+        path: Folder or URI of a trial or an experiment.
+    """
+    filesystem, root = resolve(path)
+    base = path.rstrip("/")
+    trials = [base, *(f"{base}/{name}" for name in _folders(filesystem, root))]
+    return {trial: found for trial in trials if (found := _newest_checkpoint(trial))}
 
 
 def _newest_checkpoint(trial: str) -> str | None:

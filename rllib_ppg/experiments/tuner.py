@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from rllib_ppg.experiments.experiment import Experiment
 
+# Tune's names of schedulers by those that people know.
+_SCHEDULERS = {"asha": "async_hyperband"}
+
 
 def make_tuner(
     experiment: Experiment,
@@ -81,7 +84,7 @@ def make_tuner(
 
 def resume_tuner(
     experiment: Experiment, callbacks: Iterable[tune.Callback], keep: type[tune.Callback]
-) -> tuple[tune.Tuner, Mapping[str, float]]:
+) -> tuple[tune.Tuner, list[tune.Callback]]:
     """Makes the Tuner that resumes an interrupted run of an experiment.
 
     Trials resume from their last checkpoints with their first settings; trials without a checkpoint
@@ -93,7 +96,7 @@ def resume_tuner(
         keep: Class of the first run's callbacks that are called again.
 
     Returns:
-        The Tuner, and the `stop` of the first run.
+        The Tuner, and the callbacks of the first run that are called again.
 
     Raises:
         ValueError: There is nothing to resume, or another version of this package wrote it.
@@ -113,7 +116,7 @@ def resume_tuner(
     run_config = ray_private.run_config(tuner)
     kept = [c for c in run_config.callbacks or () if isinstance(c, (keep, StartFromCheckpoint))]
     run_config.callbacks = [*callbacks, *kept]
-    return tuner, run_config.stop or {}
+    return tuner, kept
 
 
 def find_saved_run(experiment: Experiment) -> str:
@@ -124,16 +127,18 @@ def find_saved_run(experiment: Experiment) -> str:
             its checkpoints.
     """
     from pyarrow.fs import FileType
-    from ray.train.constants import DEFAULT_STORAGE_PATH
 
     from rllib_ppg.checkpoint.folder import resolve
+    from rllib_ppg.experiments.run_folder import runs_in, storage_path
 
     if experiment.name is None:
         raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
-    folder = f"{absolute(experiment.storage_path or DEFAULT_STORAGE_PATH)}/{experiment.name}"
+    storage = storage_path(experiment)
+    folder = f"{storage}/{experiment.name}"
     filesystem, path = resolve(folder)
     if filesystem.get_file_info(f"{path}/tuner.pkl").type != FileType.File:
-        raise ValueError(f"there is nothing to resume in {folder}")
+        hint = did_you_mean(experiment.name, runs_in(storage))
+        raise ValueError(f"there is nothing to resume in {folder}{hint}")
     _check_formats(filesystem, path)
     return folder
 
@@ -171,11 +176,12 @@ def make_scheduler(
         if config:
             raise ValueError("scheduler_config needs a scheduler's name, as in scheduler: pbt")
         return scheduler
-    name = scheduler.lower()
+    name = _SCHEDULERS.get(scheduler.lower(), scheduler.lower())
     if name not in SCHEDULER_IMPORT:
+        names = [*_SCHEDULERS, *SCHEDULER_IMPORT]
         raise ValueError(
             f"there is no scheduler {scheduler!r}, there are "
-            f"{', '.join(SCHEDULER_IMPORT)}{did_you_mean(name, SCHEDULER_IMPORT)}"
+            f"{', '.join(names)}{did_you_mean(name, names)}"
         )
     cls = SCHEDULER_IMPORT[name]
     known = inspect.signature(cls() if inspect.isfunction(cls) else cls).parameters

@@ -31,10 +31,14 @@ class Points:
 
     def until(self, end: float) -> Points:
         """Returns the curve up to a number of steps; the whole curve if it is shorter."""
-        steps = self.env_steps[self.env_steps < end]
-        if 0 < len(steps) < len(self.env_steps):
+        steps = self.env_steps[self.env_steps <= end]
+        if 0 < len(steps) < len(self.env_steps) and steps[-1] < end:
             steps = np.append(steps, end)
         return Points(steps, self.at(steps) if len(steps) else steps)
+
+    def is_short_of(self, end: float) -> bool:
+        """Returns whether the run ended before the steps over which a run to `end` is measured."""
+        return bool(self.env_steps[-1] < (1 - FINAL_SHARE) * end)
 
     def final(self) -> float:
         """Returns the mean over the last 5 % of steps, as in OpenAI's tables."""
@@ -60,6 +64,11 @@ class Curve:
     x: Value | None = None
     reference: str = ""
 
+    def has_mean(self) -> bool:
+        """Returns whether its seeds have enough steps in common for a mean that is a line."""
+        longest = max(len(seed.env_steps) for seed in self.seeds)
+        return len(common_steps(self.seeds)) >= min(2, longest)
+
     def mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Averages over the seeds, at the steps where all of them have returns.
 
@@ -73,6 +82,14 @@ class Curve:
     def finals(self) -> np.ndarray:
         """Returns each seed's final return, [seeds]."""
         return np.array([seed.final() for seed in self.seeds])
+
+    def finals_at(self, step: float) -> np.ndarray:
+        """Returns the final returns of seeds cut off at a step, [seeds that have begun by then]."""
+        return self.until(step).finals()
+
+    def num_short_of(self, end: float) -> int:
+        """Returns how many seeds ended early, compared with a run to `end`."""
+        return sum(seed.is_short_of(end) for seed in self.seeds)
 
     def last_step(self) -> float:
         """Returns the last step of the longest seed."""

@@ -23,6 +23,7 @@ from rllib_ppg.plots.results import Trial
 
 # Path of the run's folder among the settings; labels show only its value.
 _RUN = ""
+_LONG_LABEL = 60
 _MODE = "env_config/distribution_mode"
 # Seeds are averaged over, and each environment has its own panel.
 _NO_SETTINGS = {"seed", "env"}
@@ -50,6 +51,17 @@ class Panel:
     as_published: bool = False
     normalized: bool = False
 
+    def last_step(self) -> float:
+        """Returns the last step of the longest run."""
+        return max(curve.last_step() for curve in self.curves)
+
+    def equal_step(self) -> float | None:
+        """Returns the step up to which returns can be compared; None if no run ended early."""
+        end = self.last_step()
+        if not any(curve.num_short_of(end) for curve in self.curves):
+            return None
+        return float(min(seed.env_steps[-1] for curve in self.curves for seed in curve.seeds))
+
 
 def by_environment(trials: Iterable[Trial], against: str | None = None) -> list[Panel]:
     """Returns a panel per environment, sorted by name.
@@ -61,7 +73,10 @@ def by_environment(trials: Iterable[Trial], against: str | None = None) -> list[
     """
     trials = list(trials)
     swept = {
-        algo: [path for path in paths if path != against]
+        algo: _or_run(
+            [trial for trial in trials if trial.algo == algo],
+            [path for path in paths if path != against],
+        )
         for algo, paths in swept_settings(trials).items()
     }
     environments: dict[tuple[str, str], list[Trial]] = defaultdict(list)
@@ -90,7 +105,7 @@ def add_reference(
     added = []
     for panel in panels:
         if panel.as_published:
-            end = max(curve.last_step() for curve in panel.curves)
+            end = panel.last_step()
             theirs = [openai_curves.curve(e, panel.game, against).until(end) for e in experiments]
             curves = (*panel.curves, *(curve for curve in theirs if curve.seeds))
             panel = replace(panel, curves=curves)
@@ -175,7 +190,7 @@ def _curves(
         groups[trial.algo, values, x].append(trial)
     for key in sorted(groups, key=_numbers_by_size):
         algo, values, x = key
-        settings = ", ".join(map(_in_words, swept[algo], values))
+        settings = _settings_in_words(swept[algo], values)
         label = f"{algo} ({settings})" if settings and len(swept) > 1 else settings or algo
         yield Curve(label, _seeds(groups[key]), algo, x)
 
@@ -186,7 +201,7 @@ def _seeds(trials: Sequence[Trial]) -> tuple[Points, ...]:
         # Trials without a seed are all different.
         latest[i if trial.seed is None else f"seed {trial.seed}"] = trial
     in_order = sorted(latest.values(), key=lambda trial: trial.seed or 0)
-    return tuple(Points(trial.env_steps, trial.returns) for trial in in_order)
+    return tuple(trial.curve for trial in in_order)
 
 
 def _mean_curve(group: Sequence[tuple[Panel, Curve]]) -> Curve:
@@ -203,6 +218,17 @@ def _mean_curve(group: Sequence[tuple[Panel, Curve]]) -> Curve:
         if len(steps):
             means.append(Points(steps, np.mean([seed.at(steps) for seed in seeds], axis=0)))
     return replace(group[0][1], seeds=tuple(means))
+
+
+def _or_run(trials: Sequence[Trial], paths: list[str]) -> list[str]:
+    """The settings that name curves; the run's folder alone if there are too many of them."""
+    runs: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for trial in trials:
+        runs[tuple(_value(trial, path) for path in paths)].add(trial.run)
+    longest = max(len(_settings_in_words(paths, values)) for values in runs)
+    is_same = all(len(names) == 1 for names in runs.values())
+    is_same &= len(set().union(*runs.values())) == len(runs)
+    return [_RUN] if is_same and longest > _LONG_LABEL else paths
 
 
 def _same_seed_in_two_runs(trials: Iterable[Trial], paths: Iterable[str]) -> bool:
@@ -243,6 +269,10 @@ def _value(trial: Trial, path: str) -> Any:
         value = _default(trial, path)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number else str(value)
+
+
+def _settings_in_words(paths: Sequence[str], values: Sequence[Any]) -> str:
+    return ", ".join(map(_in_words, paths, values))
 
 
 def _in_words(path: str, value: Any) -> str:

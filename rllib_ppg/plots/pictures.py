@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,9 @@ _REFERENCES = {"ppg": "#5F8AA3", "ppo": "#946B4A"}
 _GREYS = ("#555555", "#888888", "#AAAAAA")
 _DASHES = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
 _MARKERS = "os^Dvp*"
+_ENDED_EARLY: dict[str, Any] = {"marker": "x", "linestyle": "none", "ms": 9, "mew": 2}
+# Of the legend, in inches.
+_HANDLE_WIDTH, _LETTER_WIDTH = 0.9, 0.08
 # Any, because the stubs require the names of all settings as literals.
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -59,6 +63,8 @@ class _Look:
 def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> Figure:
     """Draws the mean over seeds against environment steps, with a band of one standard deviation.
 
+    Seeds that have no steps in common are drawn one by one.
+
     Args:
         panels: Panels to draw, at least one.
         y_label: Label of returns that are not normalised.
@@ -67,19 +73,40 @@ def learning_curves(panels: Sequence[Panel], y_label: str = EPISODE_RETURN) -> F
     figure, axes = _grid(panels, y_label, "environment steps")
     for ax, panel in zip(axes, panels, strict=True):
         for curve in panel.curves:
-            steps, mean, spread = curve.mean()
             look = looks[curve.label]
-            # A single point draws no line.
-            marker = look.marker if len(steps) == 1 else None
-            ax.plot(steps, mean, label=curve.label, marker=marker, **look.line())
+            if not curve.has_mean():
+                for seed in curve.seeds:
+                    is_short = seed.is_short_of(panel.last_step())
+                    _line(ax, curve.label, look, seed.env_steps, seed.returns, is_short)
+                continue
+            steps, mean, spread = curve.mean()
+            _line(ax, curve.label, look, steps, mean, curve.num_short_of(panel.last_step()) > 0)
             if len(curve.seeds) > 1:
                 low, high = mean - spread, mean + spread
                 alpha = 0.1 if curve.reference else 0.2
                 ax.fill_between(steps, low, high, color=look.colour, alpha=alpha, lw=0)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _legend(figure, axes, panels, "mean over seeds; band: ± 1 standard deviation")
+    several = any(len(curve.seeds) > 1 for panel in panels for curve in panel.curves)
+    apart = any(not curve.has_mean() for panel in panels for curve in panel.curves)
+    _legend(
+        figure,
+        axes,
+        panels,
+        ["mean over seeds; band: ± 1 standard deviation"] * several
+        + ["one by one where seeds have no steps in common"] * apart,
+    )
     return figure
+
+
+def _line(
+    ax: Axes, label: str, look: _Look, steps: np.ndarray, returns: np.ndarray, is_short: bool
+) -> None:
+    # A single point draws no line.
+    marker = look.marker if len(steps) == 1 else None
+    ax.plot(steps, returns, label=label, marker=marker, **look.line())
+    if is_short:
+        ax.plot(steps[-1:], returns[-1:], color=look.colour, **_ENDED_EARLY)
 
 
 def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) -> Figure:
@@ -103,16 +130,28 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
             for curve in curves:
                 if curve.x is None:
                     ax.axhline(curve.finals().mean(), label=label, **look.line())
-            swept = {position[curve.x]: curve.finals() for curve in curves if curve.x is not None}
+            swept = {position[curve.x]: curve for curve in curves if curve.x is not None}
             if swept:
-                means = [finals.mean() for finals in swept.values()]
+                means = [curve.finals().mean() for curve in swept.values()]
                 ax.plot([*swept], means, label=label, marker=look.marker, **look.line())
-            for x, finals in swept.items():
+            for x, curve in swept.items():
+                finals = curve.finals()
                 if len(finals) > 1:
                     ax.plot([x] * len(finals), finals, ".", color=look.colour, alpha=0.6, ms=7)
+                early = [
+                    seed.final() for seed in curve.seeds if seed.is_short_of(panel.last_step())
+                ]
+                if early:
+                    ax.plot([x] * len(early), early, color=look.colour, **_ENDED_EARLY)
+    several = any(len(curve.seeds) > 1 for panel in panels for curve in panel.curves)
     theirs = any(curve.reference for panel in panels for curve in panel.curves)
-    caption = "large: mean over seeds; small: one seed"
-    _legend(figure, axes, panels, caption + "; OpenAI's at our number of steps" * theirs)
+    _legend(
+        figure,
+        axes,
+        panels,
+        ["large: mean over seeds; small: one seed"] * several
+        + ["OpenAI's at our number of steps"] * theirs,
+    )
     return figure
 
 
@@ -197,7 +236,9 @@ def _set_scale(axes: Iterable[Axes], values: Iterable[Value]) -> dict[Value, flo
     return position
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], caption: str) -> None:
+def _legend(
+    figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], notes: Sequence[str]
+) -> None:
     handles = {
         label: handle
         for ax in axes
@@ -208,17 +249,26 @@ def _legend(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], capti
         for label in handles
     }
     labels = [f"{label} ({_count(seeds[label])})" for label in handles]
-    column_width = 0.9 + 0.08 * max(map(len, labels))  # inches
-    columns = max(1, min(len(labels), int(figure.get_figwidth() / column_width)))
+    width = figure.get_figwidth()
+    column_width = _HANDLE_WIDTH + _LETTER_WIDTH * max(map(len, labels))
+    columns = max(1, min(len(labels), int(width / column_width)))
+    # Labels that are too wide would push the lines that they explain out of the picture.
+    letters = int((width - _HANDLE_WIDTH) / _LETTER_WIDTH)
+    labels = [textwrap.fill(label, letters) for label in labels]
+    if any(panel.equal_step() for panel in panels):
+        notes = [*notes, "x: ended early"]
+    caption = textwrap.fill("; ".join(notes), letters)
     # The legend must not shrink the panels.
-    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(labels) / columns))
+    lines = math.ceil(sum(text.count("\n") + 1 for text in labels) / columns)
+    lines += caption.count("\n")
+    figure.set_figheight(figure.get_figheight() + 0.22 * lines)
     with rc_context(_STYLE):
         figure.legend(
             list(handles.values()),
             labels,
             loc="outside lower center",
             ncols=columns,
-            title=caption if any(max(n) > 1 for n in seeds.values()) else None,
+            title=caption or None,
             title_fontsize="small",
         )
 

@@ -7,8 +7,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.result_names import instead_of
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
+from rllib_ppg.plots.curves import Points
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Trial:
     """One training run of one setting and seed.
 
     Attributes:
-        run: Name of its experiment's folder; the whole path if two have the same name.
+        run: Name of its experiment's folder; its path from where the runs' paths part if two have
+            the same name.
+        folder: Path of its folder.
         algo: Algorithm's name, such as "PPG".
         env: Environment's id, or the name of its class.
         given: Settings that the user gave; nested ones by path, "env_config/num_levels".
@@ -39,6 +43,7 @@ class Trial:
     """
 
     run: str
+    folder: str
     algo: str
     env: str
     given: Mapping[str, Any]
@@ -47,6 +52,11 @@ class Trial:
     env_steps: np.ndarray
     returns: np.ndarray
     started: float
+
+    @property
+    def curve(self) -> Points:
+        """Its learning curve."""
+        return Points(self.env_steps, self.returns)
 
     @property
     def seed(self) -> int | None:
@@ -84,7 +94,7 @@ class _Folder:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         paths = sorted(info.path for info in found if info.type == fs.FileType.Directory)
-        return [replace(self, path=path.rstrip("/")) for path in paths]
+        return [_Folder.at(path, self.filesystem) for path in paths]
 
     def exists(self) -> bool:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
@@ -109,8 +119,7 @@ def read_trials(
     the same settings, is joined with it.
 
     Args:
-        runs: Paths or URIs of experiments' folders, which hold trials' folders, or of single
-            trials'.
+        runs: Paths or URIs of trials' folders, or of folders that hold some, however deep.
         metric: Path of the metric to read as returns, within a result.
         filesystem: Filesystem of the paths; None finds it from each path or URI.
 
@@ -119,13 +128,10 @@ def read_trials(
     """
     found = [folder for run in runs for folder in _trial_folders(_Folder.at(run, filesystem))]
     folders = {(folder.filesystem.type_name, folder.path): folder for folder in found}.values()
-    experiments = {folder.parent.path: folder.parent.name for folder in folders}
-    names = list(experiments.values())
+    names = _run_names({folder.parent.path for folder in folders})
     trials = []
     for folder in folders:
-        experiment = folder.parent
-        run = experiment.name if names.count(experiment.name) == 1 else experiment.path
-        trials.append(_read_trial(folder, run, metric))
+        trials.append(_read_trial(folder, names[folder.parent.path], metric))
     joined = _joined(sorted(trials, key=lambda trial: trial.started))
     with_returns = [_finite(trial) for trial in joined if np.isfinite(trial.returns).any()]
     if not with_returns:
@@ -136,13 +142,33 @@ def read_trials(
     return with_returns
 
 
+def _run_names(paths: Iterable[str]) -> dict[str, str]:
+    """The last parts of paths; if two are the same, all that differs."""
+    parts = {path: path.split("/") for path in paths}
+    last = [names[-1] for names in parts.values()]
+    if len(set(last)) == len(last):
+        return {path: names[-1] for path, names in parts.items()}
+    levels = zip(*parts.values(), strict=False)
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return {path: "/".join(names[shared:]) for path, names in parts.items()}
+
+
 def _trial_folders(run: _Folder) -> list[_Folder]:
-    """The folders with results: that of the run itself, if it is a trial's, and those in it."""
+    """The trials' folders: the folder itself, or those in it, however deep."""
     if not run.exists():
         siblings = [folder.name for folder in run.parent.subfolders()]
         raise ValueError(f"there is no folder {run.path}{did_you_mean(run.name, siblings)}")
-    folders = [run, *run.subfolders()]
-    found = [folder for folder in folders if any(True for _ in _results(folder))]
+    found: list[_Folder] = []
+    seen: set[str] = set()  # a link may lead back up
+    left = [run]
+    while left:
+        folder = left.pop()
+        if any(True for _ in _results(folder)):
+            found.append(folder)
+            continue
+        seen.add(folder.path)
+        below = [f for f in folder.subfolders() if not f.name.startswith((".", "checkpoint_"))]
+        left += [f for f in reversed(below) if f.path not in seen]
     if not found:
         raise ValueError(
             f"there are no results in {run.path}: neither it nor a folder in it has a result.json"
@@ -168,6 +194,7 @@ def _read_trial(folder: _Folder, run: str, metric: str) -> Trial:
     env = str(given.get("env", config.get("env")))
     return Trial(
         run=run,
+        folder=folder.path,
         algo=_algorithm(folder.name, env),
         env=_class_name(env),
         given=given,
@@ -207,6 +234,7 @@ def _joined(trials: Sequence[Trial]) -> list[Trial]:
 def _continued(earlier: Trial, before: np.ndarray, later: Trial) -> Trial:
     return replace(
         earlier,
+        folder=later.folder,
         iterations=np.concatenate([earlier.iterations[before], later.iterations]),
         env_steps=np.concatenate([earlier.env_steps[before], later.env_steps]),
         returns=np.concatenate([earlier.returns[before], later.returns]),

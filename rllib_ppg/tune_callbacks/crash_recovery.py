@@ -14,6 +14,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,23 @@ class ResumeFromLatestCheckpoint(tune.Callback):
                 print(f"{trial}: {_resume_from_latest(trial)}", flush=True)
 
 
-def has_saved_trials(folder: str) -> bool:
-    """Whether Tune's state in a run's folder is readable and has trials.
+@dataclass(frozen=True)
+class SavedTrial:
+    """A trial of an earlier run.
+
+    Attributes:
+        algorithm: Name of its algorithm.
+        is_finished: Whether it has ended without an error.
+        iterations: Iterations that it need not train again.
+    """
+
+    algorithm: str
+    is_finished: bool
+    iterations: int
+
+
+def read_saved_trials(folder: str) -> list[SavedTrial]:
+    """The trials in Tune's state in a run's folder; none if the state can't be read.
 
     Files that are damaged are first replaced by their backups.
 
@@ -91,8 +107,32 @@ def has_saved_trials(folder: str) -> bool:
     states = [name for name in files if re.fullmatch("experiment_state-.*.json", name)]
     newest = f"{path}/{max(states, default='')}"
     if not states or not _is_readable(filesystem, newest):
-        return False
-    return bool(json.loads(_read(filesystem, newest))["trial_data"])
+        return []
+    trials = json.loads(_read(filesystem, newest))["trial_data"]
+    return [_saved_trial(filesystem, path, *map(json.loads, state)) for state in trials]
+
+
+def iteration_of(checkpoint: str) -> int:
+    """The iteration after which a checkpoint was saved; 0 if it does not say.
+
+    Args:
+        checkpoint: Path or URI.
+    """
+    filesystem, path = resolve(checkpoint)
+    return _iteration(filesystem, path, check=False) or 0
+
+
+def _saved_trial(
+    filesystem: fs.FileSystem, folder: str, state: Mapping[str, Any], progress: Mapping[str, Any]
+) -> SavedTrial:
+    is_finished = state["status"] == "TERMINATED"
+    if is_finished:
+        done = (progress["last_result"] or {}).get(TRAINING_ITERATION)
+    else:
+        trials = _list(filesystem, folder, fs.FileType.Directory)
+        own = [name for name in trials if f"_{state['trial_id']}_" in name]
+        _, done = _complete_checkpoints(filesystem, f"{folder}/{own[0]}") if own else ([], None)
+    return SavedTrial(state["trainable_name"], is_finished, done or 0)
 
 
 def _store_results(trial: Trial) -> None:
@@ -117,12 +157,7 @@ def _resume_from_latest(trial: Trial) -> str:
         for result in (*before.best_checkpoint_results, before.latest_checkpoint_result)
         if result is not None
     }
-    folders = sorted(_list(filesystem, folder, fs.FileType.Directory))
-    found = [name for name in folders if re.fullmatch(r"checkpoint_\d+", name)]
-    latest = None
-    while found and (latest := _iteration(filesystem, f"{folder}/{found[-1]}")) is None:
-        found.pop()  # damaged; the next save overwrites it
-
+    found, latest = _complete_checkpoints(filesystem, folder)
     checkpoints = []
     for name in found:
         path = f"{folder}/{name}"
@@ -140,6 +175,16 @@ def _resume_from_latest(trial: Trial) -> str:
     if trial.checkpoint is not None:
         return f"starts again from {trial.checkpoint.path}"
     return "nothing was saved, so it starts from the beginning"
+
+
+def _complete_checkpoints(filesystem: fs.FileSystem, folder: str) -> tuple[list[str], int | None]:
+    """A trial's checkpoints up to the newest complete one, and that one's iteration."""
+    folders = sorted(_list(filesystem, folder, fs.FileType.Directory))
+    found = [name for name in folders if re.fullmatch(r"checkpoint_\d+", name)]
+    latest = None
+    while found and (latest := _iteration(filesystem, f"{folder}/{found[-1]}")) is None:
+        found.pop()  # damaged; the next save overwrites it
+    return found, latest
 
 
 def _iteration(filesystem: fs.FileSystem, path: str, check: bool = True) -> int | None:

@@ -43,6 +43,11 @@ class RunFiles(tune.Callback):
         # Read here: through a Ray client the callback runs on the head, which lacks the file.
         self._python = file.read_text() if file else None
 
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that is run."""
+        return self._experiment
+
     @override(tune.Callback)
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
