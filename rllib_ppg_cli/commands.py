@@ -57,8 +57,7 @@ _WHAT_TO_TRAIN = [
     ),
     _option(
         "--scheduler NAME",
-        "A Tune scheduler that stops or changes trials, such as async_hyperband or pbt. "
-        "(default: none)",
+        "A Tune scheduler that stops or changes trials, such as asha or pbt. (default: none)",
     ),
     _option("--scheduler-config {...}", "The scheduler's arguments in JSON or YAML.", _YAML),
     _flag(
@@ -91,7 +90,8 @@ _RESULTS = [
     _option("--storage-path PATH", "Folder or URI for the results. (default: ~/ray_results)"),
     _option(
         "--experiment-name -n NAME",
-        "Name of the experiment's folder there. (default: algorithm and date)",
+        "Name of the run's folder there. (default: the experiment file's name, with a number if it "
+        "is taken; or algorithm and date)",
     ),
     _option("--checkpoint-freq N", "Save a checkpoint every N iterations. (default: never)", int),
     _option(
@@ -163,7 +163,8 @@ def _checkpoint() -> click.Argument:
     return click.Argument(
         ["checkpoint"],
         metavar="CHECKPOINT",
-        help="Folder or URI of a checkpoint, or of a trial, whose newest checkpoint is taken.",
+        help="Folder or URI of a checkpoint; of a trial, whose newest checkpoint is taken; or of a "
+        "sweep, whose best trial is taken.",
     )
 
 
@@ -339,7 +340,7 @@ def export(**options: Any) -> int:
             nargs=-1,
             required=True,
             metavar="RUN...",
-            help="Folder or URI of an experiment or a trial.",
+            help="Folder or URI of a trial, an experiment, or several of them.",
         )
     ],
     option_groups={

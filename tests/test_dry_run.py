@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,29 @@ def test_value_epochs_of_their_own_and_a_stop_within_a_phase(cluster, capsys):
         "6 iterations: 12,288 env steps, 1 auxiliary phase, 576 gradient steps; "
         "it ends 2 iterations into a phase"
     )
+
+
+@pytest.mark.parametrize(
+    ("done", "stop", "words"),
+    [
+        (5, 10, "5 iterations, 1 auxiliary phase; to do: 5 iterations, 1 auxiliary phase"),
+        (4, 5, "4 iterations, 1 auxiliary phase; to do: 1 iteration, 0 auxiliary phases"),
+        (8, 8, "8 iterations, 2 auxiliary phases; to do: nothing"),
+        (8, None, "8 iterations, 2 auxiliary phases"),
+    ],
+)
+def test_what_a_checkpoint_has_behind_it_is_counted(cluster, capsys, done, stop, words):
+    stop = {"training_iteration": stop} if stop else {"env_runners/episode_return_mean": 9}
+    dry_run.show(replace(Experiment.from_file("procgen_small"), stop=stop), [done])
+    assert line(capsys.readouterr().out, "done so far") == words
+
+
+def test_each_trial_has_its_own_past(cluster, capsys):
+    grid = {"seed": {"grid_search": [0, 1, 2]}, "num_env_runners": 0}
+    dry_run.show(Experiment.from_file("procgen_small").override(config=grid), [8, 4])
+    text = capsys.readouterr().out
+    assert re.findall(r"^1 trial: seed=(\d)", text, re.MULTILINE) == ["0", "1", "2"]
+    assert re.findall("done so far +(\\d)", text) == ["8", "4"]
 
 
 def test_plain_ppo_has_no_phases(cluster, capsys):

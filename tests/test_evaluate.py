@@ -1,6 +1,7 @@
 """`rllib evaluate` and what it is made of."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.support.checkpoints import SMALL_CNN, ppo
 from tests.support.command import run
 from tests.support.envs import Counting
 from tests.support.play_envs import NextStepUneven, Paid, Uneven
+from tests.support.trial_folders import write_trial
 
 EASY = {"distribution_mode": "easy", "num_levels": 3, "start_level": 5}
 
@@ -248,6 +250,22 @@ def test_the_newest_checkpoint_of_the_one_trial(tmp_path):
     shutil.copytree(older, tmp_path / "two/checkpoint_000000")
     with pytest.raises(ValueError, match=r"checkpoints of 2 trials: name one, as in .*/one"):
         find_checkpoint(str(tmp_path))
+
+
+def test_of_a_sweep_the_best_trial_is_evaluated(checkpoint, tmp_path, capsys, quiet):
+    path = checkpoint("CartPole-v1")
+    for name, final in (("a", 7.0), ("b", 9.0), ("c", 8.0), ("none", 10.0)):
+        trial = write_trial(tmp_path / "sweep", [1.0, final], name=name)
+        if name != "none":
+            shutil.copytree(path, trial / "checkpoint_000000")
+    assert main(["evaluate", f"{tmp_path}/sweep", "--episodes", "1"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "the best of 3 trials with checkpoints: return 9 after 2k env steps"
+    assert re.fullmatch(r"checkpoint: .*PPG_CartPole-v1_b_\S*/checkpoint_000000", second)
+    other = write_trial(tmp_path / "sweep", [1.0], name="d", env="Acrobot-v1")
+    shutil.copytree(path, other / "checkpoint_000000")
+    assert main(["evaluate", f"{tmp_path}/sweep"]) == 2
+    assert "trials on 2 environments, " in capsys.readouterr().err
 
 
 def test_ray_is_not_started(checkpoint):

@@ -193,6 +193,19 @@ def test_killed_before_the_first_checkpoint(tmp_path):
 
 
 @pytest.mark.faults
+def test_a_copy_under_another_name_resumes_in_its_own_folder(copy, a_killed_run):
+    before = sorted(path.stat().st_mtime_ns for path in a_killed_run.rglob("*"))
+    newest = whole(read(copy))[-1]
+    (copy / "k").rename(copy / "renamed")
+    ended = run(*plain(copy, "-n", "renamed"), "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert f"resumes from {newest}, " in ended.stdout
+    assert f"results: {copy}/renamed/" in ended.stdout
+    assert sorted(path.stat().st_mtime_ns for path in a_killed_run.rglob("*")) == before
+    assert sorted(path.name for path in copy.iterdir()) == ["renamed"]
+
+
+@pytest.mark.faults
 def test_killed_in_a_save(tmp_path):
     file, storage = tmp_path / "kills.py", tmp_path / "results"
     file.write_text(KILLS.format(config=CONFIG))

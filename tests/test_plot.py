@@ -5,13 +5,14 @@ import shlex
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from benchmarks import thin_openai_curves
 from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves, pictures
 from rllib_ppg.plots.curves import Curve, Points
-from rllib_ppg.plots.final_table import sweep_table
+from rllib_ppg.plots.final_table import final_table, sweep_table
 from rllib_ppg.plots.panels import (
     add_reference,
     by_environment,
@@ -301,6 +302,46 @@ def test_sweep_table(a_sweep):
     ]
 
 
+@pytest.fixture
+def ended_early(tmp_path):
+    """A seed of n_pi=4 and both of n_pi=2 end after 10 of 20 iterations, as under ASHA."""
+    for n_pi, seed, n, end in ((2, 0, 10, 50), (2, 1, 10, 70), (4, 0, 20, 100), (4, 1, 10, 90)):
+        returns = [0.0] * (n - 2) + [end] * 2
+        write_trial(tmp_path / "s", returns, name=f"{n_pi}{seed}", seed=seed, n_pi=n_pi)
+    return by_environment(read_trials([tmp_path / "s"]))
+
+
+def test_runs_that_ended_early_are_marked_and_compared_at_equal_steps(ended_early):
+    head, *lines = final_table(ended_early).splitlines()
+    assert head.endswith("env steps                 return at equal steps")
+    assert [re.split("  +", line)[1:] for line in lines] == [
+        ["n_pi=4", "95.0 +- 7.1", "2", "20k, 10k (1 ended early)", "45.0 +- 63.6 (at 10k)"],
+        ["n_pi=2", "60.0 +- 14.1", "2", "10k (ended early)", "60.0 +- 14.1 (at 10k)"],
+    ]
+
+
+def crosses(figure):
+    [ax] = figure.axes
+    lines = [line for line in ax.lines if line.get_marker() == "x"]
+    return sorted(xy for line in lines for xy in map(tuple, line.get_xydata()))
+
+
+def test_they_are_marked_in_pictures_too(ended_early, tmp_path):
+    figure = pictures.learning_curves(ended_early)
+    assert crosses(figure) == [(10_000, 90 / 2), (10_000, 60)]
+    assert figure.legends[0].get_title().get_text().endswith("; x: ended early")
+    against = by_environment(read_trials([tmp_path / "s"]), "n_pi")
+    assert crosses(pictures.sweep(against, "n_pi")) == [(2, 50), (2, 70), (4, 90)]
+
+
+def test_a_little_more_or_less_is_no_early_end(tmp_path):
+    write_trial(tmp_path / "a", [1.0, 2.0], seed=0, name="0", steps=[1000, 2000])
+    write_trial(tmp_path / "a", [1.0, 2.0], seed=1, name="1", steps=[1000, 2090])
+    panels = by_environment(read_trials([tmp_path / "a"]))
+    assert "early" not in final_table(panels)
+    assert not crosses(pictures.learning_curves(panels))
+
+
 def test_a_setting_is_found_by_the_end_of_its_path(tmp_path):
     for n in (1, 2):
         write_trial(tmp_path / "a", [1.0], name=str(n), n_pi=4, env_config={"num_levels": n})
@@ -339,6 +380,45 @@ def test_learning_curves_as_drawn(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["PPG (2 seeds)", "PPO (1 seed)"]
     assert "± 1 standard deviation" in legend.get_title().get_text()
     assert ax.xaxis.get_major_formatter()(2_000_000) == "2M"
+
+
+def test_seeds_without_common_steps_are_drawn_one_by_one(tmp_path):
+    write_trial(tmp_path / "a", [1.0, 2.0], seed=0, name="0", steps=[1000, 2000])
+    write_trial(tmp_path / "a", [3.0, 4.0], seed=1, name="1", steps=[3000, 4000])
+    figure = pictures.learning_curves(by_environment(read_trials([tmp_path / "a"])))
+    [ax] = figure.axes
+    lines = [line.get_xydata().tolist() for line in ax.lines if line.get_label() == "PPG"]
+    assert lines == [[[1000, 1], [2000, 2]], [[3000, 3], [4000, 4]]]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["PPG (2 seeds)"]
+    assert "one by one" in legend.get_title().get_text()
+
+
+def long_settings(i):
+    return {f"a_setting_with_quite_a_long_name_{n}": n * i for n in range(6)}
+
+
+def test_many_settings_do_not_push_the_legends_lines_out_of_the_picture(tmp_path):
+    for i in (1, 2):
+        write_trial(tmp_path / "a", [1.0, 2.0], name=str(i), **long_settings(i))
+    figure = pictures.learning_curves(by_environment(read_trials([tmp_path / "a"])))
+    FigureCanvasAgg(figure).draw()
+    [legend] = figure.legends
+    for shown in (*legend.get_lines(), *legend.get_texts()):
+        box = shown.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+    assert figure.axes[0].get_window_extent().height > figure.bbox.height / 3
+
+
+def test_experiments_that_differ_in_many_settings_go_by_their_names(tmp_path):
+    for i, run_name in enumerate(("large", "small")):
+        for seed in (0, 1):
+            given = {"seed": seed, **long_settings(i)}
+            write_trial(tmp_path / run_name, [1.0], name=str(seed), **given)
+    [panel] = by_environment(read_trials([tmp_path]))
+    assert labels(panel) == ["large", "small"]
+    assert [len(curve.seeds) for curve in panel.curves] == [2, 2]
 
 
 def test_panels_of_games_and_their_mean(tmp_path):

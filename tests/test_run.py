@@ -116,6 +116,33 @@ def test_a_resumed_run_goes_on_where_it_was(a_run):
     assert [r["training_iteration"] for r in a_run.results] == list(range(1, ITERATIONS + 1))
 
 
+def test_a_finished_run_has_nothing_to_resume(a_run, rllib):
+    [command] = re.findall(r"to resume: \S*rllib (.*)", a_run.out)
+    ended = rllib(*shlex.split(command))
+    assert (ended.returncode, ended.stderr) == (0, "")  # and Ray is not started
+    first, *_, last = ended.stdout.splitlines()
+    assert first == "the run is finished, so there is nothing to resume"
+    assert last.startswith("to continue: ")
+    other = rllib(
+        "train", "-a", "PPO", "-n", "mine", "--resume", "--storage-path", a_run.folder.parent
+    )
+    assert other.returncode == 2
+    assert "mine trains PPG, not PPO" in other.stderr
+
+
+def test_a_dry_run_counts_what_was_done(a_run, rllib_here):
+    words = ("train", "file", a_run.folder / "config.yaml", "--dry-run")
+    resumed = rllib_here(*words, "--resume", "--storage-path", a_run.folder.parent)
+    checkpoint = a_run.trial / "checkpoint_000000"
+    done = interrupted_in(a_run)
+    restored = rllib_here(*words, "--restore", checkpoint)
+    for ended, iterations in ((resumed, ITERATIONS), (restored, done)):
+        assert ended.returncode == 0, ended.stderr
+        [shown] = re.findall("done so far +(\\d+) iteration", ended.stdout)
+        assert int(shown) == iterations
+    assert "to do: nothing" in resumed.stdout
+
+
 def test_the_csv_file_has_the_auxiliary_phases_metrics(a_run):
     with (a_run.trial / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
