@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -32,7 +33,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     """The folder of a run, which no other run of this package uses until the context ends.
 
     A local folder is locked, on NFS for other machines, too. The kernel releases the lock when the
-    process ends, however it ends. A bucket has no locks.
+    process ends, however it ends. Buckets and some file systems have no locks.
 
     Args:
         folder: Path or URI.
@@ -156,6 +157,14 @@ def _claim(folder: str) -> RunFolder:
     return claimed
 
 
+def _flock(file: TextIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise  # else it is a file system without locks
+
+
 def _locked(path: Path) -> TextIO:
     """Creates a file and locks it.
 
@@ -166,7 +175,7 @@ def _locked(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(file)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
