@@ -201,7 +201,9 @@ def test_a_finished_run_goes_on_from_its_checkpoint(repeated):
     [command] = re.findall(r"to continue: \S*rllib (.*)", ended.stdout)
     longer = run(*shlex.split(command))
     assert longer.returncode == 0, longer.stderr
-    assert longer.stdout.startswith("iteration 3/4")
+    name, first, *_ = longer.stdout.splitlines()
+    assert name == "name: mine_2, as mine is an earlier run"
+    assert first.startswith("iteration 3/4")
 
 
 def test_the_run_can_be_repeated_from_its_folder(a_run, repeated):
