@@ -32,6 +32,7 @@ from rllib_ppg.config_checks import (
     given_model_config,
     needs_episodes,
 )
+from rllib_ppg.envs.env_creator import env_file
 from rllib_ppg.envs.module_spaces import ModuleSpaces
 from rllib_ppg.envs.vector_env import NATIVE, is_vector_env_class, vectorize_mode
 from rllib_ppg.learner import PPGTorchLearner
@@ -156,6 +157,9 @@ class PPGConfig(AlgorithmConfig):
         self.policy_precision = "float32"
         self.aux_precision = "float32"
         self.collective_timeout_s = 300.0
+
+        # The file that `env` comes from; a checkpoint may be read where there is no such file.
+        self._env_file: str | None = None
 
         # `training_step` broadcasts the weights, and there are no connector states to sync.
         self._dont_auto_sync_env_runner_states = True
@@ -534,7 +538,7 @@ class PPGConfig(AlgorithmConfig):
             config.env_runner_cls = MultiAgentEvaluationEnvRunner
             return config
         config._limit_evaluation_envs(self.evaluation_config)
-        if is_vector_env_class(config.env):
+        if is_vector_env_class(config):
             # RLlib's env runner loses a step of each episode if these reset in SAME_STEP mode.
             check_needs_no_episodes(config)
             return config
@@ -611,3 +615,4 @@ class PPGConfig(AlgorithmConfig):
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
         check_env(self)
+        self._env_file = env_file(self)

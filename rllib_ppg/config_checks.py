@@ -25,7 +25,7 @@ from rllib_ppg.envs.module_spaces import module_spaces
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.envs.vector_env import (
-    check_env_id,
+    check_env_exists,
     is_vector_env_class,
     vectorize_mode,
 )
@@ -237,7 +237,7 @@ def check_settings(config: PPGConfig) -> None:
     _check_names(config)
     config.overrides(**(config.evaluation_config or {}))  # names of the evaluation's settings
     _check_what_ppg_replaces(config)
-    if is_vector_env_class(config.env):
+    if is_vector_env_class(config):
         check_needs_no_episodes(config)
     _check_values(config)
     check_overrides(config)
@@ -288,7 +288,7 @@ def check_env(config: PPGConfig) -> None:
         ValueError: There is no such env, or PPG can't train on its spaces.
     """
     if not config.is_multi_agent:
-        check_env_id(config.env)
+        check_env_exists(config)
     if config.disable_env_checking:
         return
     if custom_connector(config):  # which may change observations

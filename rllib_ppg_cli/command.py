@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,6 +60,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         verbose = ctx.meta[VERBOSE]
         keep_quiet(verbose)
+        # As `python FILE` and `python -m` do, for modules with the user's envs and networks.
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
         # Before the commands import RLlib, and with it torch: see `resources.shared_machine`.
         import rllib_ppg  # noqa: F401
 

@@ -39,7 +39,14 @@ def _flag(name: str, about: str) -> click.Option:
 
 _WHAT_TO_TRAIN = [
     _option("--algo --run -a -r NAME", "The algorithm: PPG, or one of RLlib's, such as PPO."),
-    _option("--env -e ID", "A gymnasium id, such as procgen-coinrun-v0."),
+    _option(
+        "--env -e ENV",
+        "A gymnasium id, such as procgen-coinrun-v0, or an env of your own: module:Class, "
+        "file.py:Class or module:ID.",
+    ),
+    _option(
+        "--env-config {...}", "Settings of the environment, as in '{\"num_levels\": 200}'.", _YAML
+    ),
     _option(
         "--config -c {...}",
         "Settings of the algorithm in JSON or YAML, as in '{\"n_pi\": 4}'.",
@@ -141,7 +148,7 @@ _TRAIN = _EXPERIMENT | {
     ]
 }
 _PLAY = [
-    _option("--env -e ID", "Another environment. (default: the training's)"),
+    _option("--env -e ENV", "Another environment. (default: the training's)"),
     _option(
         "--env-config {...}",
         "Settings of the environment that replace those of the training or its evaluation, as in "
@@ -202,7 +209,7 @@ def rllib(ctx: click.Context) -> None:
 
 @rllib.command(
     cls=Command,
-    usage=["train --algo NAME --env ID [OPTIONS]", "train file FILE [OPTIONS]"],
+    usage=["train --algo NAME --env ENV [OPTIONS]", "train file FILE [OPTIONS]"],
     params=[
         click.Argument(
             ["file"],
@@ -227,7 +234,7 @@ def train(ctx: click.Context, **_: Any) -> int:
     cls=Command,
     usage=[
         "submit FILE --address http://HEAD:8265 [OPTIONS]",
-        "submit --algo NAME --env ID --address http://HEAD:8265 [OPTIONS]",
+        "submit --algo NAME --env ENV --address http://HEAD:8265 [OPTIONS]",
         "submit --attach JOB --address http://HEAD:8265",
     ],
     params=[

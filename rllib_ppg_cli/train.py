@@ -330,8 +330,9 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
             "give an algorithm, as in `rllib train --algo PPG --env procgen-coinrun-v0`, "
             "or an experiment, as in `rllib train file procgen_small`"
         )
-    in_config: dict[str, Any] = {key: options[key] for key in ("env", "seed") if key in options}
-    experiment = experiment.override(config={**options.get("config", {}), **in_config})
+    experiment = experiment.override(config=options.get("config", {}))
+    names = ("env", "env_config", "seed")
+    experiment = experiment.override(config={key: options[key] for key in names if key in options})
     for one in options.get("set", ()):
         experiment = experiment.override(config=one)
     score = options.get("checkpoint_score_attr", "")

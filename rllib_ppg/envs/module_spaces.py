@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -12,9 +12,9 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.utils.typing import ModuleID
 
+from rllib_ppg.envs.env_creator import env_creator
 from rllib_ppg.envs.spaces import flat_space, is_flat
-from rllib_ppg.envs.vector_env import is_tune_registered, probe_spaces
-from rllib_ppg.ray_private import registered_env
+from rllib_ppg.envs.vector_env import probe_spaces
 
 
 class ModuleSpaces(NamedTuple):
@@ -66,12 +66,11 @@ def module_spaces(config: AlgorithmConfig) -> dict[ModuleID, ModuleSpaces]:
 
 def _multi_agent_env(config: AlgorithmConfig) -> MultiAgentEnv:
     context = EnvContext(config.env_config, worker_index=0, num_workers=config.num_env_runners)
-    registered = isinstance(config.env, str) and is_tune_registered(config.env)
-    creator: Any = registered_env(config.env) if registered else config.env
-    if not callable(creator):
+    creator = None if config.env is None else env_creator(config)
+    if creator is None:
         raise ValueError(
-            f"{config.env!r} is not a multi-agent env: give its class, or the name that it is "
-            "registered by with ray.tune.register_env"
+            f"{config.env!r} is not a multi-agent env: give its class, as module:Class if you "
+            "like, or the name that it is registered by with ray.tune.register_env"
         )
     try:
         env = creator(context)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space, iterate
@@ -16,60 +16,44 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.atari import stacked_first
+from rllib_ppg.envs.env_creator import env_creator, find_env, is_tune_registered
 from rllib_ppg.envs.env_state import SubEnv
 from rllib_ppg.envs.packed_observations import ObservationError, Packing, is_packed
 from rllib_ppg.envs.spaces import flat_space, flatten_observation, is_flat
-from rllib_ppg.ray_private import is_registered_env, registered_env
 
 NATIVE = "vector_entry_point"
 
 
-def is_tune_registered(env: Any) -> bool:
-    """Whether `env` is a name that `ray.tune.register_env` knows."""
-    return isinstance(env, str) and is_registered_env(env)
-
-
-def check_env_id(env: Any) -> None:
-    """Checks that `env` is a known id or a class of envs, without making one.
+def check_env_exists(config: AlgorithmConfig) -> None:
+    """Checks that a config's `env` is an id or a class of envs, without making one.
 
     Raises:
         ValueError: It is neither.
     """
+    env = config.env
     if env is None:
         raise ValueError("no environment: set one with .environment('procgen-coinrun-v0') or --env")
-    if isinstance(env, type) and issubclass(env, MultiAgentEnv):
+    if is_tune_registered(env):
+        return
+    found = find_env(config)
+    if isinstance(found, EnvSpec):
+        return
+    if isinstance(found, type) and issubclass(found, MultiAgentEnv):
         raise ValueError(
-            f"{env.__name__} is a multi-agent env: set .multi_agent(policies=..., "
+            f"{found.__name__} is a multi-agent env: set .multi_agent(policies=..., "
             "policy_mapping_fn=...)"
         )
-    if isinstance(env, type) and not issubclass(env, gym.Env | VectorEnv):
-        raise ValueError(f"{env.__name__} is not a gymnasium.Env")
-    if is_tune_registered(env) or isinstance(env, type):
+    if isinstance(found, type) and not issubclass(found, gym.Env | VectorEnv):
+        raise ValueError(f"{found.__name__} is not a gymnasium.Env")
+    if isinstance(found, type) or (isinstance(env, str) and callable(found)):
         return
-    if callable(env):
+    if callable(found):
         raise ValueError(
             "RLlib takes a function that makes envs by name: ray.tune.register_env('my_env', "
             "function), and then env='my_env'"
         )
-    if not isinstance(env, str):
-        raise ValueError(f"an env is an id, a class or a function that makes one, not {env!r}")
-    try:
-        find_spec(env)
-    except gym.error.Error as e:
-        hint = did_you_mean(env, gym.registry) or f": {_sentence(e)}"
-        raise ValueError(f"there is no env {env!r}{hint}") from None
-    except ImportError as e:
-        raise ValueError(f"env {env!r}: its module can't be imported ({e})") from None
-
-
-def find_spec(env: str) -> gym.envs.registration.EnvSpec:
-    """The spec of a gymnasium id; imports the module of an id like "module:Env-v0"."""
-    module, _, name = env.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return gym.spec(name)
+    raise ValueError(f"an env is an id, a class or a function that makes one, not {found!r}")
 
 
 def vectorize_mode(config: AlgorithmConfig) -> Any:
@@ -78,9 +62,15 @@ def vectorize_mode(config: AlgorithmConfig) -> Any:
     return getattr(mode, "value", mode)
 
 
-def is_vector_env_class(env: Any) -> bool:
-    """Whether `env` is a class of native vector envs."""
-    return isinstance(env, type) and issubclass(env, VectorEnv)
+def is_vector_env_class(config: AlgorithmConfig) -> bool:
+    """Whether a config's `env` is a class of native vector envs."""
+    if config.env is None or is_tune_registered(config.env):
+        return False
+    try:
+        found = find_env(config)
+    except ValueError:  # which `check_env_exists` raises again
+        return False
+    return isinstance(found, type) and issubclass(found, VectorEnv)
 
 
 def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv:
@@ -97,10 +87,11 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             observations can't be flattened.
     """
     env, mode, num_envs = config.env, vectorize_mode(config), config.num_envs_per_env_runner
-    check_env_id(env)
+    check_env_exists(config)
     same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    if isinstance(env, str) and not is_tune_registered(env):
-        spec = find_spec(env)
+    creator = env_creator(config)
+    if creator is None:
+        spec = find_env(config)
         if mode == NATIVE and (not spec.vector_entry_point or spec.additional_wrappers):
             mode = "sync"
         other = stacked_first(spec) if mode == NATIVE else None
@@ -110,7 +101,7 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
                 f"{other} is the same with the frames last"
             )
         vector_env = gym.make_vec(
-            env,
+            spec,
             num_envs=num_envs,
             vectorization_mode=mode,
             vector_kwargs={} if mode == NATIVE else same_step,
@@ -118,9 +109,8 @@ def make_vector_env(config: AlgorithmConfig, worker_index: int = 0) -> VectorEnv
             **config.env_config,
         )
     else:
-        creator = registered_env(env) if isinstance(env, str) else env
         context = EnvContext(config.env_config, worker_index, num_workers=config.num_env_runners)
-        if is_vector_env_class(env):
+        if is_vector_env_class(config):
             context["num_envs"] = num_envs  # as RLlib does for vector envs
             vector_env = creator(context)
         else:

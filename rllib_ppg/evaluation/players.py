@@ -19,25 +19,27 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModule
-from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.spaces.space_utils import get_original_space
 
 from rllib_ppg import ray_private
 from rllib_ppg.config import PPGConfig
 from rllib_ppg.config_checks import custom_connector
+from rllib_ppg.envs.env_creator import env_creator
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.envs.vector_env import (
     NATIVE,
     autoreset_mode,
-    check_env_id,
-    is_tune_registered,
+    check_env_exists,
     make_vector_env,
     vectorize_mode,
 )
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.sampling.evaluation_env_runner import (
+    EvaluationEnvRunner,
+    MultiAgentEvaluationEnvRunner,
+)
 
 # Called after each step with the numbers of episodes and env steps so far.
 OnProgress = Callable[[int, int], None]
@@ -116,7 +118,7 @@ def make_player(
     elif isinstance(config, PPGConfig) and not custom_connector(config):
         make = BatchedPlayer
     if not config.is_multi_agent:
-        check_env_id(config.env)
+        check_env_exists(config)
     try:
         if not render:
             return make(policy, config, explore)
@@ -185,11 +187,10 @@ class BatchedPlayer(Player):
 class RLlibPlayer(Player):
     """Plays in RLlib's env runner, one step at a time."""
 
-    env_runner_cls: type = SingleAgentEnvRunner
+    env_runner_cls: type = EvaluationEnvRunner
 
     def __init__(self, policy: TrainedPolicy, config: AlgorithmConfig, explore: bool):
-        env = config.env
-        is_id = isinstance(env, str) and not is_tune_registered(env)
+        is_id = env_creator(config) is None
         if vectorize_mode(config) == NATIVE and (is_id or config.is_multi_agent):
             # RLlib's env runner treats every vector env as one with NEXT_STEP autoreset.
             config.gym_env_vectorize_mode = "sync"
@@ -247,7 +248,7 @@ class RLlibPlayer(Player):
 class MultiAgentPlayer(RLlibPlayer):
     """All policies of a multi-agent run play; the reward of a step is the sum of the agents'."""
 
-    env_runner_cls = MultiAgentEnvRunner
+    env_runner_cls = MultiAgentEvaluationEnvRunner
 
     @override(RLlibPlayer)
     def _networks(self, policy: TrainedPolicy, config: AlgorithmConfig) -> Any:

@@ -367,7 +367,7 @@ def _algorithm_class(run: str) -> type[Algorithm]:
 def _validate_config(algorithm: type[Algorithm], config: dict[str, Any]) -> None:
     from ray.rllib.algorithms import AlgorithmConfig
 
-    from rllib_ppg.envs.vector_env import check_env_id
+    from rllib_ppg.envs.vector_env import check_env_exists
 
     merged: AlgorithmConfig = algorithm.get_default_config()
     if type(merged).update_from_dict is AlgorithmConfig.update_from_dict:
@@ -381,4 +381,4 @@ def _validate_config(algorithm: type[Algorithm], config: dict[str, Any]) -> None
     merged.update_from_dict(config)
     merged.validate()
     if isinstance(merged.env, str):
-        check_env_id(merged.env)
+        check_env_exists(merged)

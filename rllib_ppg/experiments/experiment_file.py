@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import yaml
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.import_file import import_file
 
 SUFFIXES = (".yaml", ".yml", ".py")
 
@@ -57,20 +56,10 @@ def import_experiment_file(path: Path) -> ModuleType:
     Raises:
         ValueError: The file raised an exception.
     """
-    from ray import cloudpickle
-
-    spec = importlib.util.spec_from_file_location(f"rllib_experiment_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    # Other processes can't import this module, so its classes are pickled by value.
-    cloudpickle.register_pickle_by_value(module)
-    sys.path.insert(0, str(path.parent.absolute()))  # as `python FILE` does
     try:
-        spec.loader.exec_module(module)
+        return import_file(path, "experiment")
     except Exception as error:
         raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
-    return module
 
 
 def parse_yaml(text: str, source: str) -> Any:

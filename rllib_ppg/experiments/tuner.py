@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def make_tuner(
         callbacks.append(StartFromCheckpoint(absolute(experiment.restore)))
     config = by_attribute(experiment.run, experiment.config)
     config |= _network_for_images(experiment, config)
+    _register_envs(experiment)
     if score := experiment.checkpoint_config.get("checkpoint_score_attribute"):
         rllib_callbacks = [*rllib_callbacks, promote_metric(score)]
     if rllib_callbacks:
@@ -107,6 +109,7 @@ def resume_tuner(
     from rllib_ppg.experiments.start_checkpoint import StartFromCheckpoint
 
     _allow_missing_metrics()
+    _register_envs(experiment)
     folder = find_saved_run(experiment)
     try:
         tuner = tune.Tuner.restore(folder, trainable=experiment.run, resume_errored=True)
@@ -222,6 +225,22 @@ def _network_for_images(experiment: Experiment, config: Mapping[str, Any]) -> di
     if len(observations.shape) != 3 or observations.dtype != np.uint8:
         return {}
     return {"_rl_module_spec": RLModuleSpec(module_class=ImpalaPPOModule)}
+
+
+def _register_envs(experiment: Experiment) -> None:
+    """Makes envs of modules and files known to RLlib's own algorithms; PPG finds them itself."""
+    if experiment.run == "PPG":
+        return
+    import gymnasium as gym
+    from ray import tune
+    from ray.rllib.algorithms import AlgorithmConfig
+
+    from rllib_ppg.envs.env_creator import is_tune_registered, make_env
+
+    for _, config in experiment.variants():
+        env = config.get("env")
+        if isinstance(env, str) and env not in gym.registry and not is_tune_registered(env):
+            tune.register_env(env, partial(make_env, AlgorithmConfig().environment(env)))
 
 
 def _config_callbacks(config: Mapping[str, Any]) -> list[type[RLlibCallback]]:

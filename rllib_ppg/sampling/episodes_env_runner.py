@@ -28,13 +28,14 @@ from rllib_ppg.data.running_moments import Moments
 from rllib_ppg.envs.packed_observations import packing_of
 from rllib_ppg.envs.spaces import Actions, flatten_observation, is_flat
 from rllib_ppg.networks.recurrent_state import STATE_IN, state_layouts
+from rllib_ppg.sampling.any_env import MakesAnyEnv
 from rllib_ppg.sampling.connectors import DrawActions
 from rllib_ppg.sampling.env_contract import EnvStepError
 from rllib_ppg.sampling.episode_records import LAST_OBS, MODULE_ACTIONS, MODULE_OBS, MODULE_STATE
 from rllib_ppg.sampling.episodes_to_rollouts import EpisodePart, to_rollout
 
 
-class RolloutsOfEpisodes:
+class RolloutsOfEpisodes(MakesAnyEnv):
     """What PPG's driver asks of an env runner, on top of one of RLlib's."""
 
     config: Any

@@ -9,10 +9,12 @@ from __future__ import annotations
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+from rllib_ppg.sampling.any_env import MakesAnyEnv
 
-class EvaluationEnvRunner(SingleAgentEnvRunner):
+
+class EvaluationEnvRunner(MakesAnyEnv, SingleAgentEnvRunner):
     """RLlib's env runner of single-agent envs."""
 
 
-class MultiAgentEvaluationEnvRunner(MultiAgentEnvRunner):
+class MultiAgentEvaluationEnvRunner(MakesAnyEnv, MultiAgentEnvRunner):
     """RLlib's env runner of multi-agent envs."""

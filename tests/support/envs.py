@@ -44,6 +44,13 @@ class Counting(gym.Env):
         return obs, 1.0, done and self.end == "terminated", done and self.end == "truncated", {}
 
 
+class KeywordCounting(Counting):
+    """`Counting` with a keyword argument, as gymnasium's own envs have them."""
+
+    def __init__(self, length=5):
+        super().__init__({"length": length})
+
+
 class OneArray(Counting):
     """Returns the same array at each step, and clears it for the next episode."""
 
