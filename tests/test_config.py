@@ -7,6 +7,7 @@ from gymnasium.vector import AutoresetMode
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -271,19 +272,39 @@ def test_envs_that_are_none(env, words):
 
 
 @pytest.mark.parametrize(
-    "space",
+    ("space", "same"),
     [
-        gym.spaces.MultiBinary(3),
-        gym.spaces.Box(0, 9, (2,), np.int64),
-        gym.spaces.Box(-1, 1, (2, 2)),
+        (gym.spaces.MultiBinary(3), "MultiDiscrete([2, 2, 2])"),
+        (gym.spaces.MultiBinary((2, 3)), "MultiDiscrete([2] * 6)"),
+        (gym.spaces.Box(0, 9, (2,), np.int64), "MultiDiscrete([10, 10])"),
+        (gym.spaces.Box(-1, 1, (2, 2), np.int8), "MultiDiscrete([3] * 4, start=[-1] * 4)"),
+        (gym.spaces.Box(2, 4, (), np.int32), "Discrete(3, start=2)"),
+        (gym.spaces.Box(-1, 1, (2, 2)), "Box(-1.0, 1.0, (4,))"),
+        (gym.spaces.MultiDiscrete([[2, 3]]), "MultiDiscrete([2, 3])"),
+        (gym.spaces.Box(-(2**40), 2**40, (2,), np.int64), None),
+        (gym.spaces.OneOf([gym.spaces.Discrete(2), gym.spaces.Box(-1, 1, (2,))]), None),
     ],
 )
-def test_action_spaces_without_a_distribution_here(space):
+def test_action_spaces_without_a_distribution_here(space, same):
     config = small(Counting)
     config.environment(env_config={"action_space": space})
-    refuses(config, str(space), "exact KL")
+    refuses(config, str(space), "exact KL", f"{same} says the same" if same else "")
     config.environment(env_config={"action_space": gym.spaces.Dict(a=space)})
     refuses(config, str(space), "exact KL")
+    # Nor does an evaluation or an env that nobody has checked take them.
+    spec = config.environment(disable_env_checking=True).get_rl_module_spec(
+        spaces={DEFAULT_MODULE_ID: (gym.spaces.Box(-1, 1, (2,)), space)}
+    )
+    with pytest.raises(ValueError, match="exact KL"):
+        spec.build()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [gym.spaces.Box(-1, 1, (0,)), gym.spaces.Tuple([]), gym.spaces.Dict(a=gym.spaces.Dict())],
+)
+def test_action_spaces_without_an_action(space):
+    refuses(small(Counting).environment(env_config={"action_space": space}), "nothing to choose")
 
 
 def test_observations_without_a_fixed_size():

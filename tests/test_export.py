@@ -10,6 +10,7 @@ import torch
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from rllib_ppg import load_policy
 from rllib_ppg.evaluation import onnx
 from rllib_ppg_cli import main
 from tests.support.checkpoints import SMALL_CNN, ppo
@@ -88,6 +89,18 @@ def test_real_actions_are_as_the_env_takes_them(checkpoint, export, settings, ex
     path = checkpoint(AnySpaces, spaces, inputs=[*means, *[0.0] * 3], **settings)
     found = export(path)(np.zeros((2, 3), np.float32))
     np.testing.assert_allclose(found["actions"], [expected(means)] * 2, rtol=1e-6)
+
+
+def test_each_dimension_has_its_own_bounds_in_the_model_and_in_predict(checkpoint, export):
+    low, high = np.array([0, -np.inf, -1e10, -3.0]), np.array([np.inf, 3.0, 1e10, 1.0])
+    space = gym.spaces.Box(low, high, dtype=np.float64)
+    means = [-7.0, 0.25, 9.0, 0.5]
+    path = checkpoint(AnySpaces, {"action_space": space}, inputs=[*means, *[0.0] * 4])
+    found = export(path)(np.zeros((2, 3), np.float32))["actions"]
+    np.testing.assert_allclose(found, [[0.0, 2.25, 9.0, 0.0]] * 2)
+    action, _ = load_policy(path).predict(np.zeros(3, np.float32), deterministic=True)
+    assert space.contains(action)
+    np.testing.assert_array_equal(action, found[0])
 
 
 def test_discrete_actions_count_from_their_start(checkpoint, export):

@@ -68,7 +68,10 @@ ACTIONS = {
     "MultiDiscrete": MultiDiscrete([2, 3], start=[4, -1]),
     "Box": Box(np.array([-3.0, 0.0], np.float32), np.array([1.0, 9.0], np.float32)),
     "unbounded Box": Box(-np.inf, np.inf, (2,)),
-    "Tuple": Tuple((Discrete(2), MultiDiscrete([2, 2]))),
+    "one bound, none, equal ones": Box(
+        np.array([0, -np.inf, -1e10, 2]), np.array([np.inf, 3, 1e10, 2]), dtype=np.float64
+    ),
+    "Tuple": Tuple((Discrete(2), MultiDiscrete([2, 1]), Discrete(1))),
     "Dict": COMPOSITE,
 }
 

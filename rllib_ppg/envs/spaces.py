@@ -9,14 +9,13 @@ import gymnasium as gym
 import numpy as np
 import tree
 from gymnasium import spaces
-from ray.rllib.utils.spaces.space_utils import (
-    clip_action,
-    get_base_struct_from_space,
-    unsquash_action,
-)
+from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space
 from torch import Tensor
 
+from rllib_ppg.envs.box_actions import BoxActions
 from rllib_ppg.envs.packed_observations import Packing, is_packed, packed_space, packing_of
+
+_MOST_CHOICES = 10_000  # of a Box of integers that is as well a Discrete one
 
 
 def is_flat(space: gym.Space) -> bool:
@@ -90,20 +89,53 @@ def _in_range(space: gym.Space, obs: Any) -> bool:
 
 def check_action_space(space: gym.Space) -> None:
     """Raises ValueError for an action space that PPG can't train on."""
-    for part in tree.flatten(get_base_struct_from_space(space)):
+    parts = tree.flatten(get_base_struct_from_space(space))
+    for part in parts:
         discrete = isinstance(part, spaces.Discrete)
         multi_discrete = isinstance(part, spaces.MultiDiscrete) and len(part.shape) == 1
         vector = isinstance(part, spaces.Box) and part.dtype.kind == "f" and len(part.shape) == 1
         if not (discrete or multi_discrete or vector):
-            hint = (
-                f"; MultiDiscrete({[2] * part.n}) says the same as {part}"
-                if isinstance(part, spaces.MultiBinary) and isinstance(part.n, int)
-                else ""
-            )
+            same = _equivalent(part)
             raise ValueError(
                 "PPG takes Discrete and MultiDiscrete actions, vectors of real numbers, and Tuples "
-                f"and Dicts of them, whose distributions have an exact KL, and not {part}{hint}"
+                "and Dicts of them, whose distributions have an exact KL, and not "
+                f"{_one_line(part)}{f'; {same} says the same' if same else ''}"
             )
+    if not parts or any(part.shape == (0,) for part in parts):
+        raise ValueError(f"there is nothing to choose in actions of {_one_line(space)}")
+
+
+def _equivalent(space: gym.Space) -> str | None:
+    """A space that PPG takes and that has the same actions, as code."""
+    if isinstance(space, spaces.MultiBinary):
+        return f"MultiDiscrete({_list(np.full(space.shape, 2))})"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"MultiDiscrete({_list(space.nvec)}{_start(space.start)})"
+    if not isinstance(space, spaces.Box) or 0 in space.shape:
+        return None
+    if space.dtype.kind == "f":
+        if np.ptp(space.low) or np.ptp(space.high):
+            return f"Box(low.ravel(), high.ravel(), dtype={space.dtype.name!r})"
+        return f"Box({space.low.min()}, {space.high.max()}, ({space.low.size},))"
+    counts = space.high.astype(object) - space.low.astype(object) + 1
+    if np.max(counts) > _MOST_CHOICES:
+        return None
+    if space.shape == ():
+        return f"Discrete({counts}{_start(space.low)})"
+    return f"MultiDiscrete({_list(counts)}{_start(space.low)})"
+
+
+def _list(numbers: np.ndarray) -> str:
+    each = [int(n) for n in numbers.ravel()]
+    return f"[{each[0]}] * {len(each)}" if len({*each}) == 1 and len(each) > 3 else str(each)
+
+
+def _start(start: np.ndarray) -> str:
+    return f", start={_list(start) if start.shape else int(start)}" if np.any(start) else ""
+
+
+def _one_line(space: gym.Space) -> str:
+    return " ".join(str(space).split())
 
 
 class Actions:
@@ -126,7 +158,11 @@ class Actions:
         self._widths = [math.prod(part.shape) for part in self._parts]
         self._composite = isinstance(space, spaces.Tuple | spaces.Dict)
         self._as_drawn = not any(
-            isinstance(part, spaces.Box) or np.any(part.start) for part in self._parts
+            isinstance(part, spaces.Box) or np.any(part.start) or part.dtype != np.int64
+            for part in self._parts
+        )
+        self._boxes = tree.map_structure(
+            lambda part: BoxActions(part) if isinstance(part, spaces.Box) else None, self._struct
         )
         self.shape = (sum(self._widths),) if self._composite else space.shape
         real = self._composite or isinstance(space, spaces.Box)
@@ -150,15 +186,16 @@ class Actions:
 
         Args:
             actions: Actions of the policy, arrays `[B, ...]`.
-            normalized: Whether the policy acts in [-1, 1], to be scaled to the bounds of a Box
-                (RLlib's `normalize_actions`).
+            normalized: Whether the policy acts in [-1, 1], to be scaled to the bounds of a Box and
+                clipped to them (RLlib's `normalize_actions`; see `BoxActions`).
             clip: Whether to clip to the bounds otherwise (RLlib's `clip_actions`).
         """
         if self._as_drawn:  # most envs, and this is called in every step
             return actions
-        actions = tree.map_structure(
-            lambda a, s: a if isinstance(s, spaces.Box) else a + s.start, actions, self._struct
-        )
-        if normalized:
-            return unsquash_action(actions, self._struct)
-        return clip_action(actions, self._struct) if clip else actions
+
+        def convert(a: np.ndarray, space: gym.Space, box: BoxActions | None) -> np.ndarray:
+            if box is None:
+                return (a + space.start).astype(space.dtype)
+            return box.for_env(a, normalized=normalized, clip=clip)
+
+        return tree.map_structure(convert, actions, self._struct, self._boxes)

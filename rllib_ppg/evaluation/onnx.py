@@ -27,6 +27,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
 from rllib_ppg import ray_private
+from rllib_ppg.envs.box_actions import BoxActions
 from rllib_ppg.envs.packed_observations import MASK, packing_of
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 from rllib_ppg.inference.policy import Policy
@@ -125,6 +126,8 @@ class _Network(nn.Module):
 
     low: Tensor
     high: Tensor
+    offset: Tensor
+    span: Tensor
 
     def __init__(self, module: RLModule, config: AlgorithmConfig):
         super().__init__()
@@ -136,11 +139,11 @@ class _Network(nn.Module):
         if self.discrete:
             self.start = int(space.start)
         if self.box:
-            bounded = bool(np.all(space.bounded_below & space.bounded_above))
-            self.unsquash = config.normalize_actions and bounded
-            self.clip = self.unsquash or (config.clip_actions and not config.normalize_actions)
-            self.register_buffer("low", torch.from_numpy(space.low))
-            self.register_buffer("high", torch.from_numpy(space.high))
+            box = BoxActions(space)
+            self.scale = config.normalize_actions and box.is_scaled
+            self.clip = config.normalize_actions or config.clip_actions
+            for name in ("low", "high", "offset", "span"):
+                self.register_buffer(name, torch.from_numpy(getattr(box, name)))
 
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         names = _part_names(self.module)
@@ -164,11 +167,11 @@ class _Network(nn.Module):
         if self.discrete:
             return inputs, inputs.argmax(-1) + self.start
         actions = inputs.chunk(2, dim=-1)[0]  # mean; log_std
-        if self.unsquash:
-            actions = self.low + (actions + 1.0) * (self.high - self.low) / 2.0
+        if self.scale:
+            actions = self.offset + (actions + 1.0) * self.span / 2.0
         if self.clip:
             actions = torch.minimum(torch.maximum(actions, self.low), self.high)
-        return inputs, actions
+        return inputs, actions.to(self.low.dtype)
 
 
 def _random_observations(space: gym.Space, B: int) -> np.ndarray:

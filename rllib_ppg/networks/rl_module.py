@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from rllib_ppg.aux_losses.setting import VALUE, build_aux_losses, check_spaces
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.packed_observations import VECTOR, Packing, packing_of
-from rllib_ppg.envs.spaces import is_image
+from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.networks.action_mask import masked
 from rllib_ppg.networks.image_values import image_bounds, scaled
 from rllib_ppg.networks.impala_cnn import (
@@ -103,6 +103,12 @@ class PPGCatalog(PPOCatalog):
 
     _model_config_dict: dict[str, Any]
     _encoder_config: ModelConfig
+
+    def __init__(
+        self, observation_space: gym.Space, action_space: gym.Space, model_config_dict: dict
+    ):
+        check_action_space(action_space)  # of an env that the config's checks did not see, too
+        super().__init__(observation_space, action_space, model_config_dict)
 
     @classmethod
     @override(Catalog)

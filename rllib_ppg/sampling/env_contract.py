@@ -6,10 +6,12 @@ Shapes: N envs.
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import iterate
 
 from rllib_ppg.envs import env_state, packed_observations, spaces, vector_env
 from rllib_ppg.envs.packed_observations import ObservationError, forbids_all
@@ -89,7 +91,7 @@ class EnvContract:
         except ObservationError as e:
             raise self._observation_error(e, t) from e
         except Exception as e:
-            raise self._call_error("step", e) from e
+            raise self._call_error("step", e, self._outside(actions)) from e
         if not self._conforms_to_gymnasium(obs, rewards, terminated, truncated, infos):
             obs = self._checked_obs(obs, infos)
             rewards = self._checked("rewards", rewards, self._shape[:1], "f")
@@ -192,9 +194,17 @@ class EnvContract:
         env = "" if e.index is None else f"env {e.index} of "
         return ValueError(f"{e}: {env}{self._owner}, step {t} of the rollout")
 
-    def _call_error(self, call: str, e: Exception) -> EnvStepError:
+    def _outside(self, actions: Any) -> str:
+        """What to do about actions that are not in their space; "" if they are."""
+        space = self._env.single_action_space
+        with suppress(Exception):  # an env's own kind of space
+            if not all(map(space.contains, iterate(self._env.action_space, actions))):
+                return f" (there are actions outside {space}: clip_actions=True clips them)"
+        return ""
+
+    def _call_error(self, call: str, e: Exception, hint: str = "") -> EnvStepError:
         """The error to raise after a call of the envs has raised `e`."""
-        what = " ".join(f"{type(e).__name__}: {e}".split())
+        what = " ".join(f"{type(e).__name__}: {e}{hint}".split())
         modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(e.__traceback__)]
         at_call = f"env.{call} of {self._owner}"
         in_framework = all(module.startswith(_FRAMEWORK_MODULES) for module in modules)
