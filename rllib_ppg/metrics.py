@@ -36,7 +36,8 @@ METRICS: dict[str, dict[str, str]] = {
         ),
         "learners/default_policy/vf_explained_var": (
             "Fraction of the value targets' variance that the value function explains before the "
-            "iteration; 1 is best."
+            "iteration; 1 is best. It is far below 0 where the targets hardly vary, as on a task "
+            "that is solved, and says nothing there."
         ),
         "learners/default_policy/num_vf_states_lost": (
             "Rows within an episode that the value network began without a memory of it; only with "
@@ -53,7 +54,9 @@ METRICS: dict[str, dict[str, str]] = {
             "KL[pi_old, pi]: how far the phase moves the policy."
         ),
         "learners/default_policy/aux/vf_aux_explained_var": (
-            "Fraction of the value targets' variance that the auxiliary head explains."
+            "Fraction of the value targets' variance that the auxiliary head explains; 1 is best. "
+            "On a task that is solved the targets hardly vary, and then a small error is many "
+            "times their variance: -2.66 is no alarm while the return is as it should be."
         ),
         "learners/default_policy/aux/bfloat16": (
             '1 if the phase used bfloat16, 0 if float32; only with `aux_precision="auto"`.'

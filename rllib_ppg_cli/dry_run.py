@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg.experiments.settings import as_data
+from rllib_ppg.experiments.settings import as_data, is_budget
 from rllib_ppg_cli import observation_lines, precision_hint
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _trial(
         lines += [(name, text) for name, text in more.items() if text]
     elif done:
         lines = [(_DONE, _count(done, "iteration"))]
+    if end := _end(experiment.stop):
+        lines.append(("the run", end))
     try:
         needed = {name: n for name, n in experiment.resources(config).items() if n}
     except ValueError as error:
@@ -112,6 +114,18 @@ def _trial(
             "fit into the object store"
         )
     return [*lines, ("resources", words)], True
+
+
+def _end(stop: Mapping[str, float]) -> str | None:
+    """What to know of a run that nothing limits; None if something does."""
+    if any(is_budget(key) and value < math.inf for key, value in stop.items()):
+        return None
+    if not stop:
+        return "never ends, as there is no --stop: Ctrl-C ends it and saves a checkpoint"
+    return (
+        f"may never end, since {' and '.join(stop)} may never come so far: add a budget to --stop, "
+        "such as num_env_steps_sampled_lifetime"
+    )
 
 
 def _policies(config: PPGConfig, modules: Mapping[str, Any]) -> str | None:

@@ -52,6 +52,8 @@ def report(
             _show_sweep(results, experiment)
         except Exception as error:  # the run is what it is, with its pictures or without
             print(f"no plot: {type(error).__name__}: {error}")
+    elif finished and (reached := _reached(results[0], experiment.stop)):
+        print(f"ended: {reached}")
     results_path = results[0].path if alone else results.experiment_path
     print(f"results: {_place(results_path, experiment)}")
     if alone and results[0].checkpoint:
@@ -75,6 +77,17 @@ def report(
     code = exit_code.SIGNAL + (signum or signal.SIGINT)
     print(exit_code.last_line(code), end="", file=sys.stderr)
     return code
+
+
+def _reached(result: Result, stop: Mapping[str, float]) -> str:
+    """Returns which of the stop criteria ended a trial."""
+    from ray.tune.utils import flatten_dict
+
+    flat = flatten_dict(result.metrics or {}, delimiter="/")
+    reached = [
+        f"{key} reached {stop[key]:g}" for key in stop if flat.get(key, -math.inf) >= stop[key]
+    ]
+    return " and ".join(reached)
 
 
 def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:

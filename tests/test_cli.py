@@ -231,7 +231,9 @@ def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
     result = fake_result()
     result.metrics = {"done": True, "env_runners": {"x": 451.0}}
     assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 0
-    [command] = re.findall("to continue: (.*)", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "ended: env_runners/x reached 450\n" in out
+    [command] = re.findall("to continue: (.*)", out)
     assert json.loads(shlex.split(command)[-1]) == {"training_iteration": 8}
 
 

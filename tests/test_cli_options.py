@@ -20,6 +20,7 @@ EXPERIMENT = {
     *("--resume", "--scheduler", "--scheduler-config", "-v"),
     # New ones
     *(
+        "--env-config",
         "--max-failures",
         "--grace-time",
         "--seed",

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rllib_ppg.tune_callbacks import progress as progress_module
 from rllib_ppg.tune_callbacks.progress import Progress
 from rllib_ppg.tune_callbacks.progress_lines import ProgressLines, duration
 from rllib_ppg.tune_callbacks.time_left import TimeLeft
@@ -150,6 +151,8 @@ def follow(total_num_samples, stop=None, result_names=None):
     trial = SimpleNamespace(
         trial_id="t",
         experiment_tag="0_n_pi=4",
+        path="/results/run/trial",
+        storage=SimpleNamespace(experiment_fs_path="/results/run"),
         stopping_criterion=stop or {"training_iteration": 8},
     )
     progress = Progress(result_names=result_names)
@@ -167,8 +170,31 @@ def follow(total_num_samples, stop=None, result_names=None):
 def test_a_log_file_gets_whole_lines(capsys):
     follow(1)
     out = capsys.readouterr().out
-    assert [line[:13] for line in out.splitlines()] == ["iteration 1/8", "iteration 2/8"]
+    first, *others = out.splitlines()
+    assert first.endswith(
+        "/results/run/trial; to watch them: tensorboard --logdir /results/run/trial"
+    )
+    assert [line[:13] for line in others] == ["iteration 1/8", "iteration 2/8"]
     assert "\r" not in out
+
+
+def test_an_auxiliary_phase_is_announced_once_in_a_log_file(monkeypatch, capsys):
+    trial = SimpleNamespace(trial_id="t", stopping_criterion={}, path="/results")
+    epochs = [(epoch, 6) for epoch in range(7)]
+    monkeypatch.setattr(progress_module.ray, "get", lambda taken: taken)
+    monkeypatch.setattr(
+        progress_module,
+        "_start_mailbox",
+        lambda: SimpleNamespace(take=SimpleNamespace(remote=lambda: epochs)),
+    )
+    progress = Progress(auxiliary=True)
+    progress.setup(total_num_samples=1)
+    progress.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    progress._last_refresh = -math.inf
+    progress.on_step_end(iteration=1, trials=[trial])
+    assert [x for x in capsys.readouterr().out.splitlines() if "auxiliary" in x] == [
+        "iteration 1   auxiliary 0/6"
+    ]
 
 
 def test_a_terminal_gets_a_live_line_that_is_wiped(monkeypatch):
@@ -181,7 +207,9 @@ def test_a_terminal_gets_a_live_line_that_is_wiped(monkeypatch):
 
 def test_several_trials_are_told_apart(capsys):
     follow(2)
-    assert capsys.readouterr().out.startswith("[0_n_pi=4] iteration 1/8")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("results in /results/run;")
+    assert second.startswith("[0_n_pi=4] iteration 1/8")
 
 
 def test_a_name_that_no_result_has_is_pointed_at_once(capsys):

@@ -1,6 +1,7 @@
 """The arithmetic of `rllib train --dry-run`, against numbers worked out by hand."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -102,6 +103,22 @@ def test_what_does_not_fit_is_an_error(rllib_here):
     text = " ".join(ended.stdout.split())
     assert "does not fit the replay list takes 0.4 GB" in text
     assert "set n_pi=3 or less" in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        ({}, "never ends, as there is no --stop"),
+        ({"env_runners/episode_return_mean": 450}, "may never end, since env_runners/"),
+        ({"training_iteration": math.inf}, "may never end"),
+        ({"env_runners/episode_return_mean": 450, "time_total_s": 60}, None),
+        ({"training_iteration": 3}, None),
+    ],
+)
+def test_a_run_that_may_never_end_is_told_so(stop, words):
+    end = dry_run._end(stop)
+    assert end is None if words is None else words in end
 
 
 def test_value_epochs_of_their_own_and_a_stop_within_a_phase(cluster, capsys):

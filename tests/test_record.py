@@ -4,13 +4,16 @@ import itertools
 import os
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
+from rllib_ppg.evaluation import video
 from rllib_ppg.evaluation.video import captioned, write_video
 from rllib_ppg_cli import main
 from tests.support.checkpoints import SMALL_CNN, ppo
@@ -171,3 +174,11 @@ def test_bad_input_is_one_sentence(checkpoint, capsys, quiet_main, tmp_path, opt
     assert err.startswith("rllib: error: ")
     assert err.count("\n") == 1
     assert complaint in err
+
+
+def test_a_package_to_draw_with_is_named_as_it_is_installed():
+    def pictures():
+        raise gym.error.DependencyNotInstalled("pygame is not installed, run `pip install ...`")
+
+    with pytest.raises(ValueError, match=r"pip install 'rllib-ppg\[video\]'"):
+        video._picture(SimpleNamespace(pictures=pictures))

@@ -188,9 +188,11 @@ def test_a_run_shows_its_progress_and_nothing_else(repeated):
     ended, _ = repeated
     assert ended.stderr == ""
     lines = ended.stdout.splitlines()
-    assert lines[0].startswith("iteration 1/2")
-    assert "policy 1/2" in lines[0]
-    assert [line for line in lines if line.endswith("auxiliary 1/2")]
+    assert lines[0].startswith("results in ") and "tensorboard --logdir " in lines[0]
+    assert lines[1].startswith("iteration 1/2")
+    assert "policy 1/2" in lines[1]
+    assert "ended: training_iteration reached 2" in lines
+    assert [line for line in lines if line.endswith("auxiliary 0/2")]
     assert [line for line in lines if line.startswith("  auxiliary phase 1")]
 
 

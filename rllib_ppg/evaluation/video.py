@@ -170,7 +170,10 @@ def _picture(player: Player) -> np.ndarray:
     try:
         pictures = player.pictures()
     except Exception as e:  # no display, no driver, no package to draw with
-        raise ValueError(f"the env can't draw its pictures: {' '.join(str(e).split())}") from e
+        what = " ".join(str(e).split())
+        if "pygame" in what:  # gymnasium names an extra for each kind of its envs
+            what = "it needs pygame: pip install 'rllib-ppg[video]'"
+        raise ValueError(f"the env can't draw its pictures: {what}") from e
     if pictures is None:
         raise ValueError("the env has no pictures: it does not support render_mode='rgb_array'")
     picture = np.asarray(pictures[0])

@@ -70,6 +70,10 @@ class Progress(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        if not self._lines:
+            folder = trial.path if self._single_trial else trial.storage.experiment_fs_path
+            self._live_line.clear()
+            self._say(f"results in {folder}; to watch them: tensorboard --logdir {folder}")
         self._lines[trial.trial_id] = ProgressLines(trial.stopping_criterion)
         self._last_event = time.monotonic()
 
@@ -117,17 +121,20 @@ class Progress(tune.Callback):
             return
         for epoch, num_epochs in epochs:
             line = self._lines[trial.trial_id].aux_epoch(epoch, num_epochs)
-            if not self._live_line.enabled:
+            if not self._live_line.enabled and epoch == 0:  # the phase may take hours
                 self._print(trial, [line])
 
     def _print(self, trial: Trial, lines: Iterable[str]) -> None:
         prefix = "" if self._single_trial else f"[{trial.experiment_tag}] "
         self._live_line.clear()
         for line in lines:
-            if self._show:
-                self._show(prefix + line)
-            else:
-                print(prefix + line, flush=True)
+            self._say(prefix + line)
+
+    def _say(self, line: str) -> None:
+        if self._show:
+            self._show(line)
+        else:
+            print(line, flush=True)
 
 
 class AuxiliaryProgress(PPGCallback):
