@@ -74,7 +74,8 @@ class BaseAlgorithm(OldAPI, Algorithm):
         """Builds env runners and learners.
 
         Raises:
-            ValueError: The cluster lacks the resources to start them.
+            ValueError: The cluster lacks the resources to start them, or env runners can't make
+                their env.
         """
         if not ray.is_initialized():
             ray.init()  # reading the cluster's resources does not start it
@@ -96,6 +97,8 @@ class BaseAlgorithm(OldAPI, Algorithm):
             super().setup(config)
         except RayTaskError as e:  # raised in an env runner or a learner
             raise e.cause from e
+        except IndexError as e:  # RLlib's, if no env runner has come through its constructor
+            raise self._env_runner_error() from e
         ray_private.lock_metrics(self.metrics)
         self.modules = {
             module_id: ModuleState(
@@ -116,6 +119,14 @@ class BaseAlgorithm(OldAPI, Algorithm):
             self.restore_env_runners,
         )
         self._learners.save_recovery_point()
+
+    def _env_runner_error(self) -> Exception:
+        """Why no env runner has started: what its env says in one of Ray's workers."""
+        try:
+            ray.get(ray.remote(num_cpus=0)(module_spaces).remote(self.config))
+        except RayTaskError as e:
+            return e.cause
+        return RuntimeError("no env runner has started: Ray's log says why")
 
     def _build_learner_group(self) -> LearnerGroup:
         """Builds a group of learners in place of the current one."""

@@ -115,7 +115,7 @@ def _find_spec(env: str, name: str) -> EnvSpec:
     except gym.error.Error as e:
         problem = "" if isinstance(e, gym.error.NameNotFound) else f": {' '.join(str(e).split())}"
         hint = did_you_mean(name, gym.registry) or problem
-    if env == name and ray.is_initialized() and ray.get_runtime_context().get_actor_id():
+    if env == name and ray.is_initialized() and ray.get_runtime_context().get_task_id():
         raise ValueError(
             f"there is no env {env!r} in Ray's workers, which gymnasium.register of a script does "
             f"not reach: register it with ray.tune.register_env, or give the module that registers "
