@@ -24,7 +24,7 @@ SUBMITTED = "RLLIB_PPG_SUBMITTED"
 _NAME = ("-n", "--experiment-name")
 
 if TYPE_CHECKING:
-    from ray.tune import ResultGrid
+    from ray.tune import Result, ResultGrid
 
     from rllib_ppg.plots.panels import Panel
     from rllib_ppg.plots.results import Trial
