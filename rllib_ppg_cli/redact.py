@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rllib_ppg.experiments.experiment import Experiment
 
 _ENDINGS = ("API_KEY", "ACCESS_KEY", "TOKEN", "SECRET", "PASSWORD")
 _SHORTEST = 8  # shorter values occur in many texts by chance
@@ -15,24 +23,81 @@ _ASSIGNMENT = re.compile(rf"\b([A-Z][A-Z0-9_]*?(?:{'|'.join(_ENDINGS)}))(['\"]?\
 def redact(text: str) -> str:
     """Returns a text in which *** replaces secret values and what follows `..._API_KEY=`."""
     for value in _values().values():
-        text = text.replace(value, "***")
+        for spelling in _spellings(value):
+            text = text.replace(spelling, "***")
     return _ASSIGNMENT.sub(r"\1\2***", text)
 
 
-def check(texts: Iterable[str]) -> None:
-    """Checks that a run's options and config, which its files repeat, contain no secrets.
+def check_run(argv: Sequence[str], experiment: Experiment, file: Path | None) -> None:
+    """Checks that what a run's files repeat contains no secrets.
+
+    Args:
+        argv: The command line.
+        experiment: The experiment.
+        file: Its file, if it is given by one.
 
     Raises:
-        ValueError: If they contain a secret variable's value or an assignment to one.
+        ValueError: An option, the config or a Python file contains one.
+    """
+    check([*argv, str(experiment), *_strings(vars(experiment))])
+    if file is not None and file.suffix == ".py":
+        text = file.read_text()
+        # Not the whole text, in which `MY_TOKEN = os.environ["MY_TOKEN"]` is no secret.
+        nodes = ast.walk(ast.parse(text))
+        constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+        check(_strings(constants))
+        check([text], assignments=False)
+
+
+def check(texts: Iterable[str], *, assignments: bool = True) -> None:
+    """Checks texts that a run's files repeat.
+
+    Args:
+        texts: The texts.
+        assignments: Whether to look for `..._API_KEY=`, too.
+
+    Raises:
+        ValueError: A text contains a secret variable's value or an assignment to one.
     """
     for text in texts:
-        names = [name for name, value in _values().items() if value in text]
-        names += [found.group(1) for found in _ASSIGNMENT.finditer(text)]
+        names = [
+            name
+            for name, value in _values().items()
+            if any(spelling in text for spelling in _spellings(value))
+        ]
+        if assignments:
+            names += [found.group(1) for found in _ASSIGNMENT.finditer(text)]
         if names:
             raise ValueError(
                 f"the value of {names[0]} is in the run's options or its config, which are written "
                 "into results and checkpoints: let the env read it from the environment instead"
             )
+
+
+def _spellings(value: str) -> set[str]:
+    """A value as it is, and as Python, JSON, YAML and shells write it with quotes and backslashes.
+
+    Without the quotes around it.
+    """
+    quoted = shlex.quote(value)
+    return {
+        value,
+        repr(value)[1:-1],
+        json.dumps(value)[1:-1],
+        value.replace("'", "''"),
+        quoted[1:-1] if quoted != value else value,
+    }
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings([*value, *value.values()])
+    elif isinstance(value, list | tuple | set):
+        for part in value:
+            yield from _strings(part)
 
 
 def _values() -> dict[str, str]:

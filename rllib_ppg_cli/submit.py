@@ -69,7 +69,8 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
 def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
     """Checks all that can be checked here, submits the job, and prints where its results go."""
     experiment = train.experiment_from(options)
-    redact.check([*argv, str(experiment)])
+    file = find_experiment_file(options["file"]) if "file" in options else None
+    redact.check_run(argv, experiment, file)
     _check(experiment, options)
     runtime_env = _runtime_env(options.get("runtime_env"))
     words = without(argv[1:], _OWN_OPTIONS, _OWN_FLAGS)
@@ -78,10 +79,9 @@ def _submit(address: str, options: dict[str, Any], argv: Sequence[str]) -> Job:
     named = [] if experiment.name else ["-n", name]
     with tempfile.TemporaryDirectory() as folder:
         command = ["train"]
-        if "file" in options:
+        if file is not None:
             # Compares objects, since an option such as -n may have the same value.
             words = [word for word in words if word is not options["file"]]
-            file = find_experiment_file(options["file"])
             command += ["file", _in_working_dir(file, runtime_env, Path(folder))]
         job = Job.submit(
             address,

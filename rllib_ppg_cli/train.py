@@ -56,7 +56,9 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
     """
     experiment = experiment_from(options)
     check_options(experiment, options)
-    redact.check([*argv, str(experiment)])
+    # Absolute, since Ray may change the working directory.
+    file = find_experiment_file(options["file"]).absolute() if "file" in options else None
+    redact.check_run(argv, experiment, file)
     if client.is_client(_address(options)):
         client.check_options(options)
     with _run_folder(experiment, options) as folder:
@@ -67,7 +69,7 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
             print("the run is finished, so there is nothing to resume")
             tuner, experiment = _saved_run(experiment, [])
             return _end(tuner.get_results(), experiment, options, argv)
-        return _train(experiment, options, argv, folder)
+        return _train(experiment, options, argv, file, folder)
 
 
 def _run_folder(
@@ -119,10 +121,9 @@ def _train(
     experiment: Experiment,
     options: Mapping[str, Any],
     argv: Sequence[str],
+    file: Path | None,
     folder: RunFolder | None,
 ) -> int:
-    # Absolute, since Ray may change the working directory.
-    file = find_experiment_file(options["file"]).absolute() if "file" in options else None
     saving = _save_on_interrupt(options, argv)
     with _ray(options):
         if "resume" in options:

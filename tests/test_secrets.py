@@ -7,6 +7,7 @@ import zlib
 
 import pytest
 
+from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg_cli import redact
 from tests.support.secrets import holds
 
@@ -59,6 +60,32 @@ def test_a_key_in_a_file_is_refused(rllib, monkeypatch, tmp_path):
     ended = rllib("train", "file", file)
     assert ended.returncode == 2
     assert "the value of MY_PASSWORD" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "secret", ['it\'s "quoted" 8', "back\\slash\\n", "two\nlines-of-it", "käse-kuchen"]
+)
+def test_a_key_is_found_however_it_is_spelled(rllib, monkeypatch, tmp_path, secret):
+    monkeypatch.setenv("MY_TOKEN", secret)
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        json.dumps({"mine": {"run": "PPG", "config": CONFIG | {"env_config": {"k": secret}}}})
+    )
+    python = tmp_path / "mine.py"
+    python.write_text(f"TOKEN = {secret!r}\nconfig = {CONFIG!r}\n")
+    config = json.dumps({"env_config": {"k": [secret]}})
+    for words in (["file", file], ["file", python], ["-a", "PPG", "--config", config]):
+        ended = rllib("train", *words)
+        assert ended.returncode == 2
+        assert "the value of MY_TOKEN" in ended.stderr, words
+    assert secret not in redact.redact(f"no such file {secret!r}, {secret}, {json.dumps(secret)}")
+
+
+def test_a_python_file_may_read_a_key_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    python = tmp_path / "mine.py"
+    python.write_text('import os\nMY_TOKEN = os.environ["MY_TOKEN"]\n')
+    redact.check_run(["train"], Experiment("PPG"), python)
 
 
 def test_a_complaint_does_not_repeat_a_key(rllib):
