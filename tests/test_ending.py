@@ -114,7 +114,7 @@ def test_paths_as_people_write_them(build, tmp_path, monkeypatch):
     algo.save("~/e")
     algo.restore("~/e")
     assert (tmp_path / "home/e/ppg_checkpoint.json").is_file()
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         load_policy(Path("~/nowhere"))
     assert not (tmp_path / "~").exists()
 
@@ -123,7 +123,7 @@ WITHOUT_STOP = """
 import ray
 from tests.support.algorithms import small
 
-ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=3, include_dashboard=False, logging_level="ERROR")
 algo = small(runners=1).learners(num_learners=1).build_algo()
 algo.train()
 print("trained", flush=True)
@@ -131,14 +131,14 @@ print("trained", flush=True)
 
 
 @pytest.mark.faults
-def test_a_script_may_end_without_stop(tmp_path):
+def test_a_script_may_end_without_stop():
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
+    ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_STOP],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
+        timeout=280,
         env=env,
-    ) as process:
-        assert process.stdout.readline() == "trained\n"
-        assert process.wait(30) == 0
+    )
+    assert (ended.returncode, ended.stdout) == (0, "trained\n")
+    assert "Traceback" not in ended.stderr  # of a group that would start another Ray
