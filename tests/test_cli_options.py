@@ -44,7 +44,7 @@ OPTIONS = {
     "train": TRAIN,
     "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--runtime-env"},
     "evaluate": PLAY | {"--steps"},
-    "record": PLAY | {"--fps"},
+    "record": PLAY | {"--fps", "--steps"},
     "export": {"-o", "--out", "--module-id", "-v"},
     "plot": {
         *("-o", "--out", "--against", "--metric", "--reference", "--reference-experiments", "-v"),
@@ -169,4 +169,4 @@ def test_a_reader_that_has_seen_enough_is_told_nothing():
     ) as command:
         command.stdout.close()  # before anything is written
         assert command.stderr.read() == b""
-    assert command.returncode == 1
+    assert command.returncode == 141
