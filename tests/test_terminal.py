@@ -47,6 +47,7 @@ def test_a_pipe_that_is_closed_before_the_last_lines_are_written():
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("closed", ["&-", "/dev/full"])
 def test_output_that_cannot_be_written_does_not_end_a_command(closed):
     ended = subprocess.run(
@@ -88,6 +89,7 @@ def test_a_terminal_that_is_gone_and_one_that_writes_ascii_only():
     assert (ended.stdout, ended.stderr) == ("first\nsecond ?\nthird\n", "")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "terminated")],
