@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms import registry
 
+from rllib_ppg import ray_warnings
 from rllib_ppg.envs import atari, procgen
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def register() -> None:
     """
     registry.ALGORITHMS["PPG"] = _load
     registry.ALGORITHMS_CLASS_TO_NAME["PPG"] = "PPG"
+    ray_warnings.keep_back()
     procgen.register()
     atari.register()
 

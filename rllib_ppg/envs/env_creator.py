@@ -32,6 +32,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.envs.mujoco_warnings import log_mujoco_warnings
 from rllib_ppg.import_file import import_file
 from rllib_ppg.ray_private import is_registered_env, registered_env
 
@@ -49,12 +50,14 @@ def env_creator(config: AlgorithmConfig) -> Callable[[EnvContext], Any] | None:
     if is_tune_registered(config.env):
         return registered_env(config.env)
     found = find_env(config)
+    log_mujoco_warnings(found)
     return None if isinstance(found, EnvSpec) else partial(_make, found)
 
 
 def make_env(config: AlgorithmConfig, context: EnvContext) -> Any:
     """Makes one env of a config, also in a process that has not seen it before."""
     found = find_env(config)
+    log_mujoco_warnings(found)
     if isinstance(found, EnvSpec):
         return gym.make(found, **context)
     return _make(found, context)
