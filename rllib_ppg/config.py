@@ -438,6 +438,26 @@ class PPGConfig(AlgorithmConfig):
         except TypeError:  # a subclass that needs arguments
             return {*vars(self)} - {"algo_class"}
 
+    def check_keys(self, given: Mapping[str, Any]) -> None:
+        """Checks the keys of a dict of settings.
+
+        Raises:
+            ValueError: There is no such setting, or two keys stand for the same one.
+        """
+        known = self.setting_names()
+        attributes: dict[str, str] = {}
+        for key in given:
+            attribute = _DICT_KEYS.get(key, key)
+            if attribute not in known and key not in ("class", "multiagent"):
+                raise unknown_setting(str(key), {*known, *_DICT_KEYS})
+            other = attributes.setdefault(attribute, key)
+            if other != key and differs(given[other], given[key]):
+                raise ValueError(f"{other} and {key} are the same setting: leave one of them out")
+        check_is_dict("multiagent", given.get("multiagent", {}))
+        for key in given.get("multiagent", ()):
+            if key not in _OF_MULTIAGENT:
+                raise unknown_setting(str(key), _OF_MULTIAGENT)
+
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict) -> PPGConfig:
         """Sets settings by name; unlike RLlib's method, it refuses unknown names.
@@ -447,19 +467,7 @@ class PPGConfig(AlgorithmConfig):
         """
         # An AlgorithmConfig has items, but no iterator.
         given = {key: value for key, value in config_dict.items() if key not in _OF_TUNE}
-        known = self.setting_names()
-        attributes: dict[str, str] = {}
-        for key in given:
-            attribute = _DICT_KEYS.get(key, key)
-            if attribute not in known and key not in ("class", "multiagent"):
-                raise unknown_setting(key, {*known, *_DICT_KEYS})
-            other = attributes.setdefault(attribute, key)
-            if other != key and differs(given[other], given[key]):
-                raise ValueError(f"{other} and {key} are the same setting: leave one of them out")
-        check_is_dict("multiagent", given.get("multiagent", {}))
-        for key in given.get("multiagent", ()):
-            if key not in _OF_MULTIAGENT:
-                raise unknown_setting(key, _OF_MULTIAGENT)
+        self.check_keys(given)
         if "model_config" in given:  # a property without a setter in RLlib
             self.rl_module(model_config=given.pop("model_config"))
         if "learner_class" in given:

@@ -235,7 +235,6 @@ def check_settings(config: PPGConfig) -> None:
         ValueError: A setting is not valid, is not supported, or contradicts another one.
     """
     _check_names(config)
-    config.overrides(**(config.evaluation_config or {}))  # names of the evaluation's settings
     _check_what_ppg_replaces(config)
     if is_vector_env_class(config):
         check_needs_no_episodes(config)
@@ -248,11 +247,13 @@ def check_settings(config: PPGConfig) -> None:
 
 
 def _check_names(config: PPGConfig) -> None:
-    """Checks that nothing was assigned to a mistyped attribute."""
+    """Checks that no attribute, and no setting of the evaluation, is mistyped."""
     known = config.setting_names() | {"algo_class", "class", "worker_index"}
     for name in vars(config):
         if name not in known and not name.startswith("_"):
             raise unknown_setting(name, known)
+    check_setting("evaluation_config", config.evaluation_config)
+    config.check_keys(config.evaluation_config or {})
 
 
 def _check_values(config: PPGConfig) -> None:
@@ -313,8 +314,6 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
         for space in (observation_space, *(part.space for part in parts)):
             if is_image(space):
                 check_image_space(space)
-        if packing is None:
-            _check_encoder_settings(config, images=is_image(observation_space))
     check_spaces(build_aux_losses(config.aux_losses), observation_space, action_space)
     if config.augmentation is not None and not (
         is_image(observation_space) and observation_space.dtype == np.uint8
@@ -329,21 +328,6 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "
             "scaled to [0, 1] without it"
         )
-
-
-def _check_encoder_settings(config: PPGConfig, images: bool) -> None:
-    """Refuses entries of a plain `model_config` that the encoder of such observations ignores."""
-    given = given_setting(config, "model_config")
-    for key in given if isinstance(given, Mapping) else ():
-        if images and key.startswith("fcnet_"):
-            raise ValueError(
-                f"{key} in model_config is for vectors, and this env has images: set impala_dense "
-                "or head_fcnet_hiddens"
-            )
-        if not images and key.startswith(("conv_", "impala_")):
-            raise ValueError(
-                f"{key} in model_config is for images, and this env has vectors: set fcnet_hiddens"
-            )
 
 
 def custom_connector(config: AlgorithmConfig) -> str | None:

@@ -35,16 +35,18 @@ def show(experiment: Experiment, done: Iterable[int] = ()) -> bool:
     _print(f"{experiment.run}: settings other than the defaults", _settings(experiment))
     fits = True
     alike: dict[str, list[str]] = {}
-    variants = list(experiment.variants())
-    total = len(variants) * experiment.num_samples
-    for (label, config), iterations in zip(variants, chain(done, repeat(0)), strict=False):
-        lines, trial_fits = _trial(experiment, config, total, iterations)
+    trials = list(experiment.variants()) * experiment.num_samples  # in Tune's order
+    looked_at: dict[tuple[str, int], tuple[list[Line], bool]] = {}
+    for (label, config), iterations in zip(trials, chain(done, repeat(0)), strict=False):
+        trial = (label, iterations)
+        if trial not in looked_at:
+            looked_at[trial] = _trial(experiment, config, len(trials), iterations)
+        lines, trial_fits = looked_at[trial]
         fits &= trial_fits
         alike.setdefault("\n".join(_aligned(lines)), []).append(label)
     for text, labels in alike.items():
-        number = len(labels) * experiment.num_samples
-        which = f": {'; '.join(labels)}" if any(labels) else ""
-        print("\n".join(["", *_wrapped(f"{_count(number, 'trial')}{which}"), text]))
+        which = f": {'; '.join(dict.fromkeys(labels))}" if any(labels) else ""
+        print("\n".join(["", *_wrapped(f"{_count(len(labels), 'trial')}{which}"), text]))
     return fits
 
 

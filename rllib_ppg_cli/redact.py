@@ -42,11 +42,10 @@ def check_run(argv: Sequence[str], experiment: Experiment, file: Path | None) ->
     check([*argv, str(experiment), *_strings(vars(experiment))])
     if file is not None and file.suffix == ".py":
         text = file.read_text()
-        # Not the whole text, in which `MY_TOKEN = os.environ["MY_TOKEN"]` is no secret.
+        # `TOKEN = os.environ["TOKEN"]` is no secret, and neither is a docstring's `TOKEN=...`.
         nodes = ast.walk(ast.parse(text))
         constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
-        check(_strings(constants))
-        check([text], assignments=False)
+        check([text, *_strings(constants)], assignments=False)
 
 
 def check(texts: Iterable[str], *, assignments: bool = True) -> None:
@@ -69,8 +68,9 @@ def check(texts: Iterable[str], *, assignments: bool = True) -> None:
             names += [found.group(1) for found in _ASSIGNMENT.finditer(text)]
         if names:
             raise ValueError(
-                f"the value of {names[0]} is in the run's options or its config, which are written "
-                "into results and checkpoints: let the env read it from the environment instead"
+                f"the value of {names[0]} is in the run's options, its config or its file, which "
+                "are written into results and checkpoints: let the env read it from the "
+                "environment instead"
             )
 
 

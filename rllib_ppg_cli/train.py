@@ -84,7 +84,7 @@ def _run_folder(
                 f"there are several runs of {experiment.name}: say which one to resume, as in "
                 f"-n {others[-1]}"
             )
-        return RunFolder(place)
+        return RunFolder(place, lock="dry_run" not in options)
     experiment.validate()
     if "dry_run" in options or client.is_client(_address(options)):
         return nullcontext()

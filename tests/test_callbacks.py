@@ -105,7 +105,7 @@ def test_progress_is_shown_without_the_process_that_passes_on_auxiliary_epochs(c
     """It may be lost with its node, and the run must not be."""
     progress = Progress(auxiliary=True)
     progress.setup(total_num_samples=1)
-    trial = SimpleNamespace(trial_id="t", stopping_criterion={"training_iteration": 1})
+    trial = SimpleNamespace(trial_id="t", path="t", stopping_criterion={"training_iteration": 1})
     progress.on_trial_start(iteration=0, trials=[trial], trial=trial)
     ray.kill(progress._mailbox)
     progress._last_refresh = -math.inf

@@ -171,6 +171,8 @@ def test_results_that_own_code_may_add_are_not_judged_before_the_start():
         Experiment("PPG", config=SMALL, stop=stop).validate()
     callbacks = {"callbacks_class": "rllib_ppg.callbacks.PPGCallback"}
     Experiment("PPG", config=SMALL | callbacks, stop=stop).validate()
+    # Agents and modules have results of their own.
+    Experiment("PPG", config=SMALL, stop={"env_runners/agent_episode_returns_mean/0": 3}).validate()
 
 
 def test_any_algorithm_of_rllib_will_do():

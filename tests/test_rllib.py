@@ -418,11 +418,11 @@ def test_a_grad_clip_of_0_clips_nothing():
 def test_all_learning_rates_can_have_schedules(build):
     schedule = [[0, 1e-3], [128, 0.0]]
     algo = build(local(lr=schedule, aux_lr=schedule, entropy_coeff=[[0, 0.2], [128, 0.0]], e_v=2))
-    for expected in (0.5, 0.0):
+    for this, following in ((1.0, 0.5), (0.5, 0.0)):
         metrics = learner_metrics(algo.train())
-        assert metrics["curr_entropy_coeff"] == pytest.approx(0.2 * expected)
-        for name in ("default_optimizer", "value", "aux"):
-            assert metrics[f"{name}_learning_rate"] == pytest.approx(1e-3 * expected)
+        assert metrics["curr_entropy_coeff"] == pytest.approx(0.2 * this)
+        for name in ("default_optimizer", "value", "aux"):  # logged after they have moved
+            assert metrics[f"{name}_learning_rate"] == pytest.approx(1e-3 * following)
     before = weights(algo)
     algo.train()  # at learning rates of 0
     assert_equal(weights(algo), before)

@@ -203,8 +203,9 @@ def test_a_finished_run_goes_on_from_its_checkpoint(repeated):
     [command] = re.findall(r"to continue: \S*rllib (.*)", ended.stdout)
     longer = run(*shlex.split(command))
     assert longer.returncode == 0, longer.stderr
-    name, first, *_ = longer.stdout.splitlines()
+    name, results, first, *_ = longer.stdout.splitlines()
     assert name == "name: mine_2, as mine is an earlier run"
+    assert results.startswith("results in ")
     assert first.startswith("iteration 3/4")
 
 

@@ -84,7 +84,9 @@ def test_a_key_is_found_however_it_is_spelled(rllib, monkeypatch, tmp_path, secr
 def test_a_python_file_may_read_a_key_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_TOKEN", SECRET)
     python = tmp_path / "mine.py"
-    python.write_text('import os\nMY_TOKEN = os.environ["MY_TOKEN"]\n')
+    python.write_text(
+        '"""Run it with MY_TOKEN=..."""\nimport os\nMY_TOKEN = os.environ["MY_TOKEN"]\n'
+    )
     redact.check_run(["train"], Experiment("PPG"), python)
 
 

@@ -1,6 +1,7 @@
 """What a command does when its output goes away, and when a signal comes before all else."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -97,7 +98,9 @@ def test_a_terminal_that_is_gone_and_one_that_writes_ascii_only():
 def test_a_signal_while_modules_are_imported(tmp_path, name, code, words):
     signals = f"import os, signal\nos.kill(os.getpid(), signal.{name})\nraise ImportError"
     (tmp_path / "click.py").write_text(signals)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     ended = run("--help", env=os.environ | {"PYTHONPATH": f"{tmp_path}:{sys.path[0]}"})
+    signal.signal(signal.SIGHUP, before)
     assert (ended.returncode, ended.stderr) == (code, f"rllib: {words}\n")
 
 

@@ -31,8 +31,9 @@ from rllib_ppg._version import versions
 
 MANIFEST = "ppg_checkpoint.json"
 REPLAY, EXACT = "replay", "exact"
-# Raise it when the layout changes or a pickled class moves. Other formats are refused.
-FORMAT = 4
+# Raise it when the layout changes, a pickled class moves, or a policy would act differently. Other
+# formats are refused.
+FORMAT = 5
 
 
 def check_format(path: str | pathlib.Path, filesystem: fs.FileSystem | None = None) -> None:

@@ -83,7 +83,7 @@ class BaseAlgorithm(OldAPI, Algorithm):
         if reason := self.config.env_runner_reason:
             logger.warning("env runner: RLlib's, because %s", reason)
         self._episodes = EpisodeWindow(self.config.metrics_num_episodes_for_smoothing)
-        self._num_aux_phases = 0
+        self._num_aux_phases = self._env_steps_before = 0
         self._seed = self.config.seed
         if self._seed is None:
             self._seed = int(np.random.SeedSequence().generate_state(1)[0])

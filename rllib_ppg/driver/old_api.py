@@ -12,8 +12,8 @@ _INSTEAD = {
     "compute_single_action": _PREDICT,
     "compute_actions": _PREDICT,
     "get_policy": _MODULE,
-    "add_policy": "add_module() adds networks",
-    "remove_policy": "remove_module() removes networks",
+    "add_policy": "name all policies in .multi_agent(policies=...) before the algorithm is built",
+    "remove_policy": "name the policies to train in .multi_agent(policies_to_train=...)",
     "export_policy_model": _EXPORT,
     "export_policy_checkpoint": "save_to_path() writes a checkpoint, and load_policy() reads it",
 }

@@ -213,6 +213,8 @@ def _is_config(first: inspect.Parameter, parameters: Mapping[str, inspect.Parame
         return False
     if first.name.split("_")[-1] in _CONFIG_NAMES or "EnvContext" in str(first.annotation):
         return True
+    if len(parameters) == 1 and first.default in (None, {}):  # whatever its name is
+        return True
     return [p for p in parameters.values() if _is_required(p)] == [first]
 
 

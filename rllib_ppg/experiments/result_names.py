@@ -64,12 +64,15 @@ def check_result_name(name: str, setting: str, *, all_known: bool) -> None:
     Raises:
         ValueError: No run has such a result.
     """
+    if not all_known or name in _KNOWN:
+        return
     if name in _INSTEAD:
         raise ValueError(f"no result is called {name!r}: {setting} means {_INSTEAD[name]}")
-    # Modules and losses have names of their own, and so have an evaluation's results.
-    if not all_known or name in _KNOWN or name.startswith(("learners/", "evaluation/")):
+    # Modules, agents and losses have names of their own, and so have an evaluation's results.
+    if name.startswith(("learners/", "evaluation/")):
         return
-    if near := get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
+    alike = [known for known in _KNOWN if known.count("/") == name.count("/")]
+    if near := get_close_matches(name, alike, n=1, cutoff=0.85):
         raise ValueError(f"no result is called {name!r}: did {setting} mean {near[0]}?")
 
 

@@ -37,20 +37,21 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     Args:
         folder: Path or URI.
+        lock: Whether to lock it. A dry run only reads.
 
     Attributes:
-        place: The same.
+        place: The path or URI.
 
     Raises:
         FolderTakenError: Another process has the folder.
         ValueError: The folder can't be written.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, lock: bool = True) -> None:
         self.place = folder
         filesystem, self._path = resolve(folder)
         self._lock: TextIO | None = None
-        if isinstance(filesystem, fs.LocalFileSystem):
+        if lock and isinstance(filesystem, fs.LocalFileSystem):
             try:
                 self._lock = _locked(Path(self._path, _LOCK))
             except OSError as error:
@@ -67,8 +68,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     def __exit__(self, *_: object) -> None:
         if self._lock is None:
             return
-        if os.listdir(self._path) == [_LOCK]:  # the run has not begun
-            with suppress(OSError):
+        with suppress(OSError):  # somebody may have moved the folder
+            if os.listdir(self._path) == [_LOCK]:  # the run has not begun
                 os.remove(self._lock.name)
                 os.rmdir(self._path)
         self._lock.close()

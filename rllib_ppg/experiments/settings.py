@@ -49,7 +49,7 @@ def changed_settings(config: AlgorithmConfig) -> dict[str, Any]:
     changed = {
         names.get(name, name): value
         for name, value in vars(config).items()
-        if name not in ("algo_class", "_is_frozen")
+        if name not in ("algo_class", "_is_frozen", "_env_file")
         and not (name in defaults and _is_equal(value, defaults[name]))
     }
     if isinstance(model_config := changed.get("model_config"), DefaultModelConfig):

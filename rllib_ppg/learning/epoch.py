@@ -127,7 +127,10 @@ def train_epoch(
         if not buffer.reduce(len(index), totals[trained].sum(), collective):
             continue
         if not buffer.is_finite():
-            raise not_finite_error(module, buffer, names, totals, f"{place}, minibatch {done}")
+            terms = [names[i] for i in trained]
+            raise not_finite_error(
+                module, buffer, terms, totals[trained], f"{place}, minibatch {done}"
+            )
         buffer.clip(module.config.grad_clip, module.config.grad_clip_by)
         optimizer.step()
         if after_step is not None:

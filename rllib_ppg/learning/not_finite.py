@@ -19,12 +19,12 @@ def not_finite_error(
     Args:
         module: The module in training.
         buffer: Its gradients, after `reduce`.
-        terms: Names of the loss's terms.
+        terms: Names of the terms that are trained.
         totals: Their sums over this learner's states so far, in the same order.
         place: Name of the minibatch.
     """
     bad = next(
-        ((t, x.item()) for t, x in zip(terms, totals, strict=False) if not x.isfinite()), None
+        ((t, x.item()) for t, x in zip(terms, totals, strict=True) if not x.isfinite()), None
     )
     parameter = buffer.first_not_finite()
     if parameter is not None:
@@ -42,12 +42,10 @@ def not_finite_error(
 
 def _advice(config: Any, term: str, place: str) -> str:
     lr = "aux_lr" if place.startswith("auxiliary") else "lr"
-    lower = f"lower {lr}, or set grad_clip"
     if term.startswith("vf_"):
         if config.normalize_rewards:
-            return f"scale the rewards in the env, {lower}"
-        return f"set normalize_rewards=True, scale the rewards in the env, or {lower}"
-    own = term.removesuffix("_loss")
-    if own in config.aux_losses:
-        return f"check that loss, lower its weight in aux_losses, or {lower}"
-    return lower
+            return f"scale the rewards in the env, or lower {lr}"
+        return f"set normalize_rewards=True, scale the rewards in the env, or lower {lr}"
+    if term.removesuffix("_loss") in config.aux_losses:
+        return f"check that loss, lower its weight in aux_losses, or lower {lr}"
+    return f"lower {lr}, or set grad_clip"

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -84,7 +85,7 @@ class Progress(tune.Callback):
         self._receive_auxiliary_epochs(trial)
         if result["iterations_since_restore"] == 1:
             flat = flatten_dict(result, delimiter="/")
-            there = {name for name, x in flat.items() if isinstance(x, int | float) and x == x}
+            there = {name for name, x in flat.items() if isinstance(x, Real)}
             names = {**self._result_names, **dict.fromkeys(trial.stopping_criterion, "--stop")}
             self._print(trial, missing_results(names.items(), there))
         self._print(trial, self._lines[trial.trial_id].update(result))
