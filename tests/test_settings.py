@@ -61,7 +61,7 @@ READ = {
     "validate_env_runners_after_construction",
 }  # fmt: skip
 OF_RLLIB = {*vars(AlgorithmConfig())} - {"algo_class", "_is_frozen"}
-OWN = sorted(name for name in {*vars(PPGConfig())} - OF_RLLIB if not name.startswith("_"))
+OWN = sorted(n for n in PPGConfig().setting_names() - OF_RLLIB if not n.startswith("_"))
 # Settings of RLlib whose values stand alone: a number, a name, or a switch.
 SIMPLE = sorted(
     name
