@@ -197,6 +197,7 @@ def test_all_env_runners_find_a_module(build):
     assert result["evaluation"]["env_runners"]["episode_return_mean"] == 4
 
 
+@pytest.mark.long
 def test_an_id_that_only_the_script_knows(build):
     gym.register("OnlyHere-v0", Counting)
     with pytest.raises(ValueError, match=r"OnlyHere-v0.*tune\.register_env.*module:OnlyHere-v0"):

@@ -133,6 +133,7 @@ def test_observations_stand_in_for_pictures(checkpoint, tmp_path, quiet_main):
     assert grey_levels(read_mp4(out, 544, 512)) == [0, 40, 80, *[80] * 30]
 
 
+@pytest.mark.long
 def test_procgen_s_large_pictures(checkpoint, tmp_path, quiet_main):
     path = checkpoint("procgen-bigfish-v0", {"distribution_mode": "easy"}, model_config=SMALL_CNN)
     out = tmp_path / "x.gif"

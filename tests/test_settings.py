@@ -142,14 +142,13 @@ def test_a_value_arrives_as_it_was_set_or_is_refused(way, name, value):
 def test_settings_that_nothing_reads_are_refused():
     ignored = []
     for name in sorted(OF_RLLIB - READ):
-        for value in ("x", -7):
-            config = start()
-            setattr(config, name, value)
-            try:
-                config.validate()
-            except ValueError:
-                continue
-            ignored.append((name, value))
+        config = start()
+        setattr(config, name, "x")
+        try:
+            config.validate()
+        except ValueError:
+            continue
+        ignored.append(name)
     assert not ignored
 
 
