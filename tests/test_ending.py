@@ -76,8 +76,8 @@ def test_stopping_twice(stopped):
         ("get_policy", r"get_module\(\)"),
         ("export_policy_model", "rllib export"),
         ("export_policy_checkpoint", "save_to_path"),
-        ("add_policy", "add_module"),
-        ("remove_policy", "remove_module"),
+        ("add_policy", "policies="),
+        ("remove_policy", "policies_to_train="),
     ],
 )
 def test_the_old_api_s_methods_name_the_new_ones(method, instead):
