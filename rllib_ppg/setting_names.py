@@ -32,7 +32,6 @@ INSTEAD = {
     "kl_target": "target_kl",
     "use_kl_loss": "kl_penalty",
     "use_gae": "lambda_, which is 1 without GAE",
-    "use_critic": "arch",
     "vf_share_layers": "arch: 'shared' shares layers, 'dual' does not",
     "model_config_dict": "model_config",
     "horizon": "max_episode_steps where the env is registered",
