@@ -18,7 +18,7 @@ from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
 from rllib_ppg_cli import exit_code, redact, train
 from rllib_ppg_cli.job import Job
-from rllib_ppg_cli.report import SUBMITTED
+from rllib_ppg_cli.outcome import SUBMITTED
 from rllib_ppg_cli.words import without
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"

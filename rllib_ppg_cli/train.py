@@ -37,8 +37,8 @@ from rllib_ppg.tune_callbacks.csv_logger import CSVLogger
 from rllib_ppg.tune_callbacks.progress import AuxiliaryProgress, Progress
 from rllib_ppg.tune_callbacks.run_files import RunFiles
 from rllib_ppg.tune_callbacks.save_on_interrupt import GRACE_S, SaveOnInterrupt
-from rllib_ppg_cli import client, dry_run, exit_code, precision_hint, redact, signals
-from rllib_ppg_cli.report import goals, judge, report, to_resume
+from rllib_ppg_cli import client, dry_run, exit_code, outcome, precision_hint, redact, signals
+from rllib_ppg_cli.outcome import goals, judge, to_resume
 
 
 def main(options: dict[str, Any], argv: Sequence[str]) -> int:
@@ -149,7 +149,7 @@ def _end(
     argv: Sequence[str],
     signum: int | None = None,
 ) -> int:
-    code = report(results, experiment, argv, signum)
+    code = outcome.show(results, experiment, argv, signum)
     if code == exit_code.OK and "as_test" in options:
         return judge(results, experiment.stop)
     return code

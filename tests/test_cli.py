@@ -10,7 +10,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg_cli import main, report, train
+from rllib_ppg_cli import main, outcome, train
 from tests.support.command import parse, run
 from tests.support.trial_folders import write_trial
 
@@ -24,7 +24,7 @@ def program(request, monkeypatch):
     """What the user has to type to run the command again."""
     monkeypatch.setattr(sys, "argv", [".venv/bin/rllib"])
     on_path = request.param == "on the PATH"
-    monkeypatch.setattr(report.shutil, "which", lambda name: f"/bin/{name}" if on_path else None)
+    monkeypatch.setattr(outcome.shutil, "which", lambda name: f"/bin/{name}" if on_path else None)
     return "rllib" if on_path else ".venv/bin/rllib"
 
 
@@ -216,7 +216,7 @@ EXPERIMENT = Experiment(run="PPG", stop={"training_iteration": 4, "env_runners/x
 
 
 def test_a_finished_run_says_how_to_go_on(capsys, program):
-    assert report.report(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
+    assert outcome.show(FakeResults([fake_result()]), EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "results: /results/trial\n" in out
     [command] = re.findall("to continue: (.*)", out)
@@ -230,7 +230,7 @@ def test_a_finished_run_says_how_to_go_on(capsys, program):
 def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
     result = fake_result()
     result.metrics = {"done": True, "env_runners": {"x": 451.0}}
-    assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 0
+    assert outcome.show(FakeResults([result]), EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "ended: env_runners/x reached 450\n" in out
     [command] = re.findall("to continue: (.*)", out)
@@ -239,7 +239,7 @@ def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
 
 def test_what_continues_a_named_run_has_another_name(capsys):
     argv = ["train", "-n", "results", "file", "x"]
-    assert report.report(FakeResults([fake_result()]), EXPERIMENT, argv) == 0
+    assert outcome.show(FakeResults([fake_result()]), EXPERIMENT, argv) == 0
     [command] = re.findall("to continue: (.*)", capsys.readouterr().out)
     assert shlex.split(command)[1:6] == ["train", "file", "x", "-n", "results_2"]
 
@@ -249,7 +249,7 @@ def test_a_picture_that_fails_does_not_fail_the_run(capsys, monkeypatch, a_sweep
         raise KeyError("font")
 
     monkeypatch.setattr("rllib_ppg.plots.pictures.learning_curves", fail)
-    assert report.report(a_sweep, EXPERIMENT, COMMAND) == 0
+    assert outcome.show(a_sweep, EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     assert "no plot: KeyError: 'font'\n" in out
     assert f"results: {a_sweep.experiment_path}\n" in out
@@ -257,21 +257,21 @@ def test_a_picture_that_fails_does_not_fail_the_run(capsys, monkeypatch, a_sweep
 
 def test_a_sweep_names_its_best_trial_and_how_to_evaluate_it(capsys, monkeypatch, a_sweep):
     monkeypatch.setattr("rllib_ppg.plots.pictures.save", lambda *args: None)
-    assert report.report(a_sweep, EXPERIMENT, COMMAND) == 0
+    assert outcome.show(a_sweep, EXPERIMENT, COMMAND) == 0
     out = capsys.readouterr().out
     best = a_sweep[1].path
     assert f"best trial: {best} (return 9 after 2k env steps)\n" in out
     assert f"its checkpoint: {best}/checkpoint_000000\n" in out
     assert re.search(rf"to evaluate it: \S+ evaluate {best}/checkpoint_000000\n", out)
     a_sweep[1].checkpoint = None
-    report.report(a_sweep, EXPERIMENT, COMMAND)
+    outcome.show(a_sweep, EXPERIMENT, COMMAND)
     assert "no checkpoint of it to evaluate" in capsys.readouterr().out
 
 
 def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
     experiment = replace(EXPERIMENT, storage_path="s3://bucket/runs")
     result = fake_result(checkpoint="bucket/runs/x/checkpoint_000000")
-    assert report.report(FakeResults([result]), experiment, COMMAND) == 0
+    assert outcome.show(FakeResults([result]), experiment, COMMAND) == 0
     out = capsys.readouterr().out
     checkpoint = "s3://bucket/runs/x/checkpoint_000000"
     assert f"checkpoint: {checkpoint}\n" in out
@@ -281,13 +281,13 @@ def test_a_checkpoint_in_a_bucket_has_its_scheme(capsys):
 
 
 def test_a_run_that_saved_nothing_says_so(capsys):
-    assert report.report(FakeResults([fake_result(checkpoint=None)]), EXPERIMENT, COMMAND) == 0
+    assert outcome.show(FakeResults([fake_result(checkpoint=None)]), EXPERIMENT, COMMAND) == 0
     assert "--checkpoint-at-end" in capsys.readouterr().out
 
 
 def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
     error = RuntimeError("Traceback:\n  many lines\nValueError: rewards are NaN\n")
-    assert report.report(FakeResults([fake_result(error)]), EXPERIMENT, COMMAND) == 1
+    assert outcome.show(FakeResults([fake_result(error)]), EXPERIMENT, COMMAND) == 1
     err = capsys.readouterr().err
     assert "the run failed: ValueError: rewards are NaN" in err
     assert "/results/trial/error.txt" in err
@@ -297,20 +297,20 @@ def test_a_failed_run_names_the_reason_and_the_error_file(capsys):
 def test_a_run_that_failed_before_its_first_result(capsys):
     result = fake_result(RuntimeError("ValueError: rewards are NaN"), checkpoint=None)
     result.metrics = {}
-    assert report.report(FakeResults([result]), EXPERIMENT, COMMAND) == 1
+    assert outcome.show(FakeResults([result]), EXPERIMENT, COMMAND) == 1
     assert "the run failed: ValueError: rewards are NaN" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_has_exit_code_130():
     results = FakeResults([fake_result(), fake_result(done=False)])
-    assert report.report(results, EXPERIMENT, COMMAND) == 130
+    assert outcome.show(results, EXPERIMENT, COMMAND) == 130
 
 
 @pytest.mark.parametrize("name", ["mine", None])
 def test_an_interrupted_run_says_how_to_resume(capsys, program, name):
     experiment = replace(EXPERIMENT, name=name)
     argv = [*COMMAND, "-n", name, "--resume"] if name else COMMAND
-    assert report.report(FakeResults([fake_result(done=False)]), experiment, argv) == 130
+    assert outcome.show(FakeResults([fake_result(done=False)]), experiment, argv) == 130
     [command] = re.findall("to resume: (.*)", capsys.readouterr().out)
     assert shlex.split(command) == shlex.split(
         f"{program} {shlex.join(COMMAND)} -n results --resume"
@@ -329,7 +329,7 @@ def test_as_test_fails_short_of_the_goal_whatever_the_budget(capsys, metrics, co
     result = fake_result()
     result.metrics = {"done": True, "training_iteration": 4, **metrics}
     stop = {**EXPERIMENT.stop, "env_runners/num_env_steps_sampled_lifetime": 100}
-    assert report.judge(FakeResults([result]), stop) == code
+    assert outcome.judge(FakeResults([result]), stop) == code
     assert ("not reached: env_runners/x is" in capsys.readouterr().err) == bool(code)
 
 

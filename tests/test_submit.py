@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rllib_ppg_cli import job, main
-from rllib_ppg_cli.report import SUBMITTED
+from rllib_ppg_cli.outcome import SUBMITTED
 from tests.support.command import run
 from tests.support.nodes import Nodes, path_with_python
 

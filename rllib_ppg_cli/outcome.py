@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rllib_ppg.plots.results import Trial
 
 
-def report(
+def show(
     results: ResultGrid, experiment: Experiment, argv: Sequence[str], signum: int | None = None
 ) -> int:
     """Prints how the run ended, where its results are and how to continue it.
