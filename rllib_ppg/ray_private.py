@@ -257,6 +257,14 @@ def run_config(tuner: tune.Tuner) -> tune.RunConfig:
     return tuner._local_tuner.get_run_config()
 
 
+def search_algorithm(tuner: tune.Tuner) -> Any:
+    """The search algorithm of a Tuner in this process; None if it has none.
+
+    `Tuner.restore` takes no other one. It would replace this if it did.
+    """
+    return tuner._local_tuner._tune_config.search_alg
+
+
 def next_checkpoint(algorithm: Algorithm) -> tuple[Any, str] | None:
     """File system and path of the next checkpoint of a trial; None outside of Tune.
 

@@ -60,13 +60,22 @@ _WHAT_TO_TRAIN = [
     ),
     _option("--seed N", "The random seed. (default: drawn)", int),
     _option(
-        "--num-samples N", "Number of runs of each config, with different seeds. (default: 1)", int
+        "--num-samples N",
+        "Number of runs of each config, with different seeds, or of a search's trials. "
+        "(default: 1)",
+        int,
     ),
     _option(
         "--scheduler NAME",
         "A Tune scheduler that stops or changes trials, such as asha or pbt. (default: none)",
     ),
     _option("--scheduler-config {...}", "The scheduler's arguments in JSON or YAML.", _YAML),
+    _option(
+        "--search {...}",
+        "Let Optuna choose settings, as in '{optuna: {lr: {loguniform: [1e-4, 1e-3]}}, "
+        "num_samples: 20}'; an empty optuna: {} tries PPG's. (default: none)",
+        _YAML,
+    ),
     _flag(
         "--dry-run",
         "Show settings, phases, size of the replay list and resources, and train nothing.",

@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.experiments.search import Search, in_words
 from rllib_ppg.experiments.settings import as_data, is_budget
 from rllib_ppg_cli import observation_lines, precision_hint
 
@@ -33,9 +34,13 @@ def show(experiment: Experiment, done: Iterable[int] = ()) -> bool:
         Whether every trial fits.
     """
     _print(f"{experiment.run}: settings other than the defaults", _settings(experiment))
+    if search := experiment.parsed_search:
+        print()
+        _print(_about(search), _space(search))
     fits = True
     alike: dict[str, list[str]] = {}
-    trials = list(experiment.variants()) * experiment.num_samples  # in Tune's order
+    samples = search.num_samples if search else experiment.num_samples
+    trials = list(experiment.variants()) * samples  # in Tune's order
     looked_at: dict[tuple[str, int], tuple[list[Line], bool]] = {}
     for (label, config), iterations in zip(trials, chain(done, repeat(0)), strict=False):
         trial = (label, iterations)
@@ -60,6 +65,21 @@ def _settings(experiment: Experiment) -> list[Line]:
         elif value != default:
             lines.append((name, f"{_words(value)}   (default: {default})"))
     return lines
+
+
+def _about(search: Search) -> str:
+    highest = "highest" if search.mode == "max" else "lowest"
+    return (
+        f"Optuna tries {_count(search.num_samples, 'combination')} for the {highest} "
+        f"{search.metric}"
+    )
+
+
+def _space(search: Search) -> list[Line]:
+    from ray.tune.utils import flatten_dict
+
+    space = flatten_dict(dict(search.space), delimiter=".")
+    return [(name, in_words(domain)) for name, domain in space.items()]
 
 
 def _words(value: Any) -> str:

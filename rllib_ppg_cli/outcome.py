@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from rllib_ppg.experiments.experiment import Experiment
@@ -22,8 +22,10 @@ from rllib_ppg_cli.words import without
 # Variable of a job's environment with the words `submit ...` that the user gave.
 SUBMITTED = "RLLIB_PPG_SUBMITTED"
 _NAME = ("-n", "--experiment-name")
+_BEST = "best.yaml"  # in a search's folder
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from ray.tune import Result, ResultGrid
 
     from rllib_ppg.plots.panels import Panel
@@ -111,10 +113,26 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
     figures = {"curves": pictures.learning_curves(_panels(trials))}
     if against:
         figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
+    if experiment.search:
+        figures |= _importance(results.experiment_path)
     for name, figure in figures.items():
         file = f"{results.experiment_path}/{name}.png"
         pictures.save(figure, file, results.filesystem)
         print(f"plot: {_place(file, experiment)}")
+
+
+def _importance(folder: str) -> dict[str, Figure]:
+    """The picture of a search's importances; none if too few trials have ended."""
+    from rllib_ppg.experiments.study import count_pruned, importances
+    from rllib_ppg.plots import pictures
+
+    if pruned := count_pruned(folder):
+        print(f"{pruned} combinations that can't be were not trained")
+    shares = importances(folder)
+    if not shares:
+        print("no importances: too few trials have ended, or all equally well")
+        return {}
+    return {"importance": pictures.importance(shares)}
 
 
 def _show_best(trials: Sequence[Trial], results: ResultGrid, experiment: Experiment) -> None:
@@ -126,6 +144,11 @@ def _show_best(trials: Sequence[Trial], results: ResultGrid, experiment: Experim
         result = by_name[PurePath(trial.folder).name]
         where = f" on {env}" if len(best) > 1 else ""
         print(f"best trial{where}: {_place(result.path, experiment)} ({in_words(trial)})")
+        if experiment.search:
+            file = Path(results.experiment_path, _BEST)
+            shutil.copyfile(Path(result.path, "config.yaml"), file)
+            print(f"its settings: {file}")
+            print(f"to train with them: {shlex.join([_program(), 'train', 'file', str(file)])}")
         if result.checkpoint:
             checkpoint = _place(result.checkpoint.path, experiment)
             print(f"its checkpoint: {checkpoint}")

@@ -65,7 +65,7 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
         saved = _saved_trials(experiment, options, folder)
         if "dry_run" in options:
             return _dry_run(experiment, options, saved)
-        if saved and all(trial.is_finished for trial in saved):
+        if saved and all(trial.is_finished for trial in saved) and _is_whole(experiment, saved):
             print("the run is finished, so there is nothing to resume")
             tuner, experiment = _saved_run(experiment, [])
             return _end(tuner.get_results(), experiment, options, argv)
@@ -115,6 +115,13 @@ def _saved_trials(
         del options["resume"]
         experiment.validate()
     return saved
+
+
+def _is_whole(experiment: Experiment, saved: Sequence[SavedTrial]) -> bool:
+    """Whether a run has all its trials: a search makes them one after another."""
+    _, experiment = _saved_run(experiment, [])
+    search = experiment.parsed_search
+    return search is None or len(saved) >= search.num_samples
 
 
 def _train(
@@ -353,6 +360,7 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
         checkpoint_config={k: v for k, v in checkpoint.items() if v not in (None, "")},
         scheduler=options.get("scheduler"),
         scheduler_config=options.get("scheduler_config"),
+        search=options.get("search"),
         storage_path=options.get("storage_path"),
         restore=options.get("restore"),
     )

@@ -11,6 +11,7 @@ A YAML file has RLlib's classic form, one experiment under its name::
       checkpoint_config: {checkpoint_at_end: true}
       scheduler: async_hyperband
       scheduler_config: {time_attr: num_env_steps_sampled_lifetime, max_t: 1000000}
+      search: {optuna: {lr: {loguniform: [1e-5, 1e-3]}}, num_samples: 20}
       config: {n_pi: 32, env_config: {distribution_mode: easy}}
 
 A Python file is run. It sets the variable `config`, an `AlgorithmConfig` or a dict, and any of the
@@ -25,6 +26,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.experiment_file import (
     dump_yaml,
@@ -33,6 +36,7 @@ from rllib_ppg.experiments.experiment_file import (
     parse_yaml,
 )
 from rllib_ppg.experiments.result_names import check_result_name
+from rllib_ppg.experiments.search import Search, parse_search
 from rllib_ppg.experiments.settings import (
     absolute,
     as_data,
@@ -44,6 +48,7 @@ from rllib_ppg.experiments.settings import (
     reject_unknown,
     settable_properties,
 )
+from rllib_ppg.experiments.trial_names import settings_in_words
 from rllib_ppg.experiments.tuner import make_checkpoint_config, make_scheduler
 from rllib_ppg.setting_names import INSTEAD
 
@@ -60,6 +65,7 @@ _FILE_KEYS = (
     "checkpoint_config",
     "scheduler",
     "scheduler_config",
+    "search",
     "config",
 )
 _CHECKPOINT_KEYS = (
@@ -78,6 +84,7 @@ _ADDING_RESULTS = (
 )
 # Arguments of schedulers that name results.
 _RESULT_ARGUMENTS = ("metric", "time_attr")
+_DRAWS = 100  # of a search's settings, to see whether some can be
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class Experiment:
             `ray.tune.create_scheduler`; None runs each trial to its `stop`.
         scheduler_config: Arguments of the scheduler of that name. `metric` and `mode` default to
             the mean return and "max".
+        search: Settings that Optuna tries, `{"optuna": {...}, "num_samples": N, "seed": S}`, with
+            spaces as in `{"lr": {"loguniform": [1e-5, 1e-3]}}`; empty: there is no search.
         storage_path: Folder or URI of the results; None means `~/ray_results`.
         restore: Folder or URI of a checkpoint to start from; None starts from scratch.
     """
@@ -112,6 +121,7 @@ class Experiment:
     checkpoint_config: Mapping[str, Any] = field(default_factory=dict)
     scheduler: str | TrialScheduler | None = None
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     storage_path: str | None = None
     restore: str | None = None
 
@@ -152,6 +162,7 @@ class Experiment:
             scheduler_config=as_mapping(
                 body.get("scheduler_config"), f"scheduler_config in {path}"
             ),
+            search=as_mapping(body.get("search"), f"search in {path}"),
         )
 
     def to_yaml(self) -> tuple[str, list[str]]:
@@ -197,8 +208,12 @@ class Experiment:
         Args:
             config: Settings to merge into the config key by key, nested dicts included.
             checkpoint_config: Settings to merge into the checkpoint config.
-            **fields: New values of other attributes; None keeps the old value.
+            **fields: New values of other attributes; None keeps the old value. `num_samples` of an
+                experiment with a search is the search's.
         """
+        if (self.search or fields.get("search")) and fields.get("num_samples") is not None:
+            search = fields.get("search") or self.search
+            fields["search"] = {**search, "num_samples": fields.pop("num_samples")}
         return replace(
             self,
             config=merge(self.config, config or {}),
@@ -237,10 +252,25 @@ class Experiment:
 
             check_checkpoint(self.restore)
         reject_code(self.config, "config")
+        if self.search:
+            self._check_search()
         for name, setting in {**self.result_names, **dict.fromkeys(self.stop, "stop")}.items():
             check_result_name(name, setting, all_known=self._has_no_results_of_its_own)
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
+
+    def _check_search(self) -> None:
+        reject_code(self.search.get("optuna"), "search.optuna")
+        if self.num_samples > 1:
+            raise ValueError(
+                "num_samples trains each config with several seeds, and a search tries configs: "
+                "leave it out, and say how many in search.num_samples"
+            )
+        if self.storage_path and "://" in self.storage_path:
+            raise ValueError(
+                f"a search keeps its study in a file of the run's folder: --storage-path must be a "
+                f"folder, not {self.storage_path}"
+            )
 
     def validate_cluster(self) -> None:
         """Checks that the running Ray cluster can run each trial and store its results.
@@ -286,6 +316,7 @@ class Experiment:
         }
         key = "checkpoint_score_attribute"
         names[self.checkpoint_config.get(key)] = key
+        names[self.search.get("metric")] = "search.metric"
         return {name: what for name, what in names.items() if name}
 
     @property
@@ -303,12 +334,60 @@ class Experiment:
         """
         return _algorithm_class(self.run)
 
+    @property
+    def parsed_search(self) -> Search | None:
+        """The search; None if there is none.
+
+        Raises:
+            ValueError: Something of it is wrong.
+        """
+        if not self.search:
+            return None
+        scheduler = make_scheduler(self.scheduler, self.scheduler_config)
+        config = by_attribute(self.run, self.config)
+        return parse_search(self.search, self.run, config, scheduler)
+
+    def check_drawn(self, fixed: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
+        """Raises ValueError if drawn settings and the fixed ones can't be together."""
+        try:
+            _validate_config(self.algorithm, merge(fixed, drawn))
+        except (TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+
     def variants(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields a label that tells a trial from the others, as in "n_pi=4", and its config."""
+        """Yields a label that tells a trial from the others, as in "n_pi=4", and its config.
+
+        Of a search it is one trial, whose settings are drawn and can be.
+
+        Raises:
+            ValueError: No settings that were drawn for a search can be.
+        """
         from ray.tune.search.variant_generator import generate_variants
 
+        if search := self.parsed_search:
+            yield self._first_valid(search)
+            return
         for resolved, config in generate_variants(by_attribute(self.run, self.config)):
-            yield ", ".join(f"{path[-1]}={value}" for path, value in resolved.items()), config
+            yield settings_in_words(resolved), config
+
+    def _first_valid(self, search: Search) -> tuple[str, dict[str, Any]]:
+        from ray.tune.search.variant_generator import generate_variants
+
+        random_state = np.random.RandomState(search.seed or 0)
+        errors = []
+        for _ in range(_DRAWS):
+            [(resolved, config)] = generate_variants(
+                merge(search.fixed, search.space), random_state=random_state
+            )
+            try:
+                self.check_drawn({}, config)
+            except ValueError as error:
+                errors.append(error)
+            else:
+                return f"such as {settings_in_words(resolved)}", config
+        raise ValueError(
+            f"{errors[0]} (and none of {_DRAWS} combinations that were drawn for the search can be)"
+        )
 
     def _for_each_variant(self, check: Callable[[dict[str, Any]], Any]) -> None:
         for label, config in self.variants():

@@ -87,7 +87,7 @@ def claim(experiment: Experiment, *, may_number: bool) -> RunFolder:
         ValueError: The folder can't be written.
     """
     storage = storage_path(experiment)
-    name = experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    name = run_name(experiment)
     may_number |= experiment.name is None
     while True:
         try:
@@ -96,6 +96,11 @@ def claim(experiment: Experiment, *, may_number: bool) -> RunFolder:
             if not may_number:
                 raise
         name = unused_name(f"{storage}/{experiment.name or name}")
+
+
+def run_name(experiment: Experiment) -> str:
+    """The name of a new run of an experiment: its own, or one of algorithm and date."""
+    return experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def storage_path(experiment: Experiment) -> str:

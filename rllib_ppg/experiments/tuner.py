@@ -51,13 +51,22 @@ def make_tuner(
     from ray import tune
 
     from rllib_ppg.callbacks import promote_metric
+    from rllib_ppg.experiments.run_folder import run_name, storage_path
     from rllib_ppg.experiments.start_checkpoint import StartFromCheckpoint
+    from rllib_ppg.experiments.trial_names import folder_name
 
     _allow_missing_metrics()
     callbacks = list(callbacks)
     if experiment.restore:
         callbacks.append(StartFromCheckpoint(absolute(experiment.restore)))
-    config = by_attribute(experiment.run, experiment.config)
+    config, name = by_attribute(experiment.run, experiment.config), run_name(experiment)
+    num_samples, search_alg = experiment.num_samples, None
+    if search := experiment.parsed_search:
+        from rllib_ppg.experiments.study import StudySearch
+
+        config, num_samples = dict(search.fixed), search.num_samples
+        check = partial(experiment.check_drawn, search.fixed)
+        search_alg = StudySearch(search, f"{storage_path(experiment)}/{name}", check)
     config |= _network_for_images(experiment, config)
     _register_envs(experiment)
     if score := experiment.checkpoint_config.get("checkpoint_score_attribute"):
@@ -69,12 +78,14 @@ def make_tuner(
         experiment.run,
         param_space=config,
         tune_config=tune.TuneConfig(
-            num_samples=experiment.num_samples,
+            num_samples=num_samples,
+            search_alg=search_alg,
+            trial_dirname_creator=folder_name if search else None,
             scheduler=make_scheduler(experiment.scheduler, experiment.scheduler_config),
         ),
         run_config=tune.RunConfig(
-            name=experiment.name,
-            storage_path=absolute(experiment.storage_path) if experiment.storage_path else None,
+            name=name,
+            storage_path=storage_path(experiment),
             stop=dict(experiment.stop),
             checkpoint_config=make_checkpoint_config(experiment.checkpoint_config),
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
@@ -115,6 +126,8 @@ def resume_tuner(
         tuner = tune.Tuner.restore(folder, trainable=experiment.run, resume_errored=True)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the run in {folder} can't be read here: {error}") from error
+    if search := ray_private.search_algorithm(tuner):
+        search.move_to(folder)  # the folder may have been renamed
     # Tune pickled the callbacks of the first run with their state.
     run_config = ray_private.run_config(tuner)
     kept = [c for c in run_config.callbacks or () if isinstance(c, (keep, StartFromCheckpoint))]

@@ -17,6 +17,7 @@ import numpy as np
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.procgen import OPTIONS, RETURN_RANGES, normalized_return
 from rllib_ppg.envs.procgen_levels import procgen_game
+from rllib_ppg.experiments.trial_names import settings_in_words
 from rllib_ppg.plots import openai_curves
 from rllib_ppg.plots.curves import Curve, Points, common_steps
 from rllib_ppg.plots.results import Trial
@@ -277,7 +278,7 @@ def _settings_in_words(paths: Sequence[str], values: Sequence[Any]) -> str:
 
 def _in_words(path: str, value: Any) -> str:
     # matplotlib leaves labels that begin with an underscore out of the legend.
-    return str(value).lstrip("_") if path == _RUN else f"{path.split('/')[-1]}={value}"
+    return str(value).lstrip("_") if path == _RUN else settings_in_words({path: value})
 
 
 def _key(curve: Curve) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator, PercentFormatter
 from pyarrow import fs
 
 from rllib_ppg.checkpoint.folder import resolve
@@ -152,6 +152,24 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
         ["large: mean over seeds; small: one seed"] * several
         + ["OpenAI's at our number of steps"] * theirs,
     )
+    return figure
+
+
+def importance(shares: Mapping[str, float]) -> Figure:
+    """Draws how much each setting mattered to a search's results.
+
+    Args:
+        shares: Shares by setting, which add up to 1.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6, 1 + 0.3 * len(shares)), layout="constrained")
+        ax = figure.add_subplot()
+        bars = ax.barh([*shares], [*shares.values()], color=_ALGORITHMS["PPG"])
+        ax.bar_label(bars, fmt="{:.0%}", padding=3)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_xlabel("importance for the final return")
     return figure
 
 

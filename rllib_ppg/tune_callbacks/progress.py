@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_ppg.callbacks import PPGCallback
 from rllib_ppg.experiments.result_names import missing_results
+from rllib_ppg.experiments.trial_names import settings_in_words
 from rllib_ppg.tune_callbacks.progress_lines import ProgressLines
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 _REFRESH_S = 0.5
+_LONGEST_NAME = 40  # of a trial before each of its lines
 
 
 class Progress(tune.Callback):
@@ -75,6 +77,8 @@ class Progress(tune.Callback):
             folder = trial.path if self._single_trial else trial.storage.experiment_fs_path
             self._live_line.clear()
             self._say(f"results in {folder}; to watch them: tensorboard --logdir {folder}")
+        if not self._single_trial and _name(trial) != trial.experiment_tag:
+            self._print(trial, [settings_in_words(trial.evaluated_params or {})])
         self._lines[trial.trial_id] = ProgressLines(trial.stopping_criterion)
         self._last_event = time.monotonic()
 
@@ -126,7 +130,7 @@ class Progress(tune.Callback):
                 self._print(trial, [line])
 
     def _print(self, trial: Trial, lines: Iterable[str]) -> None:
-        prefix = "" if self._single_trial else f"[{trial.experiment_tag}] "
+        prefix = "" if self._single_trial else f"[{_name(trial)}] "
         self._live_line.clear()
         for line in lines:
             self._say(prefix + line)
@@ -175,6 +179,12 @@ class _LiveLine:
 
     def clear(self) -> None:
         self.show("")
+
+
+def _name(trial: Trial) -> str:
+    """Its number and settings; of many settings, only the number."""
+    tag: str = trial.experiment_tag
+    return tag if len(tag) <= _LONGEST_NAME else tag.partition("_")[0]
 
 
 def _start_mailbox() -> ActorHandle:

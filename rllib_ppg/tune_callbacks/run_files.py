@@ -55,11 +55,18 @@ class RunFiles(tune.Callback):
         self._write(Path(trial.local_experiment_path), self._experiment)
         trial.init_local_path()
         given = self._experiment.config
+        search = self._experiment.parsed_search
+        names = [*given, *(search.space if search else ())]
         # Without the callbacks that the command line added.
-        config = {key: setting_of(trial.config, key, given[key]) for key in given}
+        config = {name: setting_of(trial.config, name, given.get(name)) for name in names}
         config |= {key: given[key] for key in ("callbacks", "callbacks_class") if key in given}
         experiment = replace(
-            self._experiment, config=config, num_samples=1, scheduler=None, scheduler_config={}
+            self._experiment,
+            config=config,
+            num_samples=1,
+            scheduler=None,
+            scheduler_config={},
+            search={},
         )
         self._write(Path(trial.local_path), experiment)
 
