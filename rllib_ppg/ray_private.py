@@ -260,9 +260,17 @@ def run_config(tuner: tune.Tuner) -> tune.RunConfig:
 def search_algorithm(tuner: tune.Tuner) -> Any:
     """The search algorithm of a Tuner in this process; None if it has none.
 
-    `Tuner.restore` takes no other one. It would replace this if it did.
+    A Tuner has no public attributes.
     """
     return tuner._local_tuner._tune_config.search_alg
+
+
+def set_param_space(tuner: tune.Tuner, param_space: dict[str, Any]) -> None:
+    """Gives a restored Tuner its first settings again, which Tune has not saved.
+
+    `Tuner.restore` takes them, too, but here they are known only after it.
+    """
+    tuner._local_tuner.param_space = param_space
 
 
 def next_checkpoint(algorithm: Algorithm) -> tuple[Any, str] | None:

@@ -7,11 +7,16 @@ import re
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import psutil
 import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from rllib_ppg.tune_callbacks import crash_recovery
 from tests.support.command import RLLIB, run
@@ -231,3 +236,26 @@ def test_what_is_after_the_checkpoint_or_cut_off_is_left_out():
     table = 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n3,\r\n4'
     assert crash_recovery._truncate_csv(table, 2) == 'training_iteration,x\r\n1,"a,b"\r\n2,\r\n'
     assert crash_recovery._truncate_csv("", 2) == crash_recovery._truncate_json("", 2) == ""
+
+
+@pytest.mark.faults
+def test_a_search_counts_each_trial_once(tmp_path):
+    space = {"lr": {"loguniform": [1e-4, 1e-2]}, "num_minibatches": {"choice": [4, 5]}}
+    search = json.dumps({"optuna": space, "num_samples": 4, "seed": 0})
+    more = ["--search", search, "--checkpoint-freq", "1", "--ray-num-cpus", "2"]
+    killed_at(r"^\[3\] iteration 2/", plain(tmp_path, *more), **os.environ)
+    ended = run(*plain(tmp_path, *more), "--resume")
+    assert ended.returncode == 0, ended.stderr
+    results = [*tmp_path.glob("k/PPG_*/result.json")]
+    finished = [path for path in results if len(path.read_text().splitlines()) == ITERATIONS]
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "k" / "optuna_study.log")))
+    study = optuna.load_study(study_name=None, storage=storage)
+    states = Counter(trial.state.name for trial in study.trials)
+    assert states["COMPLETE"] == len(finished) == 4
+    assert states["RUNNING"] == states["WAITING"] == 0
+    assert f"{states['PRUNED']} combinations that can't be were not trained" in ended.stdout
+    again = run("train", "file", tmp_path / "k" / "best.yaml", "--dry-run")
+    assert again.returncode == 0, again.stderr
+    best = yaml.safe_load((tmp_path / "k" / "best.yaml").read_text())["k"]["config"]
+    assert best["num_minibatches"] == 4
+    assert best["lr"] in [trial.params["lr"] for trial in study.trials]

@@ -41,13 +41,20 @@ class StudySearch(Searcher):
         search: The search.
         folder: The run's folder; the study is a file in it.
         check: Is called with a trial's drawn settings; ValueError: they can't be.
+        param_space: The settings that are the same in all trials, as the Tuner has them. Tune does
+            not save those that are no data, such as callbacks, and a resumed run needs them.
     """
 
     def __init__(
-        self, search: Search, folder: str | Path, check: Callable[[Mapping[str, Any]], None]
+        self,
+        search: Search,
+        folder: str | Path,
+        check: Callable[[Mapping[str, Any]], None],
+        param_space: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metric=search.metric, mode=search.mode)
         self._search, self._check = search, check
+        self.param_space = dict(param_space or {})
         self._distributions, self._values = _distributions(search.space)
         self._sampler = optuna.samplers.TPESampler(seed=search.seed)
         self._numbers: dict[str, int] = {}  # in the study, by Tune's trial id

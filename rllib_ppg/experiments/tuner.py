@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rllib_ppg.experiments.experiment import Experiment
 
 # Tune's names of schedulers by those that people know.
-_SCHEDULERS = {"asha": "async_hyperband"}
+_SCHEDULERS = {"asha": "async_hyperband", "median": "median_stopping_rule"}
 
 
 def make_tuner(
@@ -60,13 +60,9 @@ def make_tuner(
     if experiment.restore:
         callbacks.append(StartFromCheckpoint(absolute(experiment.restore)))
     config, name = by_attribute(experiment.run, experiment.config), run_name(experiment)
-    num_samples, search_alg = experiment.num_samples, None
-    if search := experiment.parsed_search:
-        from rllib_ppg.experiments.study import StudySearch
-
-        config, num_samples = dict(search.fixed), search.num_samples
-        check = partial(experiment.check_drawn, search.fixed)
-        search_alg = StudySearch(search, f"{storage_path(experiment)}/{name}", check)
+    search = experiment.parsed_search
+    if search:
+        config = dict(search.fixed)
     config |= _network_for_images(experiment, config)
     _register_envs(experiment)
     if score := experiment.checkpoint_config.get("checkpoint_score_attribute"):
@@ -74,15 +70,22 @@ def make_tuner(
     if rllib_callbacks:
         config["callbacks_class"] = [*_config_callbacks(config), *rllib_callbacks]
         config.pop("callbacks", None)
+    tune_config = tune.TuneConfig(
+        num_samples=experiment.num_samples,
+        scheduler=make_scheduler(experiment.scheduler, experiment.scheduler_config),
+    )
+    if search:
+        from rllib_ppg.experiments.study import StudySearch
+
+        check = partial(experiment.check_drawn, search.fixed)
+        folder = f"{storage_path(experiment)}/{name}"
+        tune_config.search_alg = StudySearch(search, folder, check, config)
+        tune_config.num_samples = search.num_samples
+        tune_config.trial_dirname_creator = folder_name
     return tune.Tuner(
         experiment.run,
         param_space=config,
-        tune_config=tune.TuneConfig(
-            num_samples=num_samples,
-            search_alg=search_alg,
-            trial_dirname_creator=folder_name if search else None,
-            scheduler=make_scheduler(experiment.scheduler, experiment.scheduler_config),
-        ),
+        tune_config=tune_config,
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage_path(experiment),
@@ -127,7 +130,8 @@ def resume_tuner(
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the run in {folder} can't be read here: {error}") from error
     if search := ray_private.search_algorithm(tuner):
-        search.move_to(folder)  # the folder may have been renamed
+        search.move_to(folder)  # it may have been renamed
+        ray_private.set_param_space(tuner, search.param_space)
     # Tune pickled the callbacks of the first run with their state.
     run_config = ray_private.run_config(tuner)
     kept = [c for c in run_config.callbacks or () if isinstance(c, (keep, StartFromCheckpoint))]
