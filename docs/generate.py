@@ -20,6 +20,7 @@ _ELSEWHERE = {
 }
 _COMMAND_LINE = "<!-- command line -->"
 _METRICS = "<!-- metrics -->"
+_RLLIB_SETTINGS = "<!-- rllib settings -->"
 
 
 class Defaults(griffe.Extension):
@@ -52,6 +53,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown.replace(_COMMAND_LINE, _command_line())
     if _METRICS in markdown:
         return markdown.replace(_METRICS, _metrics())
+    if _RLLIB_SETTINGS in markdown:
+        return markdown.replace(_RLLIB_SETTINGS, _rllib_settings())
     return markdown
 
 
@@ -111,6 +114,24 @@ class _MarkdownFormatter(click.HelpFormatter):
         self.write(f"\n| {self._heading} | |\n|---|---|\n")
         for name, meaning in rows:
             self.write(f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |\n")
+
+
+def _rllib_settings() -> str:
+    from rllib_ppg import PPGConfig
+    from rllib_ppg.rllib_settings import settings_by_method
+
+    defaults = PPGConfig()
+    lines = ["| method | settings and defaults |", "|---|---|"]
+    for method, names in settings_by_method().items():
+        shown = ", ".join(f"`{name}={_shown(vars(defaults), name)}`" for name in names)
+        lines.append(f"| `{method}` | {shown} |")
+    return "\n".join(lines)
+
+
+def _shown(settings: dict[str, Any], name: str) -> str:
+    """A setting's default; of functions and classes only the name."""
+    value = settings.get(name, settings.get(f"_{name}"))
+    return str(getattr(value, "__name__", repr(value))).replace("|", chr(92) + "|")
 
 
 def _metrics() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -126,6 +127,19 @@ METHODS = (
     "learners", "training", "callbacks", "evaluation", "offline_data", "multi_agent", "reporting",
     "checkpointing", "debugging", "fault_tolerance", "rl_module", "experimental",
 )  # fmt: skip
+
+
+def settings_by_method() -> dict[str, list[str]]:
+    """RLlib's settings that a run of PPG reads, by the method of a config that takes them."""
+    refused = {*_REPLACED, *_UNSUPPORTED, *chain.from_iterable(_NOT_READ.values()), "clip_rewards"}
+    attributes = {name.removeprefix("_") for name in vars(AlgorithmConfig())}
+    found = {}
+    for method in METHODS:
+        names = inspect.signature(getattr(AlgorithmConfig, method)).parameters
+        read = [n for n in names if n in attributes and not {n, f"_{n}"} & refused]
+        if read:
+            found[method] = read
+    return found
 
 
 def check_rllib_settings(config: PPGConfig) -> None:

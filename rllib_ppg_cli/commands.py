@@ -58,6 +58,13 @@ _WHAT_TO_TRAIN = [
         Setting(),
         multiple=True,
     ),
+    _option(
+        "--device",
+        "Where the learner trains: cuda is short for --set num_gpus_per_learner=1. For several "
+        "learners add --set num_learners=N, for more sampling --set num_env_runners=N. "
+        "(default: cpu)",
+        click.Choice(["cpu", "cuda"]),
+    ),
     _option("--seed N", "The random seed. (default: drawn)", int),
     _option(
         "--num-samples N",

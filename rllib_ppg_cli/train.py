@@ -339,6 +339,10 @@ def experiment_from(options: dict[str, Any]) -> Experiment:
             "or an experiment, as in `rllib train file procgen_small`"
         )
     experiment = experiment.override(config=options.get("config", {}))
+    if device := options.get("device"):
+        gpus = experiment.config.get("num_gpus_per_learner") or 1
+        gpus = gpus if device == "cuda" else 0
+        experiment = experiment.override(config={"num_gpus_per_learner": gpus})
     names = ("env", "env_config", "seed")
     experiment = experiment.override(config={key: options[key] for key in names if key in options})
     for one in options.get("set", ()):

@@ -65,7 +65,7 @@ def _too_little(
     return (
         f"this run asks for {amount:g} {name}s ({config.num_env_runners} env runners x "
         f"{_per(config, 'env_runner', name)}, {config.num_learners} remote learners) and {whose} "
-        f"{have:g}: {_fitting(config, name, amount - have)}"
+        f"{have:g}: {_fitting(config, name, amount, have)}"
     )
 
 
@@ -88,8 +88,11 @@ def _per(config: AlgorithmConfig, what: str, name: str) -> str:
     return f"{getattr(config, f'num_{name.lower()}s_per_{what}', 0):g}"
 
 
-def _fitting(config: AlgorithmConfig, name: str, too_many: float) -> str:
+def _fitting(config: AlgorithmConfig, name: str, amount: float, have: float) -> str:
     """Settings that fit: fewer env runners if their resources are missing, else fewer learners."""
+    if name == "GPU" and not have and not config.num_gpus_per_env_runner:
+        return "set num_gpus_per_learner=0 to train on CPUs"
+    too_many = amount - have
     per_runner = getattr(config, f"num_{name.lower()}s_per_env_runner", 0)
     if per_runner and config.num_env_runners * per_runner > too_many:
         runners = config.num_env_runners - int(-(-too_many // per_runner))
