@@ -59,13 +59,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes links of the pages that docstrings name, as in "docs/results.md"."""
+    """Makes links of the pages that docstrings name, as in "docs/results.md", and in notebooks."""
 
     def link(match: re.Match[str]) -> str:
         target = files.get_file_from_path(match[1])
         assert target is not None, f"{page.file.src_uri} names {match[0]}, which does not exist"
         return f'<a href="{target.url_relative_to(page.file)}">{match[0]}</a>'
 
+    if page.file.src_uri.endswith(".ipynb"):
+        return re.sub(r'href="(\.\./[\w/-]+)\.md', r'href="\1.html', html)
     if not page.file.src_uri.startswith("reference/"):
         return html
     return re.sub(r"\bdocs/([\w/-]+\.md)", link, html)

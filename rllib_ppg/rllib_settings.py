@@ -132,6 +132,7 @@ METHODS = (
 def settings_by_method() -> dict[str, list[str]]:
     """RLlib's settings that a run of PPG reads, by the method of a config that takes them."""
     refused = {*_REPLACED, *_UNSUPPORTED, *chain.from_iterable(_NOT_READ.values()), "clip_rewards"}
+    refused |= {"train_batch_size", "train_batch_size_per_learner"}  # envs x steps say it
     attributes = {name.removeprefix("_") for name in vars(AlgorithmConfig())}
     found = {}
     for method in METHODS:

@@ -200,7 +200,7 @@ def _newer(path):
         ("learner_group/learner/state.pkl", _truncated, "is damaged: learner_group"),
         ("exact/env_runner_0001.npz", _changed, "is damaged: exact/env_runner_0001.npz"),
         (MANIFEST, _truncated, "is damaged: ppg_checkpoint.json can't be read"),
-        (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.1.0 \(format 99\)"),
+        (MANIFEST, _newer, r"was written by a newer version of rllib_ppg, 0.2.0 \(format 99\)"),
         (MANIFEST, Path.unlink, r"can't|PPG can resume from: it has no ppg_checkpoint.json"),
     ],
 )

@@ -159,7 +159,7 @@ main()
 def test_the_command_itself_helps(words):
     ended = run(*words)
     assert (ended.returncode, ended.stderr) == (0, "")
-    expected = "rllib-ppg 0.1.0" if words == ["--version"] else "Usage: rllib"
+    expected = "rllib-ppg 0.2.0" if words == ["--version"] else "Usage: rllib"
     assert ended.stdout.startswith(expected)
 
 
