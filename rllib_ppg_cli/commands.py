@@ -337,18 +337,37 @@ def record(**options: Any) -> int:
 
 @rllib.command(
     cls=Command,
-    usage=["export CHECKPOINT --out FILE"],
+    usage=["export CHECKPOINT --out FILE.onnx", "export CHECKPOINT --out FOLDER [OPTIONS]"],
     params=[_checkpoint()],
     epilog=_TRUST,
     option_groups={
-        "Model": [
-            _option("--out -o FILE", "The model: an .onnx file.", required=True),
+        "Policy": [
+            _option(
+                "--out -o PATH",
+                "The model: an .onnx file. Any other name is a new folder with the model, a script "
+                "that plays it without Ray or torch, the policy's checkpoint, config.yaml and a "
+                "model card.",
+                required=True,
+            ),
             _option("--module-id ID", "Which policy of a multi-agent run."),
-        ]
+        ],
+        "Folder": [
+            _option(
+                "--episodes N",
+                "Play N episodes and add their mean return to the model card. (default: the "
+                "returns of the run's results only)",
+                _COUNT,
+            ),
+            _option(
+                "--push REPO",
+                "Also push the folder to this repository of the Hugging Face Hub, as in "
+                "me/ppg-cartpole, with the login of `hf auth login` or HF_TOKEN.",
+            ),
+        ],
     },
 )
 def export(**options: Any) -> int:
-    """Write a trained policy as an ONNX model, checked against torch."""
+    """Write a trained policy as an ONNX model, checked against torch, or as a folder to publish."""
     from rllib_ppg_cli.export import main
 
     return main(**options)

@@ -45,7 +45,7 @@ OPTIONS = {
     "submit": EXPERIMENT | {"--address", "--attach", "--no-wait", "--runtime-env"},
     "evaluate": PLAY | {"--steps"},
     "record": PLAY | {"--fps", "--steps"},
-    "export": {"-o", "--out", "--module-id", "-v"},
+    "export": {"-o", "--out", "--module-id", "--episodes", "--push", "-v"},
     "plot": {
         *("-o", "--out", "--against", "--metric", "--reference", "--reference-experiments", "-v"),
     },

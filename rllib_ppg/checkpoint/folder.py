@@ -109,6 +109,14 @@ def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
     return dict(manifest)
 
 
+def versions_of(path: str | pathlib.Path) -> dict[str, str]:
+    """The versions of the packages that wrote a checkpoint; none without a manifest."""
+    filesystem, root = resolve(path)
+    if filesystem.get_file_info(f"{root}/{MANIFEST}").type != fs.FileType.File:
+        return {}
+    return dict(read_manifest(filesystem, root)["versions"])
+
+
 def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dict[str, Any]:
     """Checks a checkpoint of PPG like `check_checkpoint`, and the contents of its files.
 
@@ -122,6 +130,11 @@ def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dic
     """
     check_checkpoint(root, filesystem, replay=replay)
     manifest = read_manifest(filesystem, root)
+    if manifest.get("policy_only"):
+        raise ValueError(
+            f"the checkpoint {root} holds a policy without its training, which can't resume: give "
+            "the checkpoint that it was exported from"
+        )
     for name, (_, digest) in manifest["files"].items():
         if not name.startswith(f"{REPLAY}/"):
             with filesystem.open_input_stream(f"{root}/{name}") as f:

@@ -184,10 +184,9 @@ def _make(maker: Callable[..., Any], context: EnvContext) -> Any:
     Raises:
         TypeError: `env_config` does not fit the signature.
     """
-    parameters = _parameters(maker)
-    first = next(iter(parameters.values()), None)
-    if first is not None and first.name not in context and _is_config(first, parameters):
+    if takes_config(maker, context):
         return maker(context)
+    parameters = _parameters(maker)
     kinds = {p.kind for p in parameters.values()}
     unknown = [key for key in context if key not in parameters]
     missing = [p.name for p in parameters.values() if _is_required(p) and p.name not in context]
@@ -200,6 +199,13 @@ def _make(maker: Callable[..., Any], context: EnvContext) -> Any:
     if missing:
         raise TypeError(f"{name} takes {names}, and env_config has no {missing[0]!r}")
     return maker(**context)
+
+
+def takes_config(maker: Callable[..., Any], env_config: Mapping[str, Any]) -> bool:
+    """Whether a class or function gets all of env_config in one argument (see `_make`)."""
+    parameters = _parameters(maker)
+    first = next(iter(parameters.values()), None)
+    return first is not None and first.name not in env_config and _is_config(first, parameters)
 
 
 def _is_config(first: inspect.Parameter, parameters: Mapping[str, inspect.Parameter]) -> bool:

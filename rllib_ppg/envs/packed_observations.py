@@ -74,7 +74,9 @@ class Packing:
     def __init__(self, space: gym.Space):
         self.space = space
         mask = _mask_space(space)
-        leaves = {path: leaf for path, leaf in _leaves(space) if mask is None or path != (MASK,)}
+        leaves = {
+            path: leaf for path, leaf in part_spaces(space) if mask is None or path != (MASK,)
+        }
         images = {path: leaf for path, leaf in leaves.items() if _is_image(leaf)}
         # Larger numbers first, so that each part begins at a multiple of its own.
         self._image_paths = sorted(images, key=lambda path: -images[path].dtype.itemsize)
@@ -143,6 +145,15 @@ class Packing:
     def names(self) -> list[str]:
         """The names of the parts, as `unpack` returns them."""
         return [*self._parts()]
+
+    @property
+    def paths(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Where in the env's observation each part comes from, by the part's name."""
+        images = zip(self.images, ([path] for path in self._image_paths), strict=True)
+        others = {VECTOR: self._vector_paths, MASK: [(MASK,)]}
+        return {
+            name: paths for name, paths in {**dict(images), **others}.items() if name in self.names
+        }
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -216,7 +227,7 @@ def is_packed(space: gym.Space) -> bool:
         return False
     if not space.is_np_flattenable:  # parts of no fixed size, which nothing can be done with
         return False
-    return any(_is_image(leaf) for _, leaf in _leaves(space)) or _mask_space(space) is not None
+    return any(_is_image(leaf) for _, leaf in part_spaces(space)) or _mask_space(space) is not None
 
 
 def packed_space(space: gym.Space) -> spaces.Box:
@@ -282,7 +293,7 @@ def _mask_space(space: gym.Space) -> gym.Space | None:
         {MASK, "observation"},
     ):
         return space[MASK]
-    if any(MASK in path for path, _ in _leaves(space)):
+    if any(MASK in path for path, _ in part_spaces(space)):
         raise ValueError(
             f"an observation with {MASK!r} is a Dict of it and 'observations', and nothing else, "
             f"and not {space}"
@@ -290,13 +301,14 @@ def _mask_space(space: gym.Space) -> gym.Space | None:
     return None
 
 
-def _leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple, gym.Space]]:
+def part_spaces(space: gym.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple, gym.Space]]:
+    """The spaces that a Dict or Tuple is made of, however deep, with the way to each of them."""
     if isinstance(space, spaces.Dict):
         for key, part in space.items():
-            yield from _leaves(part, (*path, key))
+            yield from part_spaces(part, (*path, key))
     elif isinstance(space, spaces.Tuple):
         for i, part in enumerate(space.spaces):
-            yield from _leaves(part, (*path, i))
+            yield from part_spaces(part, (*path, i))
     else:
         yield path, space
 

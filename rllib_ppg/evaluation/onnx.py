@@ -6,6 +6,9 @@ PPG packs them, their parts are the inputs: images by their names, all else as `
 `actions` `[B, ...]`: the most probable actions, as the env takes them. A recurrent policy has its
 states as further inputs, `state_in_NAME` `[B, ...]`, and outputs, `state_out_NAME`: for an LSTM `h`
 and `c` `[B, 1, H]`. An episode starts from zeros.
+
+A model that draws takes `noise` `[B, ...]` in addition (see `onnx_actions.py`), and has `actions`
+of all spaces: `actions_KEY` for each part of a Tuple or Dict.
 """
 
 from __future__ import annotations
@@ -17,18 +20,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tree
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import (
-    TorchCategorical,
-    TorchDiagGaussian,
-)
 from ray.rllib.core.rl_module.rl_module import RLModule
 from torch import Tensor, nn
 
 from rllib_ppg import ray_private
-from rllib_ppg.envs.box_actions import BoxActions
 from rllib_ppg.envs.packed_observations import MASK, packing_of
+from rllib_ppg.evaluation.onnx_actions import ActionHeads, DiscreteHead, action_heads
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 from rllib_ppg.inference.policy import Policy
 from rllib_ppg.networks.action_mask import FORBIDDEN
@@ -36,6 +34,7 @@ from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, state_layout
 
 # More than float32 rounding over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4
+NOISE = "noise"
 _BATCH_SIZES = (1, 2, 7, 64)
 
 
@@ -57,23 +56,26 @@ class Parity(NamedTuple):
         return all(d <= TOLERANCE for d in self if d is not None)
 
 
-def to_onnx(policy: TrainedPolicy) -> bytes:
+def to_onnx(policy: TrainedPolicy, *, draws: bool = False) -> bytes:
     """Exports the policy as a serialised ONNX model with a dynamic batch size.
+
+    Args:
+        policy: The policy.
+        draws: Whether the model draws actions with the noise that it is given.
 
     Raises:
         ValueError: A package is not installed, or the policy can't be expressed as one network.
     """
     _check_packages()
     _check_policy(policy)
-    network = _Network(policy.module, policy.config).eval()
+    network = _Network(policy, draws).eval()
     # Traced with a batch of 2, because torch would treat a batch size of 1 as a constant.
-    obs = _parts(policy.module, _random_observations(policy.module.observation_space, 2))
-    inputs = obs | _state_inputs(
-        policy.module, _random_states(policy.policy_for(policy.config, 0), 2)
-    )
+    inputs = network.named_inputs(_random_observations(policy.module.observation_space, 2))
+    states = state_inputs(policy.module, _random_states(policy.policy_for(policy.config, 0), 2))
     batch = {0: torch.export.Dim("batch")}
-    outputs = [Columns.ACTION_DIST_INPUTS, *([Columns.ACTIONS] if network.has_actions else [])]
-    outputs += [name.replace(STATE_IN, STATE_OUT, 1) for name in [*inputs][len(obs) :]]
+    outputs = [Columns.ACTION_DIST_INPUTS, *(network.heads.heads if network.heads else [])]
+    outputs += [state_output(name) for name in states]
+    inputs |= states
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The tensor attributes")  # of torch's LSTM
         program = torch.onnx.export(
@@ -90,88 +92,83 @@ def to_onnx(policy: TrainedPolicy) -> bytes:
 
 
 def compare(model: bytes, policy: TrainedPolicy) -> Parity:
-    """Compares the model in onnxruntime with the policy, on random observations."""
+    """Compares the model in onnxruntime with the policy, on random observations without noise."""
     import onnxruntime
 
     module, acting = policy.module, policy.policy_for(policy.config, seed=0)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
+    network = _Network(policy, NOISE in [given.name for given in session.get_inputs()])
     of_inputs, of_actions = [], []
     for B in _BATCH_SIZES:
         obs, states = _random_observations(module.observation_space, B), _random_states(acting, B)
-        given = _parts(module, obs) | _state_inputs(module, states)
+        given = network.named_inputs(obs) | state_inputs(module, states)
         of_model = dict(zip(names, session.run(None, given), strict=True))
         with torch.no_grad():
             inputs, states = acting.action_dist_inputs(obs, states, explore=False)
         of_inputs.append(_difference(of_model[Columns.ACTION_DIST_INPUTS], inputs.numpy()))
-        for name, state in _state_inputs(module, states).items():
-            of_inputs.append(_difference(of_model[name.replace(STATE_IN, STATE_OUT, 1)], state))
-        if Columns.ACTIONS not in names:
+        for name, state in state_inputs(module, states).items():
+            of_inputs.append(_difference(of_model[state_output(name)], state))
+        if network.heads is None:
             continue
-        actions = of_model[Columns.ACTIONS]
-        if isinstance(module.action_space, gym.spaces.Discrete):
-            # Where two actions are equally good, rounding may decide.
-            logits, rows = inputs.numpy(), np.arange(B)
-            of_actions.append(
-                _difference(logits[rows, actions - module.action_space.start], logits.max(1))
-            )
-        else:
-            most_probable, _ = acting.draw(inputs, explore=False)
-            of_actions.append(_difference(actions, acting.for_env(most_probable)))
+        most_probable, _ = acting.draw(inputs, explore=False)
+        for (name, head), of_head, expected in zip(
+            network.heads.heads.items(),
+            network.heads.split(inputs.numpy()),
+            tree.flatten(acting.for_env(most_probable)),
+            strict=True,
+        ):
+            if isinstance(head, DiscreteHead):
+                of_actions.append(_logits_missed(head, of_head, of_model[name]))
+            else:
+                of_actions.append(_difference(of_model[name], expected))
     return Parity(float(np.max(of_inputs)), float(np.max(of_actions)) if of_actions else None)
 
 
 class _Network(nn.Module):
     """From observations to actions with operations of torch only, so that it can be traced."""
 
-    low: Tensor
-    high: Tensor
-    offset: Tensor
-    span: Tensor
-
-    def __init__(self, module: RLModule, config: AlgorithmConfig):
+    def __init__(self, policy: TrainedPolicy, draws: bool):
         super().__init__()
-        self.module = module
-        space, dist_cls = module.action_space, module.get_inference_action_dist_cls()
-        self.discrete = isinstance(space, gym.spaces.Discrete) and dist_cls is TorchCategorical
-        self.box = isinstance(space, gym.spaces.Box) and dist_cls is TorchDiagGaussian
-        self.has_actions = self.discrete or self.box
-        if self.discrete:
-            self.start = int(space.start)
-        if self.box:
-            box = BoxActions(space)
-            self.scale = config.normalize_actions and box.is_scaled
-            self.clip = config.normalize_actions or config.clip_actions
-            for name in ("low", "high", "offset", "span"):
-                self.register_buffer(name, torch.from_numpy(getattr(box, name)))
+        self.module = module = policy.module
+        self.heads: ActionHeads | None = None
+        if draws or isinstance(module.action_space, gym.spaces.Discrete | gym.spaces.Box):
+            self.heads = action_heads(module, policy.config)
+        if draws and self.heads is None:
+            name = module.get_inference_action_dist_cls().__name__
+            raise ValueError(
+                f"a folder's model draws actions, and can't draw from {name}: export the networks "
+                "as a file with a name in .onnx"
+            )
+        self.draws = draws
+
+    def named_inputs(self, obs: np.ndarray) -> dict[str, np.ndarray]:
+        """The network's inputs by name, apart from states, without noise."""
+        inputs = _parts(self.module, obs)
+        if self.draws:
+            assert self.heads is not None
+            inputs[NOISE] = np.zeros((len(obs), self.heads.num_noise), np.float32)
+        return inputs
 
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         names = _part_names(self.module)
-        parts, states = parts[: len(names) or 1], parts[len(names) or 1 :]
+        parts, rest = parts[: len(names) or 1], parts[len(names) or 1 :]
+        noise, states = (rest[0], rest[1:]) if self.draws else (None, rest)
         if not states:
             obs: Any = dict(zip(names, parts, strict=True)) if names else parts[0]
             out = ray_private.forward_inference(self.module, {Columns.OBS: obs})
-            return self._outputs(out[Columns.ACTION_DIST_INPUTS])
+            return self._outputs(out[Columns.ACTION_DIST_INPUTS], noise)
         parts = tuple(part[:, None] for part in parts)  # sequences of one step
         batch = {
             Columns.OBS: dict(zip(names, parts, strict=True)) if names else parts[0],
             STATE_IN: tree.unflatten_as(self.module.get_initial_state(), states),
         }
         out = ray_private.forward_inference(self.module, batch)
-        outputs = self._outputs(out[Columns.ACTION_DIST_INPUTS][:, 0])
+        outputs = self._outputs(out[Columns.ACTION_DIST_INPUTS][:, 0], noise)
         return *outputs, *tree.flatten(out[STATE_OUT])
 
-    def _outputs(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        if not self.has_actions:
-            return (inputs,)
-        if self.discrete:
-            return inputs, inputs.argmax(-1) + self.start
-        actions = inputs.chunk(2, dim=-1)[0]  # mean; log_std
-        if self.scale:
-            actions = self.offset + (actions + 1.0) * self.span / 2.0
-        if self.clip:
-            actions = torch.minimum(torch.maximum(actions, self.low), self.high)
-        return inputs, actions.to(self.low.dtype)
+    def _outputs(self, inputs: Tensor, noise: Tensor | None) -> tuple[Tensor, ...]:
+        return inputs, *([] if self.heads is None else self.heads(inputs, noise))
 
 
 def _random_observations(space: gym.Space, B: int) -> np.ndarray:
@@ -193,12 +190,17 @@ def _random_states(policy: Policy, B: int) -> np.ndarray:
     return np.random.default_rng(B).normal(size=shape).astype(np.float32)
 
 
-def _state_inputs(module: RLModule, states: np.ndarray) -> dict[str, np.ndarray]:
+def state_inputs(module: RLModule, states: np.ndarray) -> dict[str, np.ndarray]:
     """Recurrent states `[B, D]` as inputs of the model by name; none of other modules."""
     if STATE_IN not in (layouts := state_layouts(module)):
         return {}
     leaves = tree.flatten_with_path(layouts[STATE_IN].unflatten(torch.from_numpy(states)))
     return {"_".join((STATE_IN, *map(str, path))): leaf.numpy() for path, leaf in leaves}
+
+
+def state_output(name: str) -> str:
+    """The model's output that is its input `name` in the next step."""
+    return name.replace(STATE_IN, STATE_OUT, 1)
 
 
 def _parts(module: RLModule, obs: np.ndarray) -> dict[str, np.ndarray]:
@@ -215,6 +217,19 @@ def _parts(module: RLModule, obs: np.ndarray) -> dict[str, np.ndarray]:
 def _part_names(module: RLModule) -> list[str]:
     packing = packing_of(module.observation_space)
     return [] if packing is None else packing.names
+
+
+def _logits_missed(head: DiscreteHead, logits: np.ndarray, actions: np.ndarray) -> float:
+    """By how much the logits of actions differ from the largest ones.
+
+    Where two actions are equally good, rounding may decide.
+    """
+    chosen = np.reshape(actions - head.start.numpy(), (len(logits), -1))
+    of_parts = np.split(logits, np.cumsum(head.sizes)[:-1], axis=1)
+    rows = np.arange(len(logits))
+    return max(
+        _difference(part[rows, chosen[:, i]], part.max(1)) for i, part in enumerate(of_parts)
+    )
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -25,6 +25,7 @@ from ray.rllib.core import (
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
     COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
 )
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -45,7 +46,8 @@ from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.inference.observations import as_batch
 from rllib_ppg.inference.policy import Policy
 
-_MODULES = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE)
+# Where the networks lie in a checkpoint, in folders by the ids of their policies.
+MODULES = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE)
 ANY = "*"  # whichever policy of a multi-agent run
 
 
@@ -77,7 +79,7 @@ def load_policy(checkpoint: str | pathlib.Path, module_id: ModuleID | None = Non
         config = _read_config(filesystem, root)
         if not config.enable_rl_module_and_learner:
             raise ValueError(f"{checkpoint} is of RLlib's old API stack, which has no RLModule")
-        ids = _folders(filesystem, "/".join((root, *_MODULES)))
+        ids = _folders(filesystem, "/".join((root, *MODULES)))
         first = module_id == ANY or (module_id is None and len(ids) == 1)
         chosen = ids[0] if first else module_id
         if chosen not in ids:
@@ -86,12 +88,13 @@ def load_policy(checkpoint: str | pathlib.Path, module_id: ModuleID | None = Non
                 f"{checkpoint} has the policies {', '.join(ids)}: {what}name one (module_id)"
                 f"{did_you_mean(str(module_id), ids)}"
             )
-        path = "/".join((root, *_MODULES, str(chosen)))
+        path = "/".join((root, *MODULES, str(chosen)))
         module = RLModule.from_checkpoint(path, filesystem=filesystem)
     except (ImportError, AttributeError) as e:
         raise ValueError(f"{checkpoint} can't be read here: {e}") from e
     module.eval()
-    return TrainedPolicy(checkpoint, config, module, _read_env_steps(filesystem, root))
+    env_steps = _read_env_steps(filesystem, root)
+    return TrainedPolicy(checkpoint, config, module, env_steps, str(chosen))
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,14 @@ class TrainedPolicy:
         config: Settings of the training; not frozen.
         module: The networks.
         env_steps: Env steps of the training; None if the checkpoint does not say.
+        module_id: The policy's id in the checkpoint.
     """
 
     checkpoint: str
     config: AlgorithmConfig
     module: RLModule
     env_steps: int | None
+    module_id: ModuleID = DEFAULT_MODULE_ID
 
     @property
     def observation_space(self) -> gym.Space:
@@ -199,7 +204,7 @@ class TrainedPolicy:
     def all_modules(self) -> MultiRLModule:
         """The networks of all policies of a multi-agent run."""
         filesystem, root = resolve(self.checkpoint)
-        path = "/".join((root, *_MODULES))
+        path = "/".join((root, *MODULES))
         modules = MultiRLModule.from_checkpoint(path, filesystem=filesystem)
         for module_id in modules.keys():  # noqa: SIM118 (iterating gives no ids)
             modules[module_id].eval()

@@ -165,6 +165,20 @@ class Experiment:
             search=as_mapping(body.get("search"), f"search in {path}"),
         )
 
+    @classmethod
+    def from_config(cls, config: AlgorithmConfig, **fields: Any) -> Experiment:
+        """The experiment that trains an algorithm's config.
+
+        Args:
+            config: The config.
+            **fields: Other attributes of the experiment.
+        """
+        from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME
+
+        algorithm = config.algo_class.__name__
+        run = ALGORITHMS_CLASS_TO_NAME.get(algorithm, algorithm)
+        return cls(run=run, config=changed_settings(config), **fields)
+
     def to_yaml(self) -> tuple[str, list[str]]:
         """Converts this experiment to an experiment file.
 
@@ -417,15 +431,13 @@ def _read_yaml(path: Path) -> tuple[str, Mapping[str, Any]]:
 def _read_python(path: Path) -> Mapping[str, Any]:
     """Returns the content of a Python file in the form of a YAML file."""
     from ray.rllib.algorithms import AlgorithmConfig
-    from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME
 
     module = import_experiment_file(path)
     body = {key: getattr(module, key) for key in _FILE_KEYS if hasattr(module, key)}
     config = body.get("config")
     if isinstance(config, AlgorithmConfig):
-        algorithm = config.algo_class.__name__
-        body["run"] = ALGORITHMS_CLASS_TO_NAME.get(algorithm, algorithm)
-        body["config"] = changed_settings(config)
+        experiment = Experiment.from_config(config)
+        body |= {"run": experiment.run, "config": experiment.config}
     elif not isinstance(config, Mapping):
         raise ValueError(f"{path} must have a `config`, an AlgorithmConfig or a dict")
     return {"run": "PPG", **body}

@@ -66,7 +66,7 @@ def _given_fields(value: Any) -> dict[str, Any]:
 def _is_equal(a: Any, b: Any) -> bool:
     try:
         return bool(a == b)
-    except (ValueError, TypeError):  # arrays, for example
+    except (ValueError, TypeError, AttributeError):  # arrays, or RLlib's PolicySpec
         return False
 
 
