@@ -76,7 +76,10 @@ def check_checkpoint(
             f"ends: a folder like checkpoint_000000){hint}"
         )
     if filesystem.get_file_info(f"{root}/{MANIFEST}").type == fs.FileType.File:
-        _check_sizes(filesystem, root, read_manifest(filesystem, root), replay)
+        manifest = read_manifest(filesystem, root)
+        if replay:
+            _check_resumable(root, manifest)
+        _check_sizes(filesystem, root, manifest, replay)
 
 
 def read_manifest(filesystem: fs.FileSystem, root: str) -> dict[str, Any]:
@@ -130,11 +133,7 @@ def check_contents(filesystem: fs.FileSystem, root: str, *, replay: bool) -> dic
     """
     check_checkpoint(root, filesystem, replay=replay)
     manifest = read_manifest(filesystem, root)
-    if manifest.get("policy_only"):
-        raise ValueError(
-            f"the checkpoint {root} holds a policy without its training, which can't resume: give "
-            "the checkpoint that it was exported from"
-        )
+    _check_resumable(root, manifest)
     for name, (_, digest) in manifest["files"].items():
         if not name.startswith(f"{REPLAY}/"):
             with filesystem.open_input_stream(f"{root}/{name}") as f:
@@ -162,6 +161,14 @@ def check_networks(root: str, there: dict[str, list[int]], here: dict[str, list[
                 f"the checkpoint {root} holds other networks: {name} is {saved} in it, and {mine} "
                 "by this config's rl_module, aux_losses and spaces"
             )
+
+
+def _check_resumable(root: str, manifest: dict[str, Any]) -> None:
+    if manifest.get("policy_only"):
+        raise ValueError(
+            f"the checkpoint {root} holds a policy without its training, which can't resume: give "
+            "the checkpoint that it was exported from"
+        )
 
 
 def _check_sizes(

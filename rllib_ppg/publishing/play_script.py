@@ -7,7 +7,7 @@ script of its own, with nothing in it that it does not need.
 
 from __future__ import annotations
 
-import ast
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import count
@@ -18,17 +18,14 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ppg.envs.env_creator import find_env, is_tune_registered, takes_config
 from rllib_ppg.envs.packed_observations import VECTOR, packing_of, part_spaces
-from rllib_ppg.envs.procgen_levels import procgen_game
 from rllib_ppg.envs.spaces import is_flat
 from rllib_ppg.evaluation.onnx import NOISE, state_inputs, state_output
 from rllib_ppg.evaluation.onnx_actions import action_heads
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
+from rllib_ppg.publishing.script_env import NotPlayable, call, script_env
 
 PLAY, ACT = "play.py", "act.py"
 
@@ -45,26 +42,6 @@ class Script(NamedTuple):
     text: str
 
 
-class _Env(NamedTuple):
-    """How a script makes an env.
-
-    Attributes:
-        template: Name of the script's template.
-        name: What the script calls the env.
-        code: The expression that makes it.
-        imports: The lines that it needs.
-    """
-
-    template: str
-    name: str
-    code: str
-    imports: str = "import gymnasium"
-
-
-class _NotPlayable(Exception):  # noqa: N818 (never leaves this module)
-    """Why a script can't play the env."""
-
-
 def play_script(policy: TrainedPolicy) -> Script:
     """The script for a policy that was exported with `to_onnx(policy, draws=True)`.
 
@@ -77,7 +54,7 @@ def play_script(policy: TrainedPolicy) -> Script:
     inputs = {**_observation_inputs(policy), NOISE: _noise(heads)}
     names = [*heads.heads, *map(state_output, states)]
     lines = [
-        _call("inputs = {", [f'"{name}": {code}' for name, code in inputs.items()], "}"),
+        call("inputs = {", [f'"{name}": {code}' for name, code in inputs.items()], "}"),
         f"outputs = policy.run({_names(names)}, inputs{' | state' if states else ''})",
         f"action = {_action(policy.action_space)}",
     ]
@@ -86,11 +63,11 @@ def play_script(policy: TrainedPolicy) -> Script:
     initial = [f'"{n}": np.zeros({s.shape}, "float32")' for n, s in states.items()]
     filled = {"act": indent("\n".join(lines), "    ")}
     try:
-        env = _env(policy)
-    except _NotPlayable as e:
+        env = script_env(policy)
+    except NotPlayable as e:
         filled |= {
             "reason": f"{e}"[:1].upper() + f"{e}"[1:],
-            "initial": _call("initial_state = {", initial, "}") + "\n" if states else "",
+            "initial": call("initial_state = {", initial, "}") + "\n" if states else "",
             "arguments": "obs, state=initial_state" if states else "obs",
             "returns": "The action for an observation" + ", and the next state" * bool(states),
             "result": "action, state" if states else "action",
@@ -100,7 +77,7 @@ def play_script(policy: TrainedPolicy) -> Script:
         "name": env.name,
         "env": env.code,
         "imports": env.imports,
-        "initial": _call("state = {", initial, "}") + "\n" if states else "",
+        "initial": call("state = {", initial, "}") + "\n" if states else "",
     }
     return Script(PLAY, _fill(env.template, filled))
 
@@ -108,14 +85,6 @@ def play_script(policy: TrainedPolicy) -> Script:
 def _fill(template: str, filled: Mapping[str, str]) -> str:
     text = (files(__package__) / "templates" / f"{template}.txt").read_text()
     return Template(text).substitute(filled)
-
-
-def _call(start: str, parts: list[str], end: str) -> str:
-    """A call or literal: on one line if it is short."""
-    one_line = f"{start}{', '.join(parts)}{end}"
-    if len(one_line) < 90:
-        return one_line
-    return "\n".join([start, *(f"    {part}," for part in parts), end])
 
 
 def _names(names: list[str]) -> str:
@@ -142,7 +111,7 @@ def _observation_inputs(policy: TrainedPolicy) -> dict[str, str]:
 
 
 def _at(path: tuple[Any, ...]) -> str:
-    return "obs" + "".join(f"[{key!r}]" for key in path)
+    return "obs" + "".join(f"[{json.dumps(key)}]" for key in path)
 
 
 def _vector(parts: list[tuple[str, gym.Space]]) -> str:
@@ -205,69 +174,3 @@ def _action(space: gym.Space) -> str:
         return f"outputs[{next(numbers)}][0]"
 
     return code(space)
-
-
-def _env(policy: TrainedPolicy) -> _Env:
-    """How a script makes the env that the policy was trained on.
-
-    Raises:
-        _NotPlayable: It can't.
-    """
-    config = policy.config_with()
-    if config.is_multi_agent:
-        raise _NotPlayable("it is one of the policies of a multi-agent env")
-    env, env_config = config.env, config.env_config
-    if _literal(env_config) is None:
-        raise _NotPlayable("the settings of its env are more than data")
-    if (game := procgen_game(env)) is not None:
-        return _Env("procgen", game, _gym3(game, env_config))
-    if is_tune_registered(env):
-        raise _NotPlayable(f"its env, {env!r}, is known to Ray only")
-    try:
-        found = find_env(config)
-    except ValueError as e:
-        raise _NotPlayable(str(e)) from e
-    if isinstance(found, gym.envs.registration.EnvSpec):
-        if str(found.vector_entry_point).startswith("rllib_ppg.envs.atari:"):
-            game, *options = (found.kwargs | env_config).items()
-            code = _call("AtariVectorEnv(", [f'"{game[1]}"', "1", *_keywords(options)], ")")
-            return _Env("atari", game[1], code)
-        code = _call("gymnasium.make(", [f'"{env}"', *_keywords(env_config.items())], ")")
-        return _Env("gymnasium", env, code)
-    name, module = found.__qualname__, found.__module__.removeprefix("rllib_env_")
-    if module == "__main__" or "<" in name:
-        raise _NotPlayable(f"its env, {name}, is in no module that could be imported")
-    if isinstance(found, type) and issubclass(found, VectorEnv | MultiAgentEnv):
-        raise _NotPlayable(f"its env, {name}, is not a single gymnasium env")
-    config_code = _keywords(env_config.items())
-    if takes_config(found, env_config):
-        config_code = [repr(_literal(env_config))]
-    outer = name.partition(".")[0]
-    return _Env(
-        "gymnasium",
-        name,
-        _call(f"{name}(", config_code, ")"),
-        f"from {module} import {outer}  # your env, on Python's path",
-    )
-
-
-def _gym3(game: str, env_config: Mapping[str, Any]) -> str:
-    options = {key: x for key, x in env_config.items() if x is not None}
-    options |= {"rand_seed": 0}
-    if options.get("distribution_mode") == "exploration":  # Procgen has one level for it
-        options = {k: x for k, x in options.items() if k not in ("num_levels", "start_level")}
-    parts = ["num=1", f'env_name="{game}"', *_keywords(options.items())]
-    return _call("ProcgenGym3Env(", parts, ")")
-
-
-def _keywords(items: Any) -> list[str]:
-    return [f"{key}={value!r}" for key, value in items]
-
-
-def _literal(env_config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of an env as Python can write them; None if some are no data."""
-    try:
-        literal: dict[str, Any] = ast.literal_eval(repr(dict(env_config)))
-        return literal
-    except (ValueError, SyntaxError):
-        return None
