@@ -419,6 +419,26 @@ def test_a_chosen_policy_predicts_and_is_exported(trained, tmp_path, quiet, caps
     np.testing.assert_array_equal(session.run(["actions"], {"obs": obs})[0], actions)
 
 
+@pytest.mark.long
+def test_a_chosen_policy_is_published(trained, tmp_path, quiet, rllib):
+    folder = tmp_path / "published"
+    words = ("--module-id", "1", "--episodes", "2", "--out", folder)
+    ended = rllib("export", trained, *words)
+    assert ended.returncode == 0, ended.stderr
+    assert "act(obs" in (folder / "act.py").read_text()
+    card = (folder / "README.md").read_text()
+    assert "The policy `1` for" in card and "sums over the agents" in card
+    assert 'load_policy(".", module_id="1")' in card
+    assert (
+        "# left out, because they are not data: policy_mapping_fn"
+        in (folder / "config.yaml").read_text()
+    )
+    obs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    expected, _ = load_policy(trained, module_id="1").predict(obs, deterministic=True)
+    actions, _ = load_policy(folder, module_id="1").predict(obs, deterministic=True)
+    np.testing.assert_array_equal(actions, expected)
+
+
 def test_all_policies_play_in_an_evaluation(trained, quiet, capsys):
     assert main(["evaluate", trained, "--episodes", "6"]) == 0
     [mean] = re.findall(r"^return +([\d.]+)", capsys.readouterr().out, re.MULTILINE)

@@ -41,14 +41,16 @@ def model_card(
     """
     algorithm, env = policy.config.algo_class.__name__, env_name(policy)
     steps = f" for {policy.env_steps:,} env steps" if policy.env_steps else ""
-    seed = policy.config.seed
+    seed, several = policy.config.seed, policy.config.is_multi_agent
     text = (files(__package__) / "templates" / "README.md").read_text()
     return Template(text).substitute(
         front_matter=dump_yaml(_front_matter(algorithm, env, returns)),
         algorithm=algorithm,
         env=env,
+        policy=f"The policy `{policy.module_id}`" if several else "A policy",
+        arguments=f'".", module_id="{policy.module_id}"' if several else '"."',
         trained=f"{steps}, {'without a seed' if seed is None else f'with seed {seed}'}",
-        returns=_table(returns) if returns else _UNKNOWN,
+        returns=_table(returns, several) if returns else _UNKNOWN,
         play=_PLAY if script.name == PLAY else _ACT,
         checkpoint=CHECKPOINT,
         module=module_folder(policy),
@@ -91,7 +93,7 @@ def _front_matter(algorithm: str, env: str, returns: Sequence[Returns]) -> dict[
     return {**about, "model-index": [{"name": algorithm, "results": [result]}]}
 
 
-def _table(returns: Sequence[Returns]) -> str:
+def _table(returns: Sequence[Returns], several: bool) -> str:
     lines = [
         "| episodes of | number | mean return | normalised | seed | actions |",
         "|---" * 6 + "|",
@@ -108,11 +110,11 @@ def _table(returns: Sequence[Returns]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     if not any(row.normalized for row in returns):
         lines = [_without_cell(line, 4) for line in lines]
-    return "\n".join([*lines, *_notes(returns)])
+    return "\n".join([*lines, *_notes(returns, several)])
 
 
-def _notes(returns: Sequence[Returns]) -> list[str]:
-    notes = []
+def _notes(returns: Sequence[Returns], several: bool) -> list[str]:
+    notes = ["All policies play, and returns are sums over the agents."] if several else []
     if any(row.of == TRAINING_RUN for row in returns):
         notes.append("Those of training are the last ones before the policy was saved.")
     if any(row.mean.std_error is not None for row in returns):
