@@ -367,7 +367,7 @@ def record(**options: Any) -> int:
     },
 )
 def export(**options: Any) -> int:
-    """Write a trained policy as an ONNX model, or as a folder to publish."""
+    """Write a trained policy as an ONNX model or a folder to publish."""
     from rllib_ppg_cli.export import main
 
     return main(**options)
