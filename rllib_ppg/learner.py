@@ -284,6 +284,7 @@ class PPGTorchLearner(BaseLearner):
             segments,
             np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64),
             None if actions is None else actions.reshape(-1, T, *actions.shape[1:]),
+            metrics=[],
         )
 
     def aux_epoch(self, module_id: ModuleID, epoch: int) -> ResultDict:
@@ -294,7 +295,8 @@ class PPGTorchLearner(BaseLearner):
             epoch: 0 to E_aux - 1; the last one closes the phase.
 
         Returns:
-            Metrics, as means over the epoch.
+            Metrics, as means over the epoch; the last one's are those of the phase, with those of
+            each epoch below `epoch_1`, `epoch_2`, ...
 
         Raises:
             FloatingPointError: A loss or a gradient is NaN or infinite.
@@ -321,7 +323,13 @@ class PPGTorchLearner(BaseLearner):
             metrics["vf_aux_explained_var"] = _explained_variance(1.0, *sums)
         if config.aux_precision == AUTO:
             metrics["bfloat16"] = float(self.aux_precision == "bfloat16")
+        phase.metrics.append(metrics)
         if epoch == config.e_aux - 1:
+            metrics = metrics | {
+                f"epoch_{i}/{name}": value
+                for i, of_epoch in enumerate(phase.metrics, start=1)
+                for name, value in of_epoch.items()
+            }
             self._weights_seq_no += 1
             module.aux = None
             if module.proximal is not None:

@@ -61,6 +61,10 @@ METRICS: dict[str, dict[str, str]] = {
         "learners/default_policy/aux/bfloat16": (
             '1 if the phase used bfloat16, 0 if float32; only with `aux_precision="auto"`.'
         ),
+        "learners/default_policy/aux/epoch_1/clone_kl": (
+            "The same over the phase's first epoch. Each of these metrics is there for each epoch, "
+            "from `epoch_1` to E_aux."
+        ),
         "learners/default_policy/aux_learning_rate": "Learning rate, `aux_lr`; in each iteration.",
     },
     "PPG's successors, in the policy phase": {

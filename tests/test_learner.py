@@ -293,6 +293,16 @@ def test_aux_explained_variance_is_that_of_the_predictions():
     assert metrics["aux/vf_aux_explained_var"] == pytest.approx(expected, abs=ATOL)
 
 
+def test_a_phase_ends_with_the_metrics_of_each_epoch():
+    learner = make_learner(e_aux=3)
+    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    *_, second, last = aux_phase(learner, [(info, block)])
+    assert last["aux/epoch_2/clone_kl"] == second["aux/clone_kl"]
+    assert last["aux/epoch_3/clone_kl"] == last["aux/clone_kl"] != second["aux/clone_kl"]
+    assert "aux/epoch_4/clone_kl" not in last
+    assert "aux/epoch_1/clone_kl" not in second
+
+
 def test_nan_stops_before_the_step_and_names_the_place():
     learner = make_learner(num_minibatches=2)
     r = make_rollout()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import tree
 from pyarrow import fs
 from ray.exceptions import RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -357,7 +358,7 @@ class BaseAlgorithm(OldAPI, Algorithm):
         results = super()._compile_iteration_results(**kwargs)
         for module_id in self.modules:
             metrics = results.get(LEARNER_RESULTS, {}).get(module_id, {})
-            if np.isnan(list(metrics.get("aux", {}).values())).any():
+            if np.isnan(tree.flatten(metrics.get("aux", {}))).any():
                 metrics.pop("aux")
         return results
 

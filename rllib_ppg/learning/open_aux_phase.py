@@ -22,6 +22,7 @@ class OpenAuxPhase(NamedTuple):
         segments: How they are cut into minibatches.
         row_ids: Ids of its rows among all rows of the phase, `[n]`.
         actions: Actions of these rows `[n, T, ...]`; None if no loss needs them, or without rows.
+        metrics: Metrics of each epoch so far.
     """
 
     spec: AuxPhase
@@ -29,6 +30,7 @@ class OpenAuxPhase(NamedTuple):
     segments: Segments
     row_ids: np.ndarray
     actions: np.ndarray | None
+    metrics: list[dict[str, float]]
 
     def draw_augmentation(self, epoch: int) -> None:
         """Draws the random numbers of an epoch's augmentation, for all states."""

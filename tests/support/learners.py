@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.utils import flatten_dict
 
 from rllib_ppg import PPGConfig
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
@@ -190,14 +191,8 @@ def phases(learner, *rollouts):
 
 
 def peek(metrics):
-    out = {}
-    for key, value in metrics[DEFAULT_MODULE_ID].items():
-        out |= (
-            {f"{key}/{k}": v.peek() for k, v in value.items()}
-            if isinstance(value, dict)
-            else {key: value.peek()}
-        )
-    return out
+    flat = flatten_dict(metrics[DEFAULT_MODULE_ID], delimiter="/")
+    return {key: value.peek() for key, value in flat.items()}
 
 
 def parameters(learner):
