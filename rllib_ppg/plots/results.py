@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import bisect
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from pyarrow import fs
-from ray.tune.utils import flatten_dict, unflattened_lookup
+from ray.tune.utils import flatten_dict
 
-from rllib_ppg.checkpoint.folder import resolve
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.result_names import instead_of
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.plots.curves import Points
+from rllib_ppg.plots.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,56 @@ class Trial:
     Attributes:
         run: Name of its experiment's folder; its path from where the runs' paths part if two have
             the same name.
-        folder: Path of its folder.
+        files: Its folder.
         algo: Algorithm's name, such as "PPG".
         env: Environment's id, or the name of its class.
         given: Settings that the user gave; nested ones by path, "env_config/num_levels".
         config: All settings, nested ones by path.
-        iterations: Numbers of the iterations that have a return, [n], n >= 1.
+        iterations: Numbers of its iterations, [n], n >= 1.
         env_steps: Env steps after each, [n], increasing.
-        returns: The requested metric, [n].
+        metric: Path of the metric that is its return.
+        columns: The metrics that were read, by path, each [n]; NaN where a result has none.
         started: Start time in seconds since 1970.
+        is_done: Whether Tune has ended it.
     """
 
     run: str
-    folder: str
+    files: Folder
     algo: str
     env: str
     given: Mapping[str, Any]
     config: Mapping[str, Any]
     iterations: np.ndarray
     env_steps: np.ndarray
-    returns: np.ndarray
+    metric: str
+    columns: Mapping[str, np.ndarray]
     started: float
+    is_done: bool
+
+    @property
+    def folder(self) -> str:
+        """Path of its folder."""
+        return self.files.path
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Its return after each iteration, [n]."""
+        return self.column(self.metric)
 
     @property
     def curve(self) -> Points:
         """Its learning curve."""
-        return Points(self.env_steps, self.returns)
+        return self.points(self.metric)
+
+    def column(self, path: str) -> np.ndarray:
+        """Returns a metric after each iteration, [n]; NaN where there is none."""
+        return self.columns.get(path, np.full(len(self.env_steps), np.nan))
+
+    def points(self, path: str) -> Points:
+        """Returns the curve of a metric, where it is finite."""
+        values = self.column(path)
+        kept = np.isfinite(values)
+        return Points(self.env_steps[kept], values[kept])
 
     @property
     def seed(self) -> int | None:
@@ -66,45 +90,6 @@ class Trial:
     def setting(self, path: str) -> Any:
         """Returns a setting's value; None if there is no such setting."""
         return self.config.get(path, self.given.get(path))
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A folder on any filesystem."""
-
-    filesystem: fs.FileSystem
-    path: str
-
-    @classmethod
-    def at(cls, place: str | Path, filesystem: fs.FileSystem | None) -> _Folder:
-        filesystem, path = resolve(place, filesystem)
-        if isinstance(filesystem, fs.LocalFileSystem):
-            path = os.path.realpath(path)
-        return cls(filesystem, path.rstrip("/"))
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def parent(self) -> _Folder:
-        return replace(self, path=self.path.rpartition("/")[0])
-
-    def subfolders(self) -> list[_Folder]:
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        paths = sorted(info.path for info in found if info.type == fs.FileType.Directory)
-        return [_Folder.at(path, self.filesystem) for path in paths]
-
-    def exists(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
-
-    def lines(self, file: str) -> Iterator[str]:
-        """Yields the lines of a file in the folder; none if there is no such file."""
-        path = f"{self.path}/{file}"
-        if self.filesystem.get_file_info(path).type == fs.FileType.File:
-            with self.filesystem.open_input_stream(path) as stream:
-                yield from io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
 
 
 def read_trials(
@@ -126,20 +111,37 @@ def read_trials(
     Raises:
         ValueError: If a folder has no results, or no result has the metric.
     """
-    found = [folder for run in runs for folder in _trial_folders(_Folder.at(run, filesystem))]
-    folders = {(folder.filesystem.type_name, folder.path): folder for folder in found}.values()
-    names = _run_names({folder.parent.path for folder in folders})
-    trials = []
-    for folder in folders:
-        trials.append(_read_trial(folder, names[folder.parent.path], metric))
-    joined = _joined(sorted(trials, key=lambda trial: trial.started))
-    with_returns = [_finite(trial) for trial in joined if np.isfinite(trial.returns).any()]
+    trials = read_results(runs, lambda path: path == metric, filesystem)
+    trials = [replace(trial, metric=metric) for trial in trials]
+    with_returns = [_finite(trial) for trial in trials if np.isfinite(trial.returns).any()]
     if not with_returns:
-        known = set().union(*(_metrics(folder) for folder in folders))
+        known = set().union(*(_metrics(trial.files) for trial in trials))
         raise ValueError(
             f"no result has a number for {metric}{instead_of(metric, known - {metric})}"
         )
     return with_returns
+
+
+def read_results(
+    runs: Sequence[str | Path],
+    wanted: Callable[[str], bool],
+    filesystem: fs.FileSystem | None = None,
+) -> list[Trial]:
+    """Reads metrics of trials, as `read_trials` does, but with all iterations of all trials.
+
+    Args:
+        runs: Paths or URIs of trials' folders, or of folders that hold some, however deep.
+        wanted: Whether to read the metric of a path.
+        filesystem: Filesystem of the paths; None finds it from each path or URI.
+
+    Raises:
+        ValueError: If a folder has no results.
+    """
+    found = [folder for run in runs for folder in _trial_folders(Folder.at(run, filesystem))]
+    folders = {(folder.filesystem.type_name, folder.path): folder for folder in found}.values()
+    names = _run_names({folder.parent.path for folder in folders})
+    trials = [_read_trial(folder, names[folder.parent.path], wanted) for folder in folders]
+    return _joined(sorted(trials, key=lambda trial: trial.started))
 
 
 def _run_names(paths: Iterable[str]) -> dict[str, str]:
@@ -153,12 +155,12 @@ def _run_names(paths: Iterable[str]) -> dict[str, str]:
     return {path: "/".join(names[shared:]) for path, names in parts.items()}
 
 
-def _trial_folders(run: _Folder) -> list[_Folder]:
+def _trial_folders(run: Folder) -> list[Folder]:
     """The trials' folders: the folder itself, or those in it, however deep."""
     if not run.exists():
         siblings = [folder.name for folder in run.parent.subfolders()]
         raise ValueError(f"there is no folder {run.path}{did_you_mean(run.name, siblings)}")
-    found: list[_Folder] = []
+    found: list[Folder] = []
     seen: set[str] = set()  # a link may lead back up
     left = [run]
     while left:
@@ -176,37 +178,50 @@ def _trial_folders(run: _Folder) -> list[_Folder]:
     return found
 
 
-def _read_trial(folder: _Folder, run: str, metric: str) -> Trial:
-    rows: list[tuple[float, float, float]] = []
+def _read_trial(folder: Folder, run: str, wanted: Callable[[str], bool]) -> Trial:
+    iterations, env_steps = array("d"), array("d")
+    columns: dict[str, array[float]] = {}
     result: dict[str, Any] = {}
     started = math.inf
     for result in _results(folder):
         steps = result["num_env_steps_sampled_lifetime"]
         started = min(started, result.get("timestamp", math.inf))
-        while rows and rows[-1][1] >= steps:  # the run resumed from a checkpoint before these
-            rows.pop()
-        value = unflattened_lookup(metric, result, default=None)
-        is_number = isinstance(value, int | float)
-        rows.append((result.get("training_iteration", 0), steps, value if is_number else math.nan))
-    given = _settings(json.loads("".join(folder.lines("params.json")) or "{}"))
+        n = bisect.bisect_left(env_steps, steps)
+        for column in (iterations, env_steps, *columns.values()):
+            del column[n:]  # the run resumed from a checkpoint before these
+        iterations.append(result.get("training_iteration", 0))
+        env_steps.append(steps)
+        for path, value in _numbers(result):
+            if wanted(path):
+                column = columns.setdefault(path, array("d"))
+                _pad(column, n)
+                column.append(value)
+    for column in columns.values():
+        _pad(column, len(env_steps))
+    given = _settings(json.loads(folder.text("params.json") or "{}"))
     config = _settings(result.get("config", {}))
-    iterations, env_steps, returns = np.array(rows, float).T
     env = str(given.get("env", config.get("env")))
     return Trial(
         run=run,
-        folder=folder.path,
+        files=folder,
         algo=_algorithm(folder.name, env),
         env=_class_name(env),
         given=given,
         config=config,
-        iterations=iterations,
-        env_steps=env_steps,
-        returns=returns,
+        iterations=np.array(iterations),
+        env_steps=np.array(env_steps),
+        metric=EPISODE_RETURN_MEAN,
+        columns={path: np.array(column) for path, column in columns.items()},
         started=started,
+        is_done=bool(result.get("done")),
     )
 
 
-def _results(folder: _Folder) -> Iterator[dict[str, Any]]:
+def _pad(column: array[float], n: int) -> None:
+    column.extend([math.nan] * (n - len(column)))
+
+
+def _results(folder: Folder) -> Iterator[dict[str, Any]]:
     """Yields a trial's results; skips a line that a killed run left unfinished."""
     for line in folder.lines("result.json"):
         try:
@@ -232,12 +247,17 @@ def _joined(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _continued(earlier: Trial, before: np.ndarray, later: Trial) -> Trial:
+    paths = {**earlier.columns, **later.columns}
     return replace(
         earlier,
-        folder=later.folder,
+        files=later.files,
         iterations=np.concatenate([earlier.iterations[before], later.iterations]),
         env_steps=np.concatenate([earlier.env_steps[before], later.env_steps]),
-        returns=np.concatenate([earlier.returns[before], later.returns]),
+        columns={
+            path: np.concatenate([earlier.column(path)[before], later.column(path)])
+            for path in paths
+        },
+        is_done=later.is_done,
     )
 
 
@@ -247,7 +267,7 @@ def _finite(trial: Trial) -> Trial:
         trial,
         iterations=trial.iterations[kept],
         env_steps=trial.env_steps[kept],
-        returns=trial.returns[kept],
+        columns={path: column[kept] for path, column in trial.columns.items()},
     )
 
 
@@ -263,10 +283,19 @@ def _class_name(env: str) -> str:
     return match[1] if match else env
 
 
-def _metrics(folder: _Folder) -> set[str]:
+def _metrics(folder: Folder) -> set[str]:
     *_, last = _results(folder)
-    last.pop("config", None)
-    return {path for path, value in _flat(last).items() if isinstance(value, int | float)}
+    return {path for path, _ in _numbers(last)}
+
+
+def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields a result's numbers by their paths, without those among the settings."""
+    for key, value in result.items():
+        if isinstance(value, dict):
+            if key != "config":
+                yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield prefix + key, value
 
 
 def _flat(nested: dict[str, Any]) -> dict[str, Any]:
