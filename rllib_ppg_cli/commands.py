@@ -191,6 +191,16 @@ def _checkpoint() -> click.Argument:
     )
 
 
+def _runs() -> click.Argument:
+    return click.Argument(
+        ["runs"],
+        nargs=-1,
+        required=True,
+        metavar="RUN...",
+        help="Folder or URI of a trial, an experiment, or several of them.",
+    )
+
+
 def _steps() -> click.Option:
     about = "Stop after this many env steps, even before --episodes. (default: no limit)"
     return _option("--steps N", about, _COUNT)
@@ -376,15 +386,7 @@ def export(**options: Any) -> int:
 @rllib.command(
     cls=Command,
     usage=["plot RUN... [OPTIONS]"],
-    params=[
-        click.Argument(
-            ["runs"],
-            nargs=-1,
-            required=True,
-            metavar="RUN...",
-            help="Folder or URI of a trial, an experiment, or several of them.",
-        )
-    ],
+    params=[_runs()],
     option_groups={
         "Picture": [
             _option(
@@ -415,6 +417,27 @@ def export(**options: Any) -> int:
 def plot(**options: Any) -> int:
     """Draw the learning curves of runs, or a sweep's final returns."""
     from rllib_ppg_cli.plot import main
+
+    return main(**options)
+
+
+@rllib.command(
+    cls=Command,
+    usage=["report RUN... [OPTIONS]"],
+    params=[_runs()],
+    option_groups={
+        "Page": [
+            _option(
+                "--out -o FILE",
+                "The page: one .html file. (default: report.html)",
+                default="report.html",
+            ),
+        ]
+    },
+)
+def report(**options: Any) -> int:
+    """Write a page about runs: curves, phases, time, settings and past runs."""
+    from rllib_ppg_cli.report import main
 
     return main(**options)
 

@@ -20,8 +20,15 @@ _SHORTEST = 8  # shorter values occur in many texts by chance
 _ASSIGNMENT = re.compile(rf"\b([A-Z][A-Z0-9_]*?(?:{'|'.join(_ENDINGS)}))(['\"]?\s*[=:]\s*)(\S+)")
 
 
-def redact(text: str) -> str:
-    """Returns a text in which *** replaces secret values and what follows `..._API_KEY=`."""
+def redact(text: str, setting: str = "") -> str:
+    """Returns a text in which *** replaces secret values and what follows `..._API_KEY=`.
+
+    Args:
+        text: The text.
+        setting: Path of the setting whose value it is. If its name is that of a secret, *** is all.
+    """
+    if text and not text.isdecimal() and setting.upper().endswith(_ENDINGS):
+        return "***"
     for value in _values().values():
         for spelling in _spellings(value):
             text = text.replace(spelling, "***")

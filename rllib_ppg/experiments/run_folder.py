@@ -110,9 +110,14 @@ def storage_path(experiment: Experiment) -> str:
     return absolute(experiment.storage_path or DEFAULT_STORAGE_PATH)
 
 
-def runs_in(storage: str) -> list[str]:
-    """The names of the runs in a folder or at a URI."""
-    filesystem, path = resolve(storage)
+def runs_in(storage: str, filesystem: fs.FileSystem | None = None) -> list[str]:
+    """The names of the runs in a folder or at a URI.
+
+    Args:
+        storage: Path or URI.
+        filesystem: Filesystem of the path; None finds it from the path or URI.
+    """
+    filesystem, path = resolve(storage, filesystem)
     folders = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     files = filesystem.get_file_info([f"{folder.path}/{_TUNER}" for folder in folders])
     return sorted(file.path.split("/")[-2] for file in files if file.type == fs.FileType.File)

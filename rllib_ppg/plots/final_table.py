@@ -33,7 +33,7 @@ def final_table(panels: Iterable[Panel], against: str | None = None) -> str:
             row = (
                 panel.title,
                 label,
-                _mean_and_spread(curve.finals()),
+                mean_and_spread(curve.finals()),
                 str(len(curve.seeds)),
                 _steps(curve, panel.last_step()),
             )
@@ -42,7 +42,8 @@ def final_table(panels: Iterable[Panel], against: str | None = None) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _mean_and_spread(returns: np.ndarray) -> str:
+def mean_and_spread(returns: np.ndarray) -> str:
+    """Returns the mean and the standard deviation of returns, as in "490.9 +- 8.1"."""
     mean = returns.mean()
     decimals = 3 if abs(mean) < 10 else 1
     spread = f" +- {std(returns):.{decimals}f}" if len(returns) > 1 else ""
@@ -64,7 +65,7 @@ def _at(curve: Curve, step: float | None) -> str:
     finals = curve.finals_at(step)
     if len(finals) < len(curve.seeds):
         return "-"
-    return f"{_mean_and_spread(finals)} (at {in_short(step)})"
+    return f"{mean_and_spread(finals)} (at {in_short(step)})"
 
 
 def sweep_table(trials: Iterable[Trial]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +58,10 @@ class Folder:
         """Whether there is such a folder."""
         return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
 
+    def modified(self) -> int:
+        """When something in it was last added, in nanoseconds since 1970; 0 if that is unknown."""
+        return self.filesystem.get_file_info(self.path).mtime_ns or 0
+
     def lines(self, file: str) -> Iterator[str]:
         """Yields the lines of a file in the folder; none if there is no such file."""
         path = f"{self.path}/{file}"
@@ -72,3 +76,8 @@ class Folder:
     def _contents(self) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         return list(self.filesystem.get_file_info(selector))
+
+
+def distinct(folders: Iterable[Folder]) -> list[Folder]:
+    """Returns folders without repetitions."""
+    return [*{(folder.filesystem.type_name, folder.path): folder for folder in folders}.values()]

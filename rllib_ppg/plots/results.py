@@ -21,7 +21,7 @@ from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.result_names import instead_of
 from rllib_ppg.experiments.settings import EPISODE_RETURN_MEAN
 from rllib_ppg.plots.curves import Points
-from rllib_ppg.plots.folder import Folder
+from rllib_ppg.plots.folder import Folder, distinct
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,9 @@ def read_results(
     Raises:
         ValueError: If a folder has no results.
     """
-    found = [folder for run in runs for folder in _trial_folders(Folder.at(run, filesystem))]
-    folders = {(folder.filesystem.type_name, folder.path): folder for folder in found}.values()
+    folders = distinct(
+        folder for run in runs for folder in _trial_folders(Folder.at(run, filesystem))
+    )
     names = _run_names({folder.parent.path for folder in folders})
     trials = [_read_trial(folder, names[folder.parent.path], wanted) for folder in folders]
     return _joined(sorted(trials, key=lambda trial: trial.started))
@@ -198,8 +199,8 @@ def _read_trial(folder: Folder, run: str, wanted: Callable[[str], bool]) -> Tria
                 column.append(value)
     for column in columns.values():
         _pad(column, len(env_steps))
-    given = _settings(json.loads(folder.text("params.json") or "{}"))
-    config = _settings(result.get("config", {}))
+    given = settings_by_path(json.loads(folder.text("params.json") or "{}"))
+    config = settings_by_path(result.get("config", {}))
     env = str(given.get("env", config.get("env")))
     return Trial(
         run=run,
@@ -303,8 +304,8 @@ def _flat(nested: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's settings by their paths, under the names that users give.
+def settings_by_path(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config's settings by their paths, under the names that users give.
 
     RLlib stores some in attributes that begin with an underscore. A function's address differs
     between processes and is left out.
