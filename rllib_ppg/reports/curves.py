@@ -12,7 +12,8 @@ from rllib_ppg.plots.results import Trial
 
 MAX_POINTS = 800
 _MAX_MARKS = 50
-EVALUATED = "evaluation/env_runners/num_env_steps_sampled_lifetime"
+# Differs between any two evaluations.
+EVALUATED = "evaluation/env_runners/episode_duration_sec_mean"
 
 
 def modules(trial: Trial) -> list[str]:
@@ -35,7 +36,7 @@ def curve(trial: Trial, path: str) -> Points:
 
 def was_evaluated(trial: Trial) -> np.ndarray:
     """Returns after which iterations a trial was evaluated, [n]."""
-    return np.diff(np.nan_to_num(trial.column(EVALUATED)), prepend=0) > 0
+    return np.diff(np.nan_to_num(trial.column(EVALUATED)), prepend=0) != 0
 
 
 def ended_aux_phase(trial: Trial) -> np.ndarray:

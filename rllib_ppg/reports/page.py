@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from rllib_ppg.plots.final_table import in_short
@@ -43,10 +44,8 @@ def make_page(runs: Sequence[str], redact: Redact) -> str:
         mark_every=max(map(curves.mark_every, trials)),
         max_points=curves.MAX_POINTS,
         is_thinned=max(len(trial.env_steps) for trial in trials) > curves.MAX_POINTS,
-        evaluations=[
-            (e, name, x) for e, name, trial in named for x in run_files.evaluations(trial)
-        ],
-        videos=[(e, name, x) for e, name, trial in named for x in run_files.newest_video(trial)],
+        evaluations=[(*of, x) for *of, trial in named for x in run_files.evaluations(trial)],
+        videos=[(*of, x) for *of, trial in named for x in run_files.newest_video(trial)],
         settings=changed_settings(entries, redact),
         past=past_runs(trials, redact),
         curves=curves,
@@ -55,6 +54,11 @@ def make_page(runs: Sequence[str], redact: Redact) -> str:
         script=Markup((_DATA / "report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def _code(text: str) -> Markup:
+    """Text with `code` as HTML."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _template(redact: Redact) -> jinja2.Template:
@@ -66,5 +70,5 @@ def _template(redact: Redact) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"when": when, "in_short": in_short}
+    env.filters |= {"when": when, "in_short": in_short, "code": _code}
     return env.get_template("report.html")

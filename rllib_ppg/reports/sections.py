@@ -88,7 +88,12 @@ def _sections(entries: Sequence[Entry]) -> Iterator[Section]:
             _auxiliary_phases(entries, module),
             "Each phase is a line over its epochs.",
         )
-    yield Section("Time", _there([time_split(entries)]))
+    yield Section(
+        "Time",
+        _there([time_split(entries)]),
+        "The policy phase of RLlib's other algorithms is their learners' update. What an iteration "
+        "spends on nothing else counts as its evaluation if it has one.",
+    )
 
 
 def _returns(entries: Sequence[Entry]) -> list[Plot]:
