@@ -52,16 +52,22 @@ class Plot:
 
 
 def over_steps(
-    title: str, entries: Iterable[Entry], path: str, *, dashed: str = "", about: str = ""
+    title: str,
+    entries: Iterable[Entry],
+    *paths: str,
+    dashed: str = "",
+    about: str = "",
+    floor: float | None = None,
 ) -> Plot | None:
     """Plots a metric over env steps; a dot is where an auxiliary phase ended.
 
     Args:
         title: The plot's title.
         entries: What to plot.
-        path: Path of the metric.
-        dashed: Path of another metric, drawn with dashes and small circles.
+        paths: Paths of the metric; of each trial the first one that it has.
+        dashed: Path of another metric, drawn with dots and small circles.
         about: What the metric means.
+        floor: Where to cut off what may lie far below.
 
     Returns:
         The plot; None if there is nothing to plot.
@@ -69,7 +75,7 @@ def over_steps(
     traces = []
     for entry in entries:
         for name, trial in entry.titled():
-            line = curves.curve(trial, path)
+            line = curves.curve(trial, next((p for p in paths if p in trial.columns), paths[0]))
             if len(line.env_steps):
                 mode = "lines" if len(line.env_steps) > 1 else "markers"
                 traces.append(_trace(entry, name, line, mode=mode))
@@ -82,20 +88,26 @@ def over_steps(
                 if len(other.env_steps) <= 50:
                     style |= {"mode": "lines+markers", "marker_symbol": "circle-open"}
                 traces.append(_trace(entry, name, other, **style))
-    return _plot(title, about, traces, _ENV_STEPS)
+    return _plot(title, about, traces, _ENV_STEPS, floor)
 
 
 def over_aux_epochs(
-    title: str, entries: Iterable[Entry], module: str, metric: str, *, about: str = ""
+    title: str,
+    entries: Iterable[Entry],
+    module: str,
+    metric: str,
+    *,
+    about: str = "",
+    floor: float | None = None,
 ) -> Plot | None:
-    """Plots a metric over the epochs of all auxiliary phases; None if there is none."""
+    """Plots a metric over the epochs of all auxiliary phases; see `over_steps`."""
     traces = []
     for entry in entries:
         for name, trial in entry.titled():
             line = curves.aux_epochs(trial, module, metric)
             if np.isfinite(line.returns).any():
                 traces.append(_trace(entry, name, line, mode="lines+markers", steps=False))
-    return _plot(title, about, traces, "auxiliary phase")
+    return _plot(title, about, traces, "auxiliary phase", floor)
 
 
 def time_split(entries: Sequence[Entry]) -> Plot | None:
@@ -161,10 +173,19 @@ def _trace(
     )
 
 
-def _plot(title: str, about: str, traces: Sequence[Any], x: str) -> Plot | None:
+def _plot(
+    title: str, about: str, traces: Sequence[Any], x: str, floor: float | None = None
+) -> Plot | None:
     if not traces:
         return None
     axis = {**_AXIS, "title": {"text": x, "standoff": 8}}
     if x == _ENV_STEPS:
         axis["tickformat"] = "~s"
-    return Plot(title, about, go.Figure(traces, {**_LAYOUT, "xaxis": axis, "yaxis": _AXIS}))
+    figure = go.Figure(traces, {**_LAYOUT, "xaxis": axis, "yaxis": _AXIS})
+    if floor is not None:
+        values = np.concatenate([trace.y for trace in traces])
+        top = max(np.nanmax(values), floor)
+        if np.nanmin(values) < floor:
+            figure.update_yaxes(range=[floor, top + 0.05 * (top - floor or 1)])
+            about += f" Cut off below {floor:g}."
+    return Plot(title, about, figure)

@@ -52,20 +52,18 @@ def legend(trials: Sequence[Trial], redact: Redact) -> list[Entry]:
         redact: Returns a text without secrets.
     """
     several_runs = len({trial.run for trial in trials}) > 1
-    several_algos = len({trial.algo for trial in trials}) > 1
-    several_envs = len({trial.env for trial in trials}) > 1
     entries: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         of_run = [other for other in trials if other.run == trial.run]
         parts = [trial.run] * several_runs
-        parts += [trial.algo] * (several_algos or not several_runs)
-        parts += [trial.env] * several_envs
+        parts += [trial.algo] * (len({other.algo for other in of_run}) > 1)
+        parts += [trial.env] * (len({other.env for other in of_run}) > 1)
         parts += [
             f"{path.split('/')[-1]}={redact(str(trial.setting(path)), path)}"
             for path in swept_settings(of_run)[trial.algo]
             if path
         ]
-        entries[redact(", ".join(parts))].append(trial)
+        entries[redact(", ".join(parts or [trial.algo]))].append(trial)
     return [
         Entry(name, _COLORS[i % len(_COLORS)], tuple(members))
         for i, (name, members) in enumerate(entries.items())

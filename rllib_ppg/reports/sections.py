@@ -20,11 +20,14 @@ _RETURNS = {
     "episode_len_mean": "Episode length",
 }
 _GAP = "evaluation/generalization_gap"
-_MODULE_RETURN = "env_runners/module_episode_return_mean"
+# As PPG's env runners and RLlib's call them.
+_MODULE_RETURNS = (
+    "env_runners/module_episode_returns_mean",
+    "env_runners/module_episode_return_mean",
+)
 # A module's metrics, as PPG and RLlib's other algorithms call them, in the order of their plots.
 _POLICY_PHASE = {
     "approx_kl": "KL divergence",
-    "mean_kl_loss": "KL divergence",
     "entropy": "Entropy",
     "clip_fraction": "Clip fraction",
     "vf_explained_var": "Explained variance of the value function",
@@ -32,6 +35,7 @@ _POLICY_PHASE = {
     "vf_loss": "Value loss",
     "total_loss": "Total loss",
 }
+_OF_RLLIB = {"mean_kl_loss": "approx_kl"}
 _AUX_PHASE = {
     "clone_kl": "KL divergence from the policy before the phase",
     "vf_aux_loss": "Loss of the auxiliary value head",
@@ -59,11 +63,11 @@ class Section:
 def is_shown(path: str) -> bool:
     """Returns whether a report needs a metric; most of the others are RLlib's counters."""
     if path.startswith("learners/"):
-        return not re.search(r"/__all_modules__/|throughput|/num_", path)
+        return not re.search(r"/__all_modules__/|throughput|/(diff_)?num_|_seq_no|_size_", path)
     parent, _, name = path.rpartition("/")
     if parent in (_TRAINING, _EVALUATION):
         return name in _RETURNS or path == curves.EVALUATED
-    return parent in (_MODULE_RETURN, "timers", "") or path == _GAP
+    return parent in (*_MODULE_RETURNS, "timers", "") or path == _GAP
 
 
 def sections(entries: Sequence[Entry]) -> list[Section]:
@@ -80,7 +84,7 @@ def _sections(entries: Sequence[Entry]) -> Iterator[Section]:
         policy_phase = _policy_phase(entries, module)
         if of_module:
             policy_phase[:0] = _there(
-                [over_steps("Mean return", entries, f"{_MODULE_RETURN}/{module}")]
+                [over_steps("Mean return", entries, *(f"{x}/{module}" for x in _MODULE_RETURNS))]
             )
         yield Section(f"Policy phase{of_module}", policy_phase)
         yield Section(
@@ -113,7 +117,7 @@ def _returns(entries: Sequence[Entry]) -> list[Plot]:
 def _policy_phase(entries: Sequence[Entry], module: str) -> list[Plot]:
     of_module = re.compile(rf"learners/{re.escape(module)}/([^/]+)")
     names = [
-        match[1]
+        _OF_RLLIB.get(match[1], match[1])
         for entry in entries
         for trial in entry.trials
         for path, column in trial.columns.items()
@@ -124,7 +128,9 @@ def _policy_phase(entries: Sequence[Entry], module: str) -> list[Plot]:
             _POLICY_PHASE.get(name, name),
             entries,
             f"learners/{module}/{name}",
+            *(f"learners/{module}/{other}" for other, ours in _OF_RLLIB.items() if ours == name),
             about=_about(name),
+            floor=_floor(name),
         )
         for name in _in_order(names, _POLICY_PHASE)
     )
@@ -135,7 +141,12 @@ def _auxiliary_phases(entries: Sequence[Entry], module: str) -> list[Plot]:
     names = [name for trial in trials for name in curves.aux_metrics(trial, module)]
     return _there(
         over_aux_epochs(
-            _AUX_PHASE.get(name, name), entries, module, name, about=_about(f"aux/{name}")
+            _AUX_PHASE.get(name, name),
+            entries,
+            module,
+            name,
+            about=_about(f"aux/{name}"),
+            floor=_floor(name),
         )
         for name in _in_order(names, _AUX_PHASE)
     )
@@ -148,6 +159,11 @@ def _varies(column: np.ndarray) -> bool:
 
 def _about(name: str) -> str:
     return _ABOUT.get(f"learners/default_policy/{name}", "")
+
+
+def _floor(name: str) -> float | None:
+    """An explained variance may be as far below 0 as it likes where targets hardly vary."""
+    return -1.0 if name.endswith("explained_var") else None
 
 
 def _in_order(names: Iterable[str], known: Iterable[str]) -> list[str]:
