@@ -49,6 +49,7 @@ OPTIONS = {
     "plot": {
         *("-o", "--out", "--against", "--metric", "--reference", "--reference-experiments", "-v"),
     },
+    "report": {"-o", "--out", "-v"},
     "example": set(),
     "example list": {"-v"},
     "example get": {"-v"},

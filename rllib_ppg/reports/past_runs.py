@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -63,15 +62,23 @@ def past_runs(trials: Sequence[Trial], redact: Redact) -> PastRuns:
         for name in runs_in(storage.path, storage.filesystem)
     ]
     newest = sorted(distinct([*shown, *others]), key=lambda folder: folder.modified(), reverse=True)
-    rows = [row for folder in newest[:MAX_RUNS] for row in _rows(folder, redact)]
+    rows = [row for run in newest[:MAX_RUNS] for row in _rows(run, _trials(run, trials), redact)]
     rows.sort(key=lambda row: row[1].key, reverse=True)
     return PastRuns(rows, len(newest[MAX_RUNS:]))
 
 
-def _rows(folder: Folder, redact: Redact) -> Iterator[Sequence[Cell]]:
-    trials: list[Trial] = []
-    with suppress(ValueError):  # nothing to list: the run has no results or no returns yet
-        trials = read_trials([folder.path], filesystem=folder.filesystem)
+def _trials(run: Folder, shown: Sequence[Trial]) -> list[Trial]:
+    """The trials of a run that have returns; those of a report need not be read again."""
+    known = [trial for trial in shown if trial.files.parent == run]
+    if {trial.folder for trial in known} == {folder.path for folder in run.subfolders()}:
+        return [trial for trial in known if len(trial.curve.returns)]
+    try:
+        return read_trials([run.path], filesystem=run.filesystem)
+    except ValueError:  # it has no results or no returns yet
+        return []
+
+
+def _rows(folder: Folder, trials: Sequence[Trial], redact: Redact) -> Iterator[Sequence[Cell]]:
     for entry in legend(trials, redact):
         finals = np.array([trial.curve.final() for trial in entry.trials])
         steps = max(trial.env_steps[-1] for trial in entry.trials)

@@ -21,10 +21,7 @@ _RETURNS = {
 }
 _GAP = "evaluation/generalization_gap"
 # As PPG's env runners and RLlib's call them.
-_MODULE_RETURNS = (
-    "env_runners/module_episode_returns_mean",
-    "env_runners/module_episode_return_mean",
-)
+_MODULE_RETURNS = tuple(f"{_TRAINING}/module_episode_{x}_mean" for x in ("returns", "return"))
 # A module's metrics, as PPG and RLlib's other algorithms call them, in the order of their plots.
 _POLICY_PHASE = {
     "approx_kl": "KL divergence",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ray.tune.error import TuneError
 from ray.tune.registry import get_trainable_cls
 from ray.tune.utils.util import SafeFallbackEncoder
 
@@ -72,10 +73,10 @@ def _text(value: Any) -> str:
 
 @cache
 def _defaults(algo: str) -> Mapping[str, Any]:
-    """The defaults of an algorithm as results have them; none of an unknown one."""
+    """The defaults of an algorithm as results have them; none if it is not one of RLlib's."""
     try:
         config = get_trainable_cls(algo).get_default_config()
-    except ValueError:
+    except (TuneError, AttributeError):
         return {}
     text = json.dumps(config.to_dict(), cls=SafeFallbackEncoder)
     return settings_by_path(json.loads(text))

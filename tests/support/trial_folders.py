@@ -16,6 +16,7 @@ def write_trial(
     started=0,
     first_iteration=1,
     defaults=None,
+    results=(),
     **given,
 ):
     """Writes a trial's folder in that of its run.
@@ -24,6 +25,7 @@ def write_trial(
         returns: One an iteration; None where no episode has ended yet.
         steps: Env steps after each iteration; 1000 an iteration.
         defaults: Settings that the algorithm's config has besides those given.
+        results: Results in addition to the return, a dict an iteration.
         given: The settings that the user gave.
     """
     folder = run / f"{algo}_{env.replace('/', '_')}_{name}_2026-11-24"
@@ -40,6 +42,9 @@ def write_trial(
                 "timestamp": started + i,
                 "config": {"seed": None, **(defaults or {}), **given},
             }
+            if results:
+                result["env_runners"] |= results[i].get("env_runners", {})
+                result = {**results[i], **result}
             file.write(json.dumps(result) + "\n")
     return folder
 
