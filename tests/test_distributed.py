@@ -58,7 +58,9 @@ def run_phases(algo, *env_runner_rows, obs=OBS):
     ]
     algo._auxiliary_phase(only_module(algo))
     of_module = algo.metrics.peek(("learners", DEFAULT_MODULE_ID))
-    metrics = {name: of_module[name] for name in METRICS if name in of_module} | of_module["aux"]
+    metrics = {name: of_module[name] for name in METRICS if name in of_module} | flatten_dict(
+        of_module["aux"]
+    )
     return [*states, learner_states(algo)], metrics, iterations
 
 

@@ -18,6 +18,8 @@ import wandb
 from tensorboardX.proto.event_pb2 import Event
 
 from rllib_ppg.experiments.experiment import Experiment
+from rllib_ppg.plots.results import read_results
+from rllib_ppg.reports.curves import aux_epochs
 from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 from tests.support.command import RLLIB, run
 from tests.support.secrets import holds
@@ -169,6 +171,22 @@ def test_tensorboard_has_them_too(a_run):
     # it may lose some.
     whole = {n for n in range(2, ITERATIONS + 1, 2) if n != interrupted_in(a_run)}
     assert whole <= set(values) <= {*whole, interrupted_in(a_run)}
+
+
+def test_its_report_shows_each_auxiliary_epoch(a_run, rllib, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    ended = rllib("report", a_run.folder, "--out", tmp_path / "report.html")
+    assert ended.returncode == 0, ended.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<script type="application/json">') > 10
+    assert "Each phase is a line over its epochs." in page
+    assert SECRET not in page
+    [trial] = read_results([a_run.folder], lambda path: True)
+    epochs = aux_epochs(trial, "default_policy", "clone_kl").returns
+    assert len(epochs) == ITERATIONS // 2 * 3  # two epochs, and a gap
+    assert epochs[1::3].tolist() == [
+        r["learners"]["default_policy"]["aux"]["clone_kl"] for r in a_run.results[1::2]
+    ]
 
 
 @pytest.fixture(scope="module")
