@@ -15,6 +15,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.utils import flatten_dict
 
 from rllib_ppg.checkpoint.folder import draft, local_copy, read_manifest
 from rllib_ppg.checkpoint.replay_files import load_replay, save_replay

@@ -18,7 +18,7 @@ import wandb
 from tensorboardX.proto.event_pb2 import Event
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg.plots.results import read_results
+from rllib_ppg.plots import results as trials
 from rllib_ppg.reports.curves import aux_epochs
 from rllib_ppg.tune_callbacks.wandb_logger import WandbLogger
 from tests.support.command import RLLIB, run
@@ -181,7 +181,7 @@ def test_its_report_shows_each_auxiliary_epoch(a_run, rllib, monkeypatch, tmp_pa
     assert page.count('<script type="application/json">') > 10
     assert "Each phase is a line over its epochs." in page
     assert SECRET not in page
-    [trial] = read_results([a_run.folder], lambda path: True)
+    [trial] = trials.read_results([a_run.folder], lambda path: True)
     epochs = aux_epochs(trial, "default_policy", "clone_kl").returns
     assert len(epochs) == ITERATIONS // 2 * 3  # two epochs, and a gap
     assert epochs[1::3].tolist() == [
