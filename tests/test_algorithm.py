@@ -354,6 +354,7 @@ def test_nan_observations_stop_the_run_and_name_the_env(build):
     assert_equal(weights(algo), before)
 
 
+@pytest.mark.faults
 def test_training_goes_on_when_an_env_runner_dies(build):
     algo = build(small(Counting, runners=2))
     algo.train()

@@ -403,6 +403,7 @@ def in_phase(phase, how):
     return lambda algo, marks: (marks / phase).write_text(how)
 
 
+@pytest.mark.faults
 def test_a_phase_begins_again_when_a_learner_dies_in_it(build, tmp_path):
     """And waits for one that is slower than the others."""
     disturb = {1: in_phase("aux", "kill"), 3: in_phase("aux", "slow")}

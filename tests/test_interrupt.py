@@ -173,6 +173,7 @@ config = {config} | {{"env": "CartPole-v1", "callbacks_class": Held}}
 """
 
 
+@pytest.mark.faults
 def test_sigterm_in_an_auxiliary_phase_does_not_cut_it_short(tmp_path):
     file, pipe = tmp_path / "held.py", tmp_path / "pipe"
     file.write_text(HELD.format(config=CONFIG))

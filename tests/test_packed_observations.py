@@ -329,11 +329,18 @@ def test_nobody_acts_on_the_state_that_ends_an_episode(build):
 @pytest.mark.parametrize(
     "env_config",
     [
-        {},
-        {"action_space": spaces.MultiDiscrete([2, 4]), "key": "observation"},
-        {"action_space": spaces.Discrete(5, start=3), "image": True},
+        pytest.param({}, id="vector"),
+        pytest.param(
+            {"action_space": spaces.MultiDiscrete([2, 4]), "key": "observation"},
+            id="PettingZoo's",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"action_space": spaces.Discrete(5, start=3), "image": True},
+            id="image",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["vector", "PettingZoo's", "image"],
 )
 def test_forbidden_actions_are_never_taken(build, env_config, tmp_path):
     """The env raises if one is: in the filter's warm-up, in training, in the evaluation."""

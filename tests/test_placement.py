@@ -195,6 +195,7 @@ def test_an_iteration_without_any_rollout_is_none(build, monkeypatch, lost):
     assert only_module(algo).replay.states == result["num_env_steps_sampled_lifetime"]
 
 
+@pytest.mark.faults
 def test_a_run_waits_for_env_runners_that_have_all_died(build):
     algo = build(several(0, runners=2))
     algo.train()
