@@ -436,7 +436,7 @@ def plot(**options: Any) -> int:
     },
 )
 def report(**options: Any) -> int:
-    """Write a page about runs: curves, phases, time, settings and past runs."""
+    """Write a page about runs: curves, phases, time and settings."""
     from rllib_ppg_cli.report import main
 
     return main(**options)

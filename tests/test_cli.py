@@ -81,6 +81,20 @@ def test_short_forms_and_yaml(command_line):
         assert (experiment.config["lr"], experiment.stop) == (5e-4, {"x": 1})
 
 
+@pytest.mark.parametrize(
+    ("words", "gpus"),
+    [
+        ("", None),
+        ("--device cuda", 1),
+        ("--device cpu", 0),
+        ("--device cuda --set num_gpus_per_learner=0.5", 0.5),
+    ],
+)
+def test_device_is_where_learners_train(words, gpus):
+    config = experiment_from(f"train -a PPG -e CartPole-v1 {words}").config
+    assert config.get("num_gpus_per_learner") == gpus
+
+
 def test_options_override_a_file_and_leave_the_rest():
     shipped = experiment_from("train file procgen_small")
     assert shipped.stop == {"training_iteration": 8}

@@ -23,6 +23,8 @@ EXPERIMENT = {
         "--env-config",
         "--max-failures",
         "--grace-time",
+        "--device",
+        "--search",
         "--seed",
         "--set",
         "--dry-run",

@@ -15,6 +15,7 @@ from ray.rllib.policy.policy import PolicySpec
 from rllib_ppg import PPGConfig
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import dump_yaml
+from rllib_ppg.rllib_settings import settings_by_method
 
 pytestmark = pytest.mark.unit
 
@@ -150,6 +151,12 @@ def test_settings_that_nothing_reads_are_refused():
             continue
         ignored.append(name)
     assert not ignored
+
+
+def test_the_reference_lists_settings_that_are_read():
+    listed = {name for names in settings_by_method().values() for name in names}
+    assert {"lr", "num_learners", "model_config", "evaluation_interval"} <= listed
+    assert not {name for name in listed if not {name, f"_{name}"} & READ}
 
 
 def test_settings_that_are_read_may_differ():
