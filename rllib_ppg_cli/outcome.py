@@ -23,6 +23,7 @@ from rllib_ppg_cli.words import without
 SUBMITTED = "RLLIB_PPG_SUBMITTED"
 _NAME = ("-n", "--experiment-name")
 _BEST = "best.yaml"  # in a search's folder
+_CURVES = 10  # of a search that are drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,14 +108,18 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
         print(error)
         return
     print(sweep_table(trials))
-    _show_best(trials, results, experiment)
-    swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
-    against = min(swept, default=None)
-    figures = {"curves": pictures.learning_curves(_panels(trials))}
-    if against:
-        figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
     if experiment.search:
+        _show_found(results, experiment)
+        best = sorted(trials, key=lambda trial: trial.curve.final())[-_CURVES:]
+        figures = {"curves": pictures.learning_curves(_panels(best))}
         figures |= _importance(results.experiment_path)
+    else:
+        _show_best(trials, results, experiment)
+        swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
+        against = min(swept, default=None)
+        figures = {"curves": pictures.learning_curves(_panels(trials))}
+        if against:
+            figures["sweep"] = pictures.sweep(_panels(trials, against), against.split("/")[-1])
     for name, figure in figures.items():
         file = f"{results.experiment_path}/{name}.png"
         pictures.save(figure, file, results.filesystem)
@@ -135,6 +140,25 @@ def _importance(folder: str) -> dict[str, Figure]:
     return {"importance": pictures.importance(shares)}
 
 
+def _show_found(results: ResultGrid, experiment: Experiment) -> None:
+    """Prints a search's best trial, and writes its settings as an experiment."""
+    from rllib_ppg.experiments.study import best_trial
+
+    found = best_trial(results.experiment_path)
+    if found is None:
+        return
+    trial_id, value = found
+    [best] = [result for result in results if f"_{trial_id}_" in PurePath(result.path).name]
+    search = experiment.parsed_search
+    assert search is not None
+    print(f"best trial: {best.path} ({search.metric} {value:.4g})")
+    file = Path(results.experiment_path, _BEST)
+    shutil.copyfile(Path(best.path, "config.yaml"), file)
+    print(f"its settings: {file}")
+    print(f"to train with them: {shlex.join([_program(), 'train', 'file', str(file)])}")
+    _show_checkpoint(best, experiment)
+
+
 def _show_best(trials: Sequence[Trial], results: ResultGrid, experiment: Experiment) -> None:
     from rllib_ppg.plots.best_trials import best_trials, in_words
 
@@ -144,17 +168,16 @@ def _show_best(trials: Sequence[Trial], results: ResultGrid, experiment: Experim
         result = by_name[PurePath(trial.folder).name]
         where = f" on {env}" if len(best) > 1 else ""
         print(f"best trial{where}: {_place(result.path, experiment)} ({in_words(trial)})")
-        if experiment.search:
-            file = Path(results.experiment_path, _BEST)
-            shutil.copyfile(Path(result.path, "config.yaml"), file)
-            print(f"its settings: {file}")
-            print(f"to train with them: {shlex.join([_program(), 'train', 'file', str(file)])}")
-        if result.checkpoint:
-            checkpoint = _place(result.checkpoint.path, experiment)
-            print(f"its checkpoint: {checkpoint}")
-            print(f"to evaluate it: {shlex.join([_program(), 'evaluate', checkpoint])}")
-        else:
-            print("no checkpoint of it to evaluate: save one with --checkpoint-at-end")
+        _show_checkpoint(result, experiment)
+
+
+def _show_checkpoint(result: Result, experiment: Experiment) -> None:
+    if result.checkpoint:
+        checkpoint = _place(result.checkpoint.path, experiment)
+        print(f"its checkpoint: {checkpoint}")
+        print(f"to evaluate it: {shlex.join([_program(), 'evaluate', checkpoint])}")
+    else:
+        print("no checkpoint of it to evaluate: save one with --checkpoint-at-end")
 
 
 def _panels(trials: Sequence[Trial], against: str | None = None) -> list[Panel]:

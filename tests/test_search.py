@@ -15,7 +15,7 @@ from ray import tune
 
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.search import PPG_SPACE
-from rllib_ppg.experiments.study import FILE, StudySearch, importances
+from rllib_ppg.experiments.study import FILE, StudySearch, best_trial, importances
 
 RETURN = "env_runners/episode_return_mean"
 CARTPOLE = {
@@ -129,7 +129,7 @@ def test_a_trial_counts_with_its_last_return(tmp_path):
         "silent": None,
         "failed": None,
     }
-    assert study_in(tmp_path).best_trial.user_attrs["trial"] == "whole"
+    assert best_trial(tmp_path) == ("whole", 8.0)
 
 
 @pytest.mark.unit
@@ -138,7 +138,7 @@ def test_lower_may_be_better(tmp_path):
     for name, value in (("low", 1.0), ("high", 2.0)):
         search.suggest(name)
         search.on_trial_complete(name, {RETURN: value})
-    assert study_in(tmp_path).best_trial.user_attrs["trial"] == "low"
+    assert best_trial(tmp_path) == ("low", 1.0)
 
 
 @pytest.mark.unit
@@ -171,8 +171,10 @@ def test_after_a_kill_no_trial_is_counted_twice(tmp_path):
 
 @pytest.mark.unit
 def test_importances_name_the_setting_that_matters(tmp_path):
-    assert importances(tmp_path) == {}
     search = study_search(tmp_path)
+    search.suggest("only")
+    search.on_trial_complete("only", {RETURN: -1.0})
+    assert importances(tmp_path) == {}
     for n in range(20):
         lr = search.suggest(f"{n}")["lr"]
         search.on_trial_complete(f"{n}", {RETURN: -abs(math.log(lr / 1e-3))})

@@ -25,6 +25,7 @@ from rllib_ppg.experiments.search import Search
 
 FILE = "optuna_study.log"  # optuna-dashboard reads it
 _NAME = "search"
+_TRIAL = "trial"  # attribute with Tune's id
 _ATTEMPTS = 1_000  # at settings that can be; Optuna learns to avoid the others
 _PRIMITIVE = (type(None), bool, int, float, str)
 
@@ -93,7 +94,7 @@ class StudySearch(Searcher):
                 trial.set_user_attr("pruned because", str(error))
                 self.study.tell(trial, state=TrialState.PRUNED)
                 continue
-            trial.set_user_attr("trial", trial_id)
+            trial.set_user_attr(_TRIAL, trial_id)
             self._numbers[trial_id] = trial.number
             return drawn
         return Searcher.FINISHED
@@ -138,6 +139,18 @@ class StudySearch(Searcher):
         return {**vars(self), "_study": None}
 
 
+def best_trial(folder: str | Path) -> tuple[str, float] | None:
+    """Tune's id of a search's best trial, and its value; None if no trial has one.
+
+    Args:
+        folder: The run's folder.
+    """
+    study = _load(folder)
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        return None
+    return study.best_trial.user_attrs[_TRIAL], study.best_value
+
+
 def importances(folder: str | Path) -> dict[str, float]:
     """How much each setting mattered to a search's results, the most important one first.
 
@@ -148,10 +161,7 @@ def importances(folder: str | Path) -> dict[str, float]:
         Shares by setting, nested ones by path; they add up to 1. Empty if too few trials ended, or
         all equally well.
     """
-    file = Path(folder, FILE)
-    if not file.exists():
-        return {}
-    study = optuna.load_study(storage=_storage(file), study_name=_NAME)
+    study = _load(folder)
     values = {trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])}
     if len(values) < 2:
         return {}
@@ -161,8 +171,12 @@ def importances(folder: str | Path) -> dict[str, float]:
 
 def count_pruned(folder: str | Path) -> int:
     """How many combinations of a search's settings could not be."""
-    study = optuna.load_study(storage=_storage(Path(folder, FILE)), study_name=_NAME)
+    study = _load(folder)
     return len(study.get_trials(deepcopy=False, states=[TrialState.PRUNED]))
+
+
+def _load(folder: str | Path) -> optuna.Study:
+    return optuna.load_study(storage=_storage(Path(folder, FILE)), study_name=_NAME)
 
 
 def _storage(file: Path) -> JournalStorage:
