@@ -59,7 +59,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes links of the pages that docstrings name, as in "docs/results.md", and in notebooks."""
+    """Links the pages that docstrings name, as in "docs/results.md", and that notebooks link."""
 
     def link(match: re.Match[str]) -> str:
         target = files.get_file_from_path(match[1])

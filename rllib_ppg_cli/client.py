@@ -19,7 +19,7 @@ def is_client(address: str | None) -> bool:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises ValueError for options that need Tune to run on this machine."""
-    for option in ("resume", "track"):
+    for option in ("resume", "search", "track"):
         if option in options:
             raise ValueError(
                 f"--{option} does not work over ray://, where Tune runs on the head: use "

@@ -60,16 +60,16 @@ _WHAT_TO_TRAIN = [
     ),
     _option(
         "--device",
-        "Where the learner trains: cuda is short for --set num_gpus_per_learner=1. For several "
+        "Where learners train: cuda is --set num_gpus_per_learner=1, unless it is set. For several "
         "learners add --set num_learners=N, for more sampling --set num_env_runners=N. "
-        "(default: cpu)",
+        "(default: as the experiment says, else cpu)",
         click.Choice(["cpu", "cuda"]),
     ),
     _option("--seed N", "The random seed. (default: drawn)", int),
     _option(
         "--num-samples N",
-        "Number of runs of each config, with different seeds, or of a search's trials. "
-        "(default: 1)",
+        "How often to run each config, with different seeds (default: 1); in a search, the number "
+        "of trials.",
         int,
     ),
     _option(
@@ -80,7 +80,7 @@ _WHAT_TO_TRAIN = [
     _option(
         "--search {...}",
         "Let Optuna choose settings, as in '{optuna: {lr: {loguniform: [1e-4, 1e-3]}}, "
-        "num_samples: 20}'; an empty optuna: {} tries PPG's. (default: none)",
+        "num_samples: 20}'; an empty optuna: {} searches PPG's own space. (default: none)",
         _YAML,
     ),
     _flag(

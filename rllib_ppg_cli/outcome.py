@@ -108,11 +108,11 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
         print(error)
         return
     print(sweep_table(trials))
-    if experiment.search:
-        _show_found(results, experiment)
+    if search := experiment.parsed_search:
+        _show_found(results, experiment, search.metric)
         best = sorted(trials, key=lambda trial: trial.curve.final())[-_CURVES:]
         figures = {"curves": pictures.learning_curves(_panels(best))}
-        figures |= _importance(results.experiment_path)
+        figures |= _importance(results.experiment_path, search.metric)
     else:
         _show_best(trials, results, experiment)
         swept = {path for paths in panels.swept_settings(trials).values() for path in paths if path}
@@ -126,21 +126,21 @@ def _show_sweep(results: ResultGrid, experiment: Experiment) -> None:
         print(f"plot: {_place(file, experiment)}")
 
 
-def _importance(folder: str) -> dict[str, Figure]:
+def _importance(folder: str, metric: str) -> dict[str, Figure]:
     """The picture of a search's importances; none if too few trials have ended."""
     from rllib_ppg.experiments.study import count_pruned, importances
     from rllib_ppg.plots import pictures
 
     if pruned := count_pruned(folder):
-        print(f"{pruned} combinations that can't be were not trained")
+        print(f"{pruned} invalid combination{'s were' if pruned > 1 else ' was'} skipped")
     shares = importances(folder)
     if not shares:
-        print("no importances: too few trials have ended, or all equally well")
+        print("no importances: too few trials have finished, or all have the same result")
         return {}
-    return {"importance": pictures.importance(shares)}
+    return {"importance": pictures.importance(shares, metric)}
 
 
-def _show_found(results: ResultGrid, experiment: Experiment) -> None:
+def _show_found(results: ResultGrid, experiment: Experiment, metric: str) -> None:
     """Prints a search's best trial, and writes its settings as an experiment."""
     from rllib_ppg.experiments.study import best_trial
 
@@ -149,13 +149,14 @@ def _show_found(results: ResultGrid, experiment: Experiment) -> None:
         return
     trial_id, value = found
     [best] = [result for result in results if f"_{trial_id}_" in PurePath(result.path).name]
-    search = experiment.parsed_search
-    assert search is not None
-    print(f"best trial: {best.path} ({search.metric} {value:.4g})")
+    print(f"best trial: {best.path} ({metric} {value:.4g})")
     file = Path(results.experiment_path, _BEST)
     shutil.copyfile(Path(best.path, "config.yaml"), file)
     print(f"its settings: {file}")
-    print(f"to train with them: {shlex.join([_program(), 'train', 'file', str(file)])}")
+    if (file.parent / "experiment.py").exists():  # its config may hold more than data
+        print("to train with them: put them into the experiment's Python file")
+    else:
+        print(f"to train with them: {shlex.join([_program(), 'train', 'file', str(file)])}")
     _show_checkpoint(best, experiment)
 
 

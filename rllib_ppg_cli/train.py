@@ -60,7 +60,8 @@ def main(options: dict[str, Any], argv: Sequence[str]) -> int:
     file = find_experiment_file(options["file"]).absolute() if "file" in options else None
     redact.check_run(argv, experiment, file)
     if client.is_client(_address(options)):
-        client.check_options(options)
+        searches = {"search": True} if experiment.search else {}
+        client.check_options({**options, **searches})
     with _run_folder(experiment, options) as folder:
         saved = _saved_trials(experiment, options, folder)
         if "dry_run" in options:

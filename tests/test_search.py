@@ -5,6 +5,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import optuna
 import pytest
 import yaml
@@ -14,8 +15,9 @@ from optuna.trial import TrialState
 from ray import tune
 
 from rllib_ppg.experiments.experiment import Experiment
-from rllib_ppg.experiments.search import PPG_SPACE
+from rllib_ppg.experiments.search import PPG_SPACE, in_words
 from rllib_ppg.experiments.study import FILE, StudySearch, best_trial, importances
+from rllib_ppg.experiments.tuner import make_tuner
 
 RETURN = "env_runners/episode_return_mean"
 CARTPOLE = {
@@ -67,7 +69,34 @@ def test_combinations_that_cannot_be_are_pruned(tmp_path):
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert len(trials) - len(pruned) == 20
     assert {trial.params["num_minibatches"] for trial in pruned} == {7}
-    assert all("num_minibatches" in trial.user_attrs["pruned because"] for trial in pruned)
+    assert all("num_minibatches" in trial.user_attrs["invalid"] for trial in pruned)
+
+
+@pytest.mark.unit
+def test_invalid_combinations_are_avoided_once_trials_have_ended(tmp_path):
+    space = {"num_minibatches": {"choice": [4, 7, 9, 11, 13]}, "lr": SPACE["lr"]}
+    search = study_search(tmp_path, experiment(space))
+    drawn = []
+    for n in range(60):
+        search.suggest(f"{n}")
+        search.on_trial_complete(f"{n}", {RETURN: float(n % 7)})
+        drawn.append(len(study_in(tmp_path).trials))
+    assert drawn[-1] - drawn[19] < 130  # for 40 trials; 200 at random
+
+
+@pytest.mark.unit
+def test_a_space_of_gymnasium_stays_one():
+    observations = gym.spaces.Dict({"a": gym.spaces.Discrete(2)})
+    given = experiment({"lr": SPACE["lr"]}, {**CARTPOLE, "env_config": {"space": observations}})
+    assert given.parsed_search.fixed["env_config"] == {"space": observations}
+    assert type(given.parsed_search.fixed["env_config"]["space"]) is gym.spaces.Dict
+
+
+@pytest.mark.unit
+def test_other_algorithms_take_a_space_of_model_config():
+    space = {"model_config": {"fcnet_hiddens": {"choice": [[8], [16]]}}}
+    _, config = next(experiment(space, {"env": "CartPole-v1"}, run="PPO").variants())
+    assert config["_model_config"]["fcnet_hiddens"] in ([8], [16])
 
 
 @pytest.mark.unit
@@ -91,9 +120,13 @@ def test_search_spaces_of_python_experiments_are_drawn_too(tmp_path):
 
 @pytest.mark.unit
 def test_an_empty_space_is_that_of_ppg_without_what_the_config_sets():
-    given = experiment({}, {**CARTPOLE, "gamma": 0.97})
+    given = experiment({}, {**CARTPOLE, "gamma": 0.97, "lambda": 0.9})
     given.validate()
-    assert set(given.parsed_search.space) == {*PPG_SPACE} - {"gamma", "num_aux_minibatches"}
+    assert set(given.parsed_search.space) == {*PPG_SPACE} - {
+        "gamma",
+        "lambda_",
+        "num_aux_minibatches",
+    }
     _, config = next(given.variants())
     assert config["gamma"] == 0.97
 
@@ -170,6 +203,40 @@ def test_after_a_kill_no_trial_is_counted_twice(tmp_path):
 
 
 @pytest.mark.unit
+def test_a_failed_trial_that_a_resumed_run_trains_again_counts(tmp_path):
+    search = study_search(tmp_path)
+    drawn = search.suggest("again")
+    search.on_trial_complete("again", error=True)
+    search.on_trial_complete("again", {RETURN: 4.0})
+    assert best_trial(tmp_path) == ("again", 4.0)
+    assert study_in(tmp_path).best_params["lr"] == drawn["lr"]
+
+
+@pytest.mark.unit
+def test_a_new_run_has_a_new_study(tmp_path):
+    study_search(tmp_path / "mine").suggest("of a run without results")
+    given = experiment({"n_pi": {"choice": [2]}}, name="mine", storage_path=str(tmp_path))
+    make_tuner(given)
+    study_search(tmp_path / "mine", given).suggest("first")
+    [trial] = study_in(tmp_path / "mine").trials
+    assert trial.params == {"n_pi": 2}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"randint": [0, 10]}, "0 to 9"),
+        ({"qrandint": [0, 10, 2]}, "0 to 10, in steps of 2"),
+        ({"loguniform": [1e-5, 1e-3]}, "1e-05 to 0.001, on a logarithmic scale"),
+        ({"choice": [None, 1]}, "one of None, 1"),
+    ],
+)
+def test_a_space_in_words(space, words):
+    assert in_words(experiment({"e_aux": space}).parsed_search.space["e_aux"]) == words
+
+
+@pytest.mark.unit
 def test_importances_name_the_setting_that_matters(tmp_path):
     search = study_search(tmp_path)
     search.suggest("only")
@@ -194,15 +261,26 @@ def test_importances_name_the_setting_that_matters(tmp_path):
     [
         ({"optuna": {"lr": {"logunifrom": [1, 2]}}}, "did you mean 'loguniform'"),
         ({"optuna": {"lr": 3e-4}}, "search.optuna.lr must say what to draw from"),
-        ({"optuna": {"lr": {"loguniform": [0, 1]}}}, "search.optuna.lr: loguniform of"),
-        ({"optuna": {"lr": {"uniform": [1, 0]}}}, "search.optuna.lr: uniform of"),
+        (
+            {"optuna": {"lr": {"loguniform": [0, 1]}}},
+            "search.optuna.lr: loguniform does not accept",
+        ),
+        ({"optuna": {"lr": {"uniform": [1, 0]}}}, "Optuna can't draw lr"),
         ({"optuna": {"lr": {"uniform": [1]}}}, "give two bounds"),
         ({"optuna": {"n_pi": {"choice": []}}}, "nothing to choose from"),
         ({"optuna": {"n_pii": {"choice": [1, 2]}}}, "did you mean 'n_pi'"),
-        ({"optuna": {"num_minibatches": {"choice": [7, 9]}}}, "none of 100 combinations"),
+        ({"optuna": {"num_minibatches": {"choice": [7, 9]}}}, "none of the 100 combinations"),
         ({"optuna": {"env_config": {"a": {"eval": "1"}}}}, "would run its text as Python"),
         ({"optuna": {}, "run": "PPO"}, "must name the settings of PPO"),
-        ({"config": {**CARTPOLE, "lr": 1e-3}}, "lr has one value in config and several"),
+        ({"optuna": {"env_config": {"a/b": {"choice": [1]}}}}, "keys of text without /"),
+        ({"optuna": {"seed": {"choice": [0, 1]}}}, "can't try values of seed"),
+        ({"config": {**CARTPOLE, "lr": tune.randn()}, "optuna": {}}, "Optuna can't draw lr"),
+        ({"optuna": {"lr": tune.qloguniform(2, 8, 2)}}, "Optuna can't draw lr"),
+        (
+            {"config": {**CARTPOLE, "lambda": 0.9}, "optuna": {"lambda_": {"choice": [1]}}},
+            "lambda_ is set in config and searched",
+        ),
+        ({"config": {**CARTPOLE, "lr": 1e-3}}, "lr is set in config and searched"),
         (
             {"config": {**CARTPOLE, "n_pi": {"grid_search": [1, 2]}}},
             "takes no grid_search, as n_pi",

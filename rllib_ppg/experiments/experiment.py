@@ -84,7 +84,7 @@ _ADDING_RESULTS = (
 )
 # Arguments of schedulers that name results.
 _RESULT_ARGUMENTS = ("metric", "time_attr")
-_DRAWS = 100  # of a search's settings, to see whether some can be
+_DRAWS = 100  # of a search's settings, to find some that are valid
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Experiment:
 
     Attributes:
         run: Name of the algorithm: "PPG" or one of RLlib's.
-        name: Folder of the results; by default Tune makes a name from algorithm and date.
+        name: Folder of the results; by default it is made of algorithm and date.
         config: The algorithm's config, including `env`. Any value can be
             `{"grid_search": [...]}` or one of Tune's search spaces.
         stop: Results ("training_iteration", "env_runners/episode_return_mean") and the values at
@@ -107,7 +107,8 @@ class Experiment:
         scheduler_config: Arguments of the scheduler of that name. `metric` and `mode` default to
             the mean return and "max".
         search: Settings that Optuna tries, `{"optuna": {...}, "num_samples": N, "seed": S}`, with
-            spaces as in `{"lr": {"loguniform": [1e-5, 1e-3]}}`; empty: there is no search.
+            spaces as in `{"lr": {"loguniform": [1e-5, 1e-3]}}`, and what it optimises: `metric` and
+            `mode`, by default the mean return and "max"; empty: there is no search.
         storage_path: Folder or URI of the results; None means `~/ray_results`.
         restore: Folder or URI of a checkpoint to start from; None starts from scratch.
     """
@@ -225,8 +226,8 @@ class Experiment:
             **fields: New values of other attributes; None keeps the old value. `num_samples` of an
                 experiment with a search is the search's.
         """
-        if (self.search or fields.get("search")) and fields.get("num_samples") is not None:
-            search = fields.get("search") or self.search
+        search = self.search if fields.get("search") is None else fields["search"]
+        if search and fields.get("num_samples") is not None:
             fields["search"] = {**search, "num_samples": fields.pop("num_samples")}
         return replace(
             self,
@@ -362,7 +363,7 @@ class Experiment:
         return parse_search(self.search, self.run, config, scheduler)
 
     def check_drawn(self, fixed: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
-        """Raises ValueError if drawn settings and the fixed ones can't be together."""
+        """Raises ValueError if the drawn settings are invalid with the fixed ones."""
         try:
             _validate_config(self.algorithm, merge(fixed, drawn))
         except (TypeError, AttributeError) as error:
@@ -371,10 +372,10 @@ class Experiment:
     def variants(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields a label that tells a trial from the others, as in "n_pi=4", and its config.
 
-        Of a search it is one trial, whose settings are drawn and can be.
+        For a search it yields one trial, with settings drawn at random that are valid.
 
         Raises:
-            ValueError: No settings that were drawn for a search can be.
+            ValueError: None of the settings drawn for a search is valid.
         """
         from ray.tune.search.variant_generator import generate_variants
 
@@ -400,7 +401,7 @@ class Experiment:
             else:
                 return f"such as {settings_in_words(resolved)}", config
         raise ValueError(
-            f"{errors[0]} (and none of {_DRAWS} combinations that were drawn for the search can be)"
+            f"{errors[0]} (none of the {_DRAWS} combinations drawn for the search is valid)"
         )
 
     def _for_each_variant(self, check: Callable[[dict[str, Any]], Any]) -> None:

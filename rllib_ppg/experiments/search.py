@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.search.sample import Categorical, Domain, Float, Integer
+from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform
 
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.experiments.settings import (
     EPISODE_RETURN_MEAN,
     as_mapping,
+    by_attribute,
     merge,
     reject_unknown,
 )
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 _KEYS = ("optuna", "num_samples", "seed", "metric", "mode")
-# Tune's names of what Optuna can draw from. It has no steps on a logarithmic scale.
+# Tune's names of what Optuna can draw from. Optuna has no steps on a logarithmic scale.
 _DISTRIBUTIONS = (
     "uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint", "choice",
 )  # fmt: skip
@@ -90,6 +91,9 @@ def parse_search(
         raise ValueError(
             "search must name the settings to try, as in optuna: {n_pi: {choice: [8]}}"
         )
+    metric = given.get("metric", EPISODE_RETURN_MEAN)
+    if not isinstance(metric, str):
+        raise ValueError(f"search.metric must be the name of a result, not {metric!r}")
     num_samples, seed = given.get("num_samples", 0), given.get("seed")
     if not _is_int(num_samples) or num_samples < 1:
         raise ValueError(
@@ -104,13 +108,16 @@ def parse_search(
         raise ValueError(f"search.mode must be 'max' or 'min', not {mode!r}")
     _check_scheduler(scheduler)
     fixed, in_config = _split(config)
-    space = _space(as_mapping(given["optuna"], "search.optuna"), run, fixed, not in_config)
+    optuna = by_attribute(run, as_mapping(given["optuna"], "search.optuna"))
+    space = merge(in_config, _space(optuna, run, fixed, not in_config))
+    for path, domain in _leaves(space):
+        _check_domain(domain, path.replace("/", "."))
     return Search(
         fixed=fixed,
-        space=merge(in_config, space),
+        space=space,
         num_samples=num_samples,
         seed=seed,
-        metric=given.get("metric", EPISODE_RETURN_MEAN),
+        metric=metric,
         mode=mode,
     )
 
@@ -128,12 +135,22 @@ def _space(
     if not given and may_be_ours:
         if run != "PPG":
             raise ValueError(f"search.optuna must name the settings of {run} to try")
-        given = {name: space for name, space in PPG_SPACE.items() if name not in fixed}
-    if both := sorted(_settings(given) & paths):
-        raise ValueError(
-            f"{both[0].replace('/', '.')} has one value in config and several in search.optuna: "
-            "leave out one of the two"
-        )
+        set_already = {_plain(name) for name in fixed}
+        given = {
+            name: space for name, space in PPG_SPACE.items() if _plain(name) not in set_already
+        }
+    for name in ("env", "seed"):
+        if name in given:
+            raise ValueError(
+                f"search.optuna can't try values of {name}: returns on other envs or with other "
+                "seeds say nothing about settings"
+            )
+    for path in sorted(_settings(given)):
+        if any(_overlap(_plain(path), _plain(other)) for other in paths):
+            raise ValueError(
+                f"{path.replace('/', '.')} is set in config and searched in search.optuna: remove "
+                "it from one of them"
+            )
     return {name: _parsed(value, f"search.optuna.{name}") for name, value in given.items()}
 
 
@@ -144,6 +161,10 @@ def _parsed(value: Any, name: str) -> Any:
     if isinstance(value, Domain):
         return value
     if isinstance(value, Mapping) and value:
+        if bad := [key for key in value if not isinstance(key, str) or "/" in key]:
+            raise ValueError(
+                f"{name} has the key {bad[0]!r}: a search needs keys of text without /"
+            )
         [kind, *others] = value
         arguments = value[kind]
         if isinstance(arguments, list) and not others:
@@ -153,9 +174,9 @@ def _parsed(value: Any, name: str) -> Any:
                     f"{did_you_mean(str(kind), _DISTRIBUTIONS)}"
                 )
             try:
-                return _checked(getattr(tune, kind)(*_arguments(kind, arguments)))
+                return getattr(tune, kind)(*_arguments(kind, arguments))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}: {kind} of {arguments} can't be: {error}") from error
+                raise ValueError(f"{name}: {kind} does not accept {arguments}: {error}") from error
         return {key: _parsed(part, f"{name}.{key}") for key, part in value.items()}
     raise ValueError(
         f"{name} must say what to draw from, as in {{loguniform: [1e-5, 1e-3]}} or "
@@ -175,12 +196,27 @@ def _arguments(kind: str, given: list[Any]) -> list[Any]:
     return given
 
 
-def _checked(domain: Domain) -> Domain:
+def _check_domain(domain: Domain, name: str) -> None:
+    """Raises ValueError for a search space of Tune's that Optuna can't draw from."""
     from ray.tune.search.optuna import OptunaSearch
 
-    if not isinstance(domain, Categorical):
-        OptunaSearch.convert_search_space({"x": domain})  # raises if Optuna can't draw it
-    return domain
+    if isinstance(domain, Categorical):
+        return
+    if not isinstance(domain, Float | Integer) or (_step(domain) and _is_logarithmic(domain)):
+        raise ValueError(f"Optuna can't draw {name}: use {', '.join(_DISTRIBUTIONS)}")
+    try:
+        OptunaSearch.convert_search_space({name: domain})
+    except ValueError as error:
+        raise ValueError(f"Optuna can't draw {name}: {error}") from error
+
+
+def _step(domain: Domain) -> float | None:
+    return getattr(domain.sampler, "q", None)
+
+
+def _is_logarithmic(domain: Domain) -> bool:
+    sampler = getattr(domain.sampler, "sampler", domain.sampler)  # without the step
+    return isinstance(sampler, LogUniform)
 
 
 def _check_scheduler(scheduler: TrialScheduler | None) -> None:
@@ -194,8 +230,8 @@ def _check_scheduler(scheduler: TrialScheduler | None) -> None:
     )
     if isinstance(scheduler, changing):
         raise ValueError(
-            f"{type(scheduler).__name__} chooses settings itself and takes no search: leave out "
-            "search, or take the scheduler asha, hyperband or median"
+            f"{type(scheduler).__name__} does not work with a search: leave out search, or take "
+            "the scheduler asha, hyperband or median"
         )
 
 
@@ -204,9 +240,12 @@ def in_words(domain: Domain) -> str:
     if isinstance(domain, Categorical):
         return f"one of {', '.join(map(str, domain.categories))}"
     assert isinstance(domain, Float | Integer)
-    last = domain.upper - 1 if isinstance(domain, Integer) else domain.upper
-    scale = ", on a logarithmic scale" if "LogUniform" in type(domain.sampler).__name__ else ""
-    return f"{domain.lower} to {last}{scale}"
+    step = _step(domain)
+    # Tune leaves out the upper bound of integers, unless there is a step.
+    last = domain.upper - 1 if isinstance(domain, Integer) and not step else domain.upper
+    steps = f", in steps of {step}" if step else ""
+    scale = ", on a logarithmic scale" if _is_logarithmic(domain) else ""
+    return f"{domain.lower} to {last}{steps}{scale}"
 
 
 def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -215,7 +254,7 @@ def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, value in config.items():
         if isinstance(value, Domain):
             space[name] = value
-        elif isinstance(value, Mapping):
+        elif type(value) is dict:  # and no `gym.spaces.Dict`
             fixed[name], below = _split(value)
             if below:
                 space[name] = below
@@ -227,10 +266,19 @@ def _split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields each setting that is no mapping, by its path, as in "env_config/num_levels"."""
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if type(value) is dict:
             yield from _leaves(value, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", value
+
+
+def _plain(name: str) -> str:
+    """The name without the underscore of `lambda_`, which a config may leave out."""
+    return name.rstrip("_")
+
+
+def _overlap(path: str, other: str) -> bool:
+    return f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
 
 
 def _settings(space: Mapping[str, Any]) -> set[str]:

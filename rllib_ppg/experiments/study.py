@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,39 @@ from rllib_ppg.experiments.search import Search
 FILE = "optuna_study.log"  # optuna-dashboard reads it
 _NAME = "search"
 _TRIAL = "trial"  # attribute with Tune's id
-_ATTEMPTS = 1_000  # at settings that can be; Optuna learns to avoid the others
+_ATTEMPTS = 1_000  # at a valid combination
+_STARTUP = 10  # trials whose settings are drawn at random, as Optuna does
 _PRIMITIVE = (type(None), bool, int, float, str)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+class _GoodTrials:
+    """How many trials the TPE sampler takes as models: of those that have ended, a tenth.
+
+    Optuna's own rule counts pruned trials, too, and so would seek invalid combinations while there
+    are few others.
+    """
+
+    num_ended = 0
+
+    def __call__(self, num_trials: int) -> int:
+        return min(math.ceil(0.1 * self.num_ended), 25)
+
+
 class StudySearch(Searcher):
     """Asks an Optuna study for each trial's settings, and tells it how the trial ended.
 
-    Ray's `OptunaSearch` does so, too. Here settings that can't be are pruned before they become a
-    trial, a result may lack the metric, and after a kill no trial is left open in the study.
+    Unlike Ray's `OptunaSearch`, it prunes invalid settings before they become a trial, accepts
+    results without the metric, and leaves no trial open in the study after a kill.
 
     Args:
         search: The search.
         folder: The run's folder; the study is a file in it.
-        check: Is called with a trial's drawn settings; ValueError: they can't be.
+        check: Is called with a trial's drawn settings; ValueError: they are invalid.
         param_space: The settings that are the same in all trials, as the Tuner has them. Tune does
-            not save those that are no data, such as callbacks, and a resumed run needs them.
+            not save settings that are not plain data, such as callbacks, and a resumed run needs
+            them.
     """
 
     def __init__(
@@ -57,7 +73,11 @@ class StudySearch(Searcher):
         self._search, self._check = search, check
         self.param_space = dict(param_space or {})
         self._distributions, self._values = _distributions(search.space)
-        self._sampler = optuna.samplers.TPESampler(seed=search.seed)
+        self._good = _GoodTrials()
+        self._random = optuna.samplers.RandomSampler(seed=search.seed)
+        self._tpe = optuna.samplers.TPESampler(
+            n_startup_trials=1, gamma=self._good, seed=search.seed
+        )
         self._numbers: dict[str, int] = {}  # in the study, by Tune's trial id
         self._last: dict[str, float] = {}  # value of the metric, by Tune's trial id
         self.move_to(folder)
@@ -74,7 +94,6 @@ class StudySearch(Searcher):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._study = optuna.create_study(
                 storage=_storage(self._file),
-                sampler=self._sampler,
                 study_name=_NAME,
                 direction="maximize" if self._search.mode == "max" else "minimize",
                 load_if_exists=True,
@@ -83,6 +102,9 @@ class StudySearch(Searcher):
 
     @override(Searcher)
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        ended = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        self._good.num_ended = len(ended)
+        self.study.sampler = self._tpe if len(ended) >= _STARTUP else self._random
         for _ in range(_ATTEMPTS):
             trial = self.study.ask(self._distributions)
             drawn = unflatten_dict(
@@ -91,49 +113,61 @@ class StudySearch(Searcher):
             try:
                 self._check(drawn)
             except ValueError as error:
-                trial.set_user_attr("pruned because", str(error))
+                trial.set_user_attr("invalid", str(error))
                 self.study.tell(trial, state=TrialState.PRUNED)
                 continue
             trial.set_user_attr(_TRIAL, trial_id)
             self._numbers[trial_id] = trial.number
             return drawn
+        print("the search ends, since it finds no more valid combinations", flush=True)
         return Searcher.FINISHED
 
     @override(Searcher)
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         # An iteration in which no episode ended has no mean return.
-        if math.isfinite(value := result.get(self.metric, math.nan)):
-            self._last[trial_id] = value
+        value = result.get(self.metric)
+        if isinstance(value, Real) and math.isfinite(value):
+            self._last[trial_id] = float(value)
 
     @override(Searcher)
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         self.on_trial_result(trial_id, result or {})
-        value = self._last.get(trial_id)
-        # After a kill, a trial may end a second time.
+        value, number = self._last.get(trial_id), self._numbers[trial_id]
+        known = self.study.get_trials(deepcopy=False)[number]
         if error or value is None:
-            self._tell(self._numbers[trial_id], state=TrialState.FAIL)
-        else:
-            self._tell(self._numbers[trial_id], value)
+            self._fail(number)
+        elif known.state == TrialState.FAIL:  # a resumed run has trained it again
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    params=known.params,
+                    distributions=known.distributions,
+                    user_attrs=known.user_attrs,
+                    value=value,
+                )
+            )
+        else:  # after a kill, a trial may end a second time
+            self.study.tell(number, value, skip_if_finished=True)
 
-    def _tell(
-        self, number: int, value: float | None = None, state: TrialState | None = None
-    ) -> None:
-        self.study.tell(number, value, state=state, skip_if_finished=True)
+    def _fail(self, number: int) -> None:
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     @override(Searcher)
     def save(self, checkpoint_path: str) -> None:
-        Path(checkpoint_path).write_bytes(pickle.dumps((self._sampler, self._numbers, self._last)))
+        Path(checkpoint_path).write_bytes(
+            pickle.dumps((self._good, self._random, self._tpe, self._numbers, self._last))
+        )
 
     @override(Searcher)
     def restore(self, checkpoint_path: str) -> None:
-        self._sampler, self._numbers, self._last = pickle.loads(Path(checkpoint_path).read_bytes())
+        saved = pickle.loads(Path(checkpoint_path).read_bytes())
+        self._good, self._random, self._tpe, self._numbers, self._last = saved
         self._study = None
         # Tune has no trial for what was asked after it had saved its state for the last time.
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if trial.number not in self._numbers.values():
-                self._tell(trial.number, state=TrialState.FAIL)
+                self._fail(trial.number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_study": None}
@@ -170,7 +204,7 @@ def importances(folder: str | Path) -> dict[str, float]:
 
 
 def count_pruned(folder: str | Path) -> int:
-    """How many combinations of a search's settings could not be."""
+    """How many combinations of a search's settings were invalid."""
     study = _load(folder)
     return len(study.get_trials(deepcopy=False, states=[TrialState.PRUNED]))
 

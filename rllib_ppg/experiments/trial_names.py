@@ -22,14 +22,15 @@ def settings_in_words(settings: Mapping[Any, Any]) -> str:
 
 
 def value_in_words(value: Any) -> str:
-    """A value with four digits at most."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value with six digits at most."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def folder_name(trial: Trial) -> str:
     """The folder of a search's trial: its name, and the settings that were drawn for it."""
     settings = settings_in_words(trial.evaluated_params or {}).replace(", ", ",")
-    return f"{trial}_" + re.sub(r"[^-=.,\w]+", "_", settings)[: _LONGEST - len(str(trial))]
+    room = max(_LONGEST - len(str(trial)), 0)
+    return f"{trial}_" + re.sub(r"[^-=.,\w]+", "_", settings, flags=re.ASCII)[:room]
 
 
 def _last(path: Any) -> str:

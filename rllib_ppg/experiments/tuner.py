@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,10 +76,11 @@ def make_tuner(
         scheduler=make_scheduler(experiment.scheduler, experiment.scheduler_config),
     )
     if search:
-        from rllib_ppg.experiments.study import StudySearch
+        from rllib_ppg.experiments.study import FILE, StudySearch
 
         check = partial(experiment.check_drawn, search.fixed)
         folder = f"{storage_path(experiment)}/{name}"
+        Path(folder, FILE).unlink(missing_ok=True)  # of a run that failed before its first result
         tune_config.search_alg = StudySearch(search, folder, check, config)
         tune_config.num_samples = search.num_samples
         tune_config.trial_dirname_creator = folder_name
@@ -128,7 +130,8 @@ def resume_tuner(
     try:
         tuner = tune.Tuner.restore(folder, trainable=experiment.run, resume_errored=True)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the run in {folder} can't be read here: {error}") from error
+        extra = ": pip install 'rllib-ppg[search]'" if "optuna" in str(error) else ""
+        raise ValueError(f"the run in {folder} can't be read here: {error}{extra}") from error
     if search := ray_private.search_algorithm(tuner):
         search.move_to(folder)  # it may have been renamed
         ray_private.set_param_space(tuner, search.param_space)

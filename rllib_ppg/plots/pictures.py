@@ -155,11 +155,12 @@ def sweep(panels: Sequence[Panel], setting: str, y_label: str = EPISODE_RETURN) 
     return figure
 
 
-def importance(shares: Mapping[str, float]) -> Figure:
+def importance(shares: Mapping[str, float], metric: str) -> Figure:
     """Draws how much each setting mattered to a search's results.
 
     Args:
         shares: Shares by setting, which add up to 1.
+        metric: Name of the result that was optimised.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(6, 1 + 0.3 * len(shares)), layout="constrained")
@@ -169,7 +170,7 @@ def importance(shares: Mapping[str, float]) -> Figure:
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
-        ax.set_xlabel("importance for the final return")
+        ax.set_xlabel(f"importance for {metric}")
     return figure
 
 

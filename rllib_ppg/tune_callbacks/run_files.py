@@ -13,7 +13,7 @@ from ray import tune
 from ray.rllib.utils.annotations import override
 
 from rllib_ppg._version import versions
-from rllib_ppg.experiments.settings import setting_of
+from rllib_ppg.experiments.settings import ATTRIBUTES, setting_of
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -56,7 +56,10 @@ class RunFiles(tune.Callback):
         trial.init_local_path()
         given = self._experiment.config
         search = self._experiment.parsed_search
-        names = [*given, *(search.space if search else ())]
+        searched = search.space if search else ()
+        # By the names that users give them.
+        drawn = [next((k for k, a in ATTRIBUTES.items() if a == n), n) for n in searched]
+        names = dict.fromkeys([*given, *drawn])
         # Without the callbacks that the command line added.
         config = {name: setting_of(trial.config, name, given.get(name)) for name in names}
         config |= {key: given[key] for key in ("callbacks", "callbacks_class") if key in given}
