@@ -446,7 +446,7 @@ def train(learner, r, **kwargs):
     aux = aux_phase(learner, list(zip(infos, blocks, strict=True)))
     # The logger knows all names from before, and counts its whole life.
     parts = [{k: v for k, v in metrics.items() if k[:4] not in ("num_", "aux/")}]
-    parts += [{k: v for k, v in part.items() if k[:4] == "aux/"} for part in aux]
+    parts += [{k: v for k, v in aux[-1].items() if k[:4] == "aux/"}]  # and of each epoch
     return parts, parameters(learner)
 
 
