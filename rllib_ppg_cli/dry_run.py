@@ -58,7 +58,9 @@ def show(experiment: Experiment, done: Iterable[int] = ()) -> bool:
 def _settings(experiment: Experiment) -> list[Line]:
     defaults = experiment.algorithm.get_default_config()
     lines = []
-    for name, value in sorted(as_data(experiment.config).items()):
+    search = experiment.parsed_search
+    fixed = search.fixed if search else experiment.config
+    for name, value in sorted(as_data(fixed).items()):
         default = defaults.get(name)
         if isinstance(value, Mapping) and "grid_search" not in value:
             lines += [(f"{name}.{key}", str(v)) for key, v in value.items()]

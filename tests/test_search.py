@@ -28,6 +28,7 @@ CARTPOLE = {
     "segment_length": 1,
     "num_aux_minibatches": 4,
 }
+FITS = {key: value for key, value in CARTPOLE.items() if key != "num_env_runners"}
 SPACE = {
     "lr": {"loguniform": [1e-4, 1e-2]},
     "num_minibatches": {"choice": [4, 7]},
@@ -332,6 +333,13 @@ def test_a_file_keeps_its_search(tmp_path):
     assert not_data == []
     assert Experiment.from_file(file) == experiment(name="mine")
     assert Experiment.from_file(file).override(num_samples=9).parsed_search.num_samples == 9
+
+
+def test_combinations_that_do_not_fit_the_machine_are_pruned(cluster, tmp_path):
+    search = study_search(tmp_path, experiment({"num_env_runners": {"choice": [0, 1_000]}}, FITS))
+    assert {search.suggest(f"{n}")["num_env_runners"] for n in range(10)} == {0}
+    pruned = [t for t in study_in(tmp_path).trials if t.state == TrialState.PRUNED]
+    assert {"1001 CPUs" in trial.user_attrs["invalid"] for trial in pruned} == {True}
 
 
 def test_a_dry_run_shows_what_would_be_drawn(rllib_here):

@@ -363,11 +363,16 @@ class Experiment:
         return parse_search(self.search, self.run, config, scheduler)
 
     def check_drawn(self, fixed: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
-        """Raises ValueError if the drawn settings are invalid with the fixed ones."""
+        """Raises ValueError if drawn settings are invalid with the fixed ones, or do not fit."""
+        import ray
+
+        config = merge(fixed, drawn)
         try:
-            _validate_config(self.algorithm, merge(fixed, drawn))
+            _validate_config(self.algorithm, config)
         except (TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
+        if ray.is_initialized():  # before that, nobody knows what there is
+            self.resources(config)
 
     def variants(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields a label that tells a trial from the others, as in "n_pi=4", and its config.
