@@ -73,8 +73,11 @@ MUJOCO_STEPS = 1_000_000
 MUJOCO_LR = [[0, 3e-4], [MUJOCO_STEPS, 0.0]]
 
 
-def mujoco_ppg(env: str) -> PPGConfig:
-    """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere."""
+def mujoco_ppg(env: str, **network: Any) -> PPGConfig:
+    """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere.
+
+    `network` is added to the model_config.
+    """
     return (
         PPGConfig()
         .environment(env)
@@ -89,6 +92,7 @@ def mujoco_ppg(env: str) -> PPGConfig:
                 "fcnet_hiddens": [64, 64],
                 "fcnet_activation": "tanh",
                 "free_log_std": True,
+                **network,
             }
         )
         .training(
@@ -483,6 +487,11 @@ SUITES = {
                 aux_losses={"value": {"target": "presleep"}}
             ),
             "no_aux,target_kl=0.02": lambda env: mujoco_ppg(env).training(n_pi=0, target_kl=0.02),
+            "layernorm": lambda env: mujoco_ppg(env, fcnet_use_layernorm=True),
+            "no_aux,layernorm": lambda env: mujoco_ppg(env, fcnet_use_layernorm=True).training(
+                n_pi=0
+            ),
+            "e_aux=1": lambda env: mujoco_ppg(env).training(e_aux=1),
         },
         diagnose=True,
     ),
