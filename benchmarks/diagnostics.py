@@ -98,7 +98,7 @@ class Diagnostics:
         optimizer = next(epoch.optimizer for epoch in epochs if epoch.policy_loss)
         found = of_features(network, batch) | of_gradient(module, batch, loss, optimizer)
         if hasattr(network.pi, "log_std"):
-            found["log_std"] = float(network.pi.log_std.mean())
+            found["log_std"] = float(network.pi.log_std.detach().mean())
         if self._around:
             before, after = self._around
             for policy in self._around:  # so that only the weights differ
@@ -112,10 +112,14 @@ class Diagnostics:
 
 
 def of_features(network: nn.Module, batch: Batch) -> dict[str, float]:
-    """Of the encoder's last two layers, a linear one and tanh, on a batch of states."""
-    *_, linear, _ = (layer for layer in network.pi_encoder.modules() if not [*layer.children()])
+    """Of the input and the output of the encoder's last tanh, on a batch of states."""
+    *_, before_tanh, _ = (
+        layer for layer in network.pi_encoder.modules() if not [*layer.children()]
+    )
     seen: list[Tensor] = []
-    handle = linear.register_forward_hook(lambda _, inputs, output: seen.append(output.detach()))
+    handle = before_tanh.register_forward_hook(
+        lambda _, inputs, output: seen.append(output.detach())
+    )
     with torch.no_grad():
         network._forward({Columns.OBS: batch["obs"]})
     handle.remove()
