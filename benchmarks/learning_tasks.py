@@ -110,6 +110,11 @@ def mujoco_ppg(env: str, **network: Any) -> PPGConfig:
     )
 
 
+def mujoco_centered(env: str) -> PPGConfig:
+    """`mujoco_ppg` with an auxiliary value loss that learns differences from the mean."""
+    return mujoco_ppg(env).training(aux_losses={"value": {"center": True}})
+
+
 def mujoco_ppo(env: str) -> PPOConfig:
     """RLlib's PPO."""
     return (
@@ -492,6 +497,11 @@ SUITES = {
                 n_pi=0
             ),
             "e_aux=1": lambda env: mujoco_ppg(env).training(e_aux=1),
+            "center": mujoco_centered,
+            "num_aux_minibatches=2": lambda env: mujoco_ppg(env).training(num_aux_minibatches=2),
+            "num_aux_minibatches=2,e_pi=4": lambda env: mujoco_ppg(env).training(
+                num_aux_minibatches=2, e_pi=4
+            ),
         },
         diagnose=True,
     ),

@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import ModuleID, ResultDict
 
 from rllib_ppg.aux_losses.setting import VALUE
+from rllib_ppg.aux_losses.value import ValueLoss
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids
 from rllib_ppg.data.phase_specs import AuxPhase, PolicyPhase
 from rllib_ppg.data.replay import BlockInfo, ReplayBlock
@@ -44,6 +45,7 @@ from rllib_ppg.learning.replay_reader import (
     Observations,
 )
 from rllib_ppg.learning.rollout_values import for_dataset, for_replay, rollout_values
+from rllib_ppg.learning.saturated_units import SaturatedUnits
 from rllib_ppg.learning.trained_module import Batch, Terms, TrainedModule
 from rllib_ppg.losses import L_value, clone_KL
 from rllib_ppg.networks.rl_module import VF_AUX_PREDS
@@ -246,6 +248,7 @@ class PPGTorchLearner(BaseLearner):
         columns: dict[str, np.ndarray] = {}
         V_presleep = [torch.empty(0, device=module.device)]
         forward = presleep_pass(module)
+        saturated = SaturatedUnits(module.module)
         start = 0
         for block in prefetch(reader.__getitem__, range(len(reader))):
             part = slice(start, start + block.valid.size)
@@ -255,7 +258,7 @@ class PPGTorchLearner(BaseLearner):
                 if name not in columns:
                     columns[name] = np.empty((S, *column.shape[1:]), column.dtype)
                 columns[name][part] = column
-            with module.in_evaluation_mode():
+            with module.in_evaluation_mode(), saturated:
                 out = forward.outputs(block)
             pi_old[part] = out[Columns.ACTION_DIST_INPUTS]
             if module.needs_presleep_values:
@@ -266,6 +269,7 @@ class PPGTorchLearner(BaseLearner):
         tensors["pi_old"] = pi_old
         if module.needs_presleep_values:
             tensors["V_presleep"] = torch.cat(V_presleep)
+        self._center_aux_targets(module, tensors, valid)
         row_ids = interleave_row_ids(phase.rows_per_iteration)
         rows = [row_ids[iteration][info.rows] for _, iteration, info in phase.blocks]
         actions = columns.get("actions")
@@ -284,8 +288,19 @@ class PPGTorchLearner(BaseLearner):
             segments,
             np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64),
             None if actions is None else actions.reshape(-1, T, *actions.shape[1:]),
+            saturated=self.collective.sums(saturated.counts, module.device),
             metrics=[],
         )
+
+    def _center_aux_targets(
+        self, module: TrainedModule, tensors: Mapping[str, torch.Tensor], valid: np.ndarray
+    ) -> None:
+        """Tells the value loss the mean of its target over all states of the phase."""
+        loss = module.aux_losses.get(VALUE)
+        if isinstance(loss, ValueLoss) and loss.center:
+            target = tensors[loss.target][torch.from_numpy(valid).to(module.device)].double()
+            total, count = self.collective.sums([float(target.sum()), len(target)], module.device)
+            loss.offset = total / count
 
     def aux_epoch(self, module_id: ModuleID, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.
@@ -330,6 +345,9 @@ class PPGTorchLearner(BaseLearner):
                 for i, of_epoch in enumerate(phase.metrics, start=1)
                 for name, value in of_epoch.items()
             }
+            beyond, outputs = phase.saturated
+            if outputs:
+                metrics["saturated_units"] = beyond / outputs
             self._weights_seq_no += 1
             module.aux = None
             if module.proximal is not None:

@@ -58,6 +58,10 @@ METRICS: dict[str, dict[str, str]] = {
             "On a task that is solved the targets hardly vary, and then a small error is many "
             "times their variance: -2.66 is no alarm while the return is as it should be."
         ),
+        "learners/default_policy/aux/saturated_units": (
+            "Share of the outputs of the policy encoder's tanh units beyond ±0.97 when the phase "
+            "begins, where they hardly learn; only with such units."
+        ),
         "learners/default_policy/aux/bfloat16": (
             '1 if the phase used bfloat16, 0 if float32; only with `aux_precision="auto"`.'
         ),

@@ -124,6 +124,21 @@ def test_value_of_either_target():
         torch.testing.assert_close(ValueLoss(target=target).terms(None, batch), expected)
 
 
+@pytest.mark.parametrize("target", ["V_targ", "presleep"])
+def test_a_centered_value_loss_learns_differences_from_the_mean(target):
+    setting = {"value": {"target": target, "center": True}}
+    learner = make_learner(SGDLearner, aux_losses=setting, e_aux=1)
+    rollout = make_rollout()
+    _, (info,), (block,) = policy_phase(learner, rollout)
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    with torch.no_grad():
+        out = module.forward_train({"obs": torch.from_numpy(rollout.obs[rollout.valid])})
+    V = block.columns["V_targ"][rollout.valid] if target == "V_targ" else out["vf_preds"].numpy()
+    error = 0.5 * (out["vf_aux_preds"].numpy() - (V - V.mean())) ** 2
+    (metrics,) = aux_phase(learner, [(info, block)])
+    assert metrics["aux/vf_aux_loss"] == pytest.approx(error.mean(), rel=1e-4)
+
+
 @pytest.mark.unit
 def test_false_transitions():
     actions = np.array([[0, 0, 1, 2, 0, 0, 1, 0], [3] * 8])
@@ -473,6 +488,7 @@ def test_a_weight_a_dict_and_an_object():
         ({"dynamics": {"hidden": 0}}, r"aux_losses\['dynamics'\]: hidden is a whole number"),
         ({"mine": {"class": NoSuper}}, r"NoSuper.__init__\(\) does not call AuxLoss"),
         ({"value": {"target": "now"}}, "target is 'V_targ' or 'presleep', not 'now'"),
+        ({"value": {"center": "no"}}, "center is true or false, not 'no'"),
         ({"mine": {"class": "torch.nn.Linear"}}, "a class derived from AuxLoss"),
         ({"mine": {"class": "rllib_ppg.aux_losses.value.ValueLoss"}}, "'value' is the name of"),
     ],

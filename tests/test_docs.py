@@ -40,7 +40,13 @@ def test_documented_metrics_are_those_of_a_run(build):
         .training(segment_length=16)
         .rl_module(model_config={"impala_channels": [4], "use_lstm": True, "lstm_cell_size": 4})
     )
-    configs = (default, successors, recurrent)
+    tanh_units = (
+        PPGConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=64)
+        .training(n_pi=1, e_aux=1, segment_length=1, num_minibatches=2, num_aux_minibatches=2)
+    )
+    configs = (default, successors, recurrent, tanh_units)
     metrics = {name for config in configs for name in flat(build(config).train())}
     documented = {name for group in METRICS.values() for name in group if "normalized" not in name}
     documented.remove("evaluation/generalization_gap")

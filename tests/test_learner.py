@@ -293,6 +293,23 @@ def test_aux_explained_variance_is_that_of_the_predictions():
     assert metrics["aux/vf_aux_explained_var"] == pytest.approx(expected, abs=ATOL)
 
 
+def test_a_phase_tells_how_many_units_were_saturated_when_it_began():
+    learner = make_learner(e_aux=1)
+    module = learner.module[DEFAULT_MODULE_ID].unwrapped()
+    layers = [layer for layer in module.pi_encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        layers[0].weight *= 4
+    _, (info,), (block,) = policy_phase(learner, make_rollout())
+    x, outputs = block.obs.reshape(-1, block.obs.shape[-1]), []
+    for layer in layers:
+        x = np.tanh(x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy())
+        outputs.append(np.abs(x) > 0.97)
+    (metrics,) = aux_phase(learner, [(info, block)])
+    expected = np.concatenate(outputs, axis=1).mean()
+    assert 0.05 < expected < 0.95
+    assert metrics["aux/saturated_units"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_phase_ends_with_the_metrics_of_each_epoch():
     learner = make_learner(e_aux=3)
     _, (info,), (block,) = policy_phase(learner, make_rollout())

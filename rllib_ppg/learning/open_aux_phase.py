@@ -22,6 +22,8 @@ class OpenAuxPhase(NamedTuple):
         segments: How they are cut into minibatches.
         row_ids: Ids of its rows among all rows of the phase, `[n]`.
         actions: Actions of these rows `[n, T, ...]`; None if no loss needs them, or without rows.
+        saturated: How many outputs of tanh units are saturated when the phase begins, and how many
+            there are, on all learners.
         metrics: Metrics of each epoch so far.
     """
 
@@ -30,6 +32,7 @@ class OpenAuxPhase(NamedTuple):
     segments: Segments
     row_ids: np.ndarray
     actions: np.ndarray | None
+    saturated: list[float]
     metrics: list[dict[str, float]]
 
     def draw_augmentation(self, epoch: int) -> None:
