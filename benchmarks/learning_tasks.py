@@ -115,6 +115,12 @@ def mujoco_centered(env: str) -> PPGConfig:
     return mujoco_ppg(env).training(aux_losses={"value": {"center": True}})
 
 
+def kl_limit(env: str) -> float:
+    """A `target_kl` of 0.01 for each dimension of the actions: a policy's KL is their sum."""
+    (dimensions,) = gym.make(env).action_space.shape
+    return 0.01 * dimensions
+
+
 def mujoco_ppo(env: str) -> PPOConfig:
     """RLlib's PPO."""
     return (
@@ -499,8 +505,9 @@ SUITES = {
             "e_aux=1": lambda env: mujoco_ppg(env).training(e_aux=1),
             "center": mujoco_centered,
             "num_aux_minibatches=2": lambda env: mujoco_ppg(env).training(num_aux_minibatches=2),
-            "num_aux_minibatches=2,e_pi=4": lambda env: mujoco_ppg(env).training(
-                num_aux_minibatches=2, e_pi=4
+            "center,kl_limit": lambda env: mujoco_centered(env).training(target_kl=kl_limit(env)),
+            "center,num_aux_minibatches=2,kl_limit": lambda env: mujoco_centered(env).training(
+                num_aux_minibatches=2, target_kl=kl_limit(env)
             ),
         },
         diagnose=True,
