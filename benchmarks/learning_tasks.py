@@ -506,9 +506,6 @@ SUITES = {
             "center": mujoco_centered,
             "num_aux_minibatches=2": lambda env: mujoco_ppg(env).training(num_aux_minibatches=2),
             "center,kl_limit": lambda env: mujoco_centered(env).training(target_kl=kl_limit(env)),
-            "center,num_aux_minibatches=2,kl_limit": lambda env: mujoco_centered(env).training(
-                num_aux_minibatches=2, target_kl=kl_limit(env)
-            ),
         },
         diagnose=True,
     ),
