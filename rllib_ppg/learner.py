@@ -298,9 +298,11 @@ class PPGTorchLearner(BaseLearner):
         """Tells the value loss the mean of its target over all states of the phase."""
         loss = module.aux_losses.get(VALUE)
         if isinstance(loss, ValueLoss) and loss.center:
-            target = tensors[loss.target][torch.from_numpy(valid).to(module.device)].double()
+            no_rows = torch.empty(0, device=module.device)
+            target = tensors.get(loss.target, no_rows)
+            target = target[torch.from_numpy(valid).to(module.device)].double()
             total, count = self.collective.sums([float(target.sum()), len(target)], module.device)
-            loss.offset = total / count
+            loss.offset = total / max(count, 1.0)
 
     def aux_epoch(self, module_id: ModuleID, epoch: int) -> ResultDict:
         """One epoch over all states of the phase, mixed over its iterations.

@@ -102,7 +102,7 @@ def test_any_number_of_learners_does_what_one_does(build, num_learners):
 
 
 AUX_LOSSES = {
-    "value": {"target": "presleep"},
+    "value": {"target": "presleep", "center": True},
     "reward": {"hidden": 8},
     "dynamics": {"hidden": 8},
     "inverse_dynamics": {"hidden": 8},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -95,7 +96,9 @@ class TrainedModule:
         self.aux_losses: dict[str, AuxLoss] = {}
         if config.has_aux_phase:  # the module's own, which have built its heads
             own = getattr(module, "aux_losses", None)
-            self.aux_losses = own or build_aux_losses(config.aux_losses)
+            found = own or build_aux_losses(config.aux_losses)
+            # Copies: a user's object may be that of several modules, with a phase each.
+            self.aux_losses = {name: copy(loss) for name, loss in found.items()}
         losses = self.aux_losses.values()
         self.needs_next_state = any(loss.next_state for loss in losses)
         self.needs_false_transitions = any(loss.false_transitions for loss in losses)
