@@ -115,6 +115,11 @@ def mujoco_centered(env: str) -> PPGConfig:
     return mujoco_ppg(env).training(aux_losses={"value": {"center": True}})
 
 
+def mujoco_centered_and_limited(env: str) -> PPGConfig:
+    """`mujoco_centered` with a limit to how far an iteration moves the policy."""
+    return mujoco_centered(env).training(target_kl=kl_limit(env))
+
+
 def kl_limit(env: str) -> float:
     """A `target_kl` of 0.01 for each dimension of the actions: a policy's KL is their sum."""
     (dimensions,) = gym.make(env).action_space.shape
@@ -505,7 +510,13 @@ SUITES = {
             "e_aux=1": lambda env: mujoco_ppg(env).training(e_aux=1),
             "center": mujoco_centered,
             "num_aux_minibatches=2": lambda env: mujoco_ppg(env).training(num_aux_minibatches=2),
-            "center,kl_limit": lambda env: mujoco_centered(env).training(target_kl=kl_limit(env)),
+            "center,kl_limit": mujoco_centered_and_limited,
+            "center,kl_limit,adam_relative": lambda env: mujoco_centered_and_limited(env).training(
+                adam_relative=True
+            ),
+            "center,kl_limit,e_aux=1": lambda env: mujoco_centered_and_limited(env).training(
+                e_aux=1
+            ),
         },
         diagnose=True,
     ),

@@ -248,7 +248,7 @@ class PPGTorchLearner(BaseLearner):
         columns: dict[str, np.ndarray] = {}
         V_presleep = [torch.empty(0, device=module.device)]
         forward = presleep_pass(module)
-        saturated = SaturatedUnits(module.module)
+        saturated = SaturatedUnits(module)
         start = 0
         for block in prefetch(reader.__getitem__, range(len(reader))):
             part = slice(start, start + block.valid.size)
@@ -258,8 +258,9 @@ class PPGTorchLearner(BaseLearner):
                 if name not in columns:
                     columns[name] = np.empty((S, *column.shape[1:]), column.dtype)
                 columns[name][part] = column
-            with module.in_evaluation_mode(), saturated:
+            with module.in_evaluation_mode():
                 out = forward.outputs(block)
+                saturated.add(block)
             pi_old[part] = out[Columns.ACTION_DIST_INPUTS]
             if module.needs_presleep_values:
                 V_presleep.append(out[Columns.VF_PREDS])

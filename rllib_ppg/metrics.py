@@ -60,7 +60,8 @@ METRICS: dict[str, dict[str, str]] = {
         ),
         "learners/default_policy/aux/saturated_units": (
             "Share of the outputs of the policy encoder's tanh units beyond ±0.97 when the phase "
-            "begins, where they hardly learn; only with such units."
+            "begins, where they hardly learn, for every 16th transition. Only with such units, and "
+            "for policies without a memory."
         ),
         "learners/default_policy/aux/bfloat16": (
             '1 if the phase used bfloat16, 0 if float32; only with `aux_precision="auto"`.'

@@ -84,7 +84,7 @@ def test_phase_clock(build):
     assert set(map(int, steps)) == {2 * 2 * 2 * 3}  # phases x E_aux x minibatches x N_pi
     aux = learner_metrics(results[5])["aux"]
     terms = {"vf_aux_loss", "vf_loss", "clone_kl", "vf_aux_explained_var"}
-    assert set(aux) == terms | {"epoch_1", "epoch_2"}
+    assert set(aux) == terms | {"epoch_1", "epoch_2", "saturated_units"}
     assert set(aux["epoch_1"]) == terms
     assert {
         "policy_loss",

@@ -23,7 +23,7 @@ class OpenAuxPhase(NamedTuple):
         row_ids: Ids of its rows among all rows of the phase, `[n]`.
         actions: Actions of these rows `[n, T, ...]`; None if no loss needs them, or without rows.
         saturated: How many outputs of tanh units are saturated when the phase begins, and how many
-            there are, on all learners.
+            were counted, on all learners.
         metrics: Metrics of each epoch so far.
     """
 

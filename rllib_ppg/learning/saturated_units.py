@@ -5,48 +5,52 @@ A saturated unit hardly learns: beyond ±0.97, a tanh's derivative is below 0.06
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
+from rllib_ppg.data.replay import ReplayBlock
+from rllib_ppg.learning.trained_module import TrainedModule
+
 _SATURATED = 0.97
+_EVERY = 16  # transitions of a row: a pass over few states, which tell as much as all
 
 
 class SaturatedUnits:
-    """Counts, within its context, the outputs of the encoder's tanh units that lie beyond ±0.97.
+    """Counts the outputs of the encoder's tanh units that lie beyond ±0.97.
+
+    A row's first transition is counted, and each 16th after it.
 
     Args:
-        module: An RLModule. One without a `pi_encoder`, or without tanh units, has nothing to
-            count.
+        module: The module of the policy. One without a `pi_encoder`, without tanh units or with a
+            memory has nothing to count.
     """
 
-    def __init__(self, module: nn.Module):
-        encoder = getattr(module, "pi_encoder", None)
-        parts = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    def __init__(self, module: TrainedModule):
+        self._module = module
+        encoder: nn.Module | None = getattr(module.module, "pi_encoder", None)
+        parts = encoder.modules() if encoder is not None and module.recurrence is None else ()
         self._units = [part for part in parts if isinstance(part, nn.Tanh)]
-        self._handles: list[Any] = []
         self._beyond: list[Tensor] = []  # so that a GPU does not wait for each pass
-        self._all = 0
+        self._all: list[int] = []
 
     @property
     def counts(self) -> tuple[float, float]:
         """How many outputs lie beyond, and how many there are."""
-        return float(sum(self._beyond)), float(self._all)
+        return float(sum(self._beyond)), float(sum(self._all))
 
-    def __enter__(self) -> SaturatedUnits:
-        self._handles = [unit.register_forward_hook(self._count) for unit in self._units]
-        return self
-
-    def __exit__(
-        self,
-        error: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def add(self, block: ReplayBlock) -> None:
+        """Counts the outputs for transitions of a block."""
+        if not self._units:
+            return
+        counted = block.valid & (block.valid.cumsum(axis=1) % _EVERY == 1)
+        handles = [unit.register_forward_hook(self._count) for unit in self._units]
+        try:
+            self._module.action_dist_inputs(block.obs[counted])
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _count(self, unit: nn.Module, inputs: Any, output: Tensor) -> None:
         self._beyond.append((output.abs() > _SATURATED).sum())
-        self._all += output.numel()
+        self._all.append(output.numel())
