@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rllib_ppg import learner
 from rllib_ppg.learning import policy_epochs
+from rllib_ppg.learning.saturated_units import SATURATED
 from rllib_ppg.learning.trained_module import Batch, TrainedModule
 
 FIELDS = (
@@ -47,7 +48,6 @@ FIELDS = (
     "vf_explained_var",
 )
 COLUMNS = ("tenth", "iteration_of_phase", *FIELDS)
-_SATURATED = 0.97  # of a tanh unit, whose derivative is below 0.06 then
 
 
 class Diagnostics:
@@ -130,7 +130,7 @@ def of_features(network: nn.Module, batch: Batch) -> dict[str, float]:
         "feature_norm": float(features.norm(dim=1).mean()),
         # The exponential of the singular values' entropy (Roy and Vetterli 2007).
         "effective_rank": float(torch.exp(-(share * torch.log(share + 1e-12)).sum())),
-        "saturated": float((features.abs() > _SATURATED).float().mean()),
+        "saturated": float((features.abs() > SATURATED).float().mean()),
         "preactivation": float(seen[0].square().mean().sqrt()),
     }
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rllib_ppg.data.replay import ReplayBlock
 from rllib_ppg.learning.trained_module import TrainedModule
 
-_SATURATED = 0.97
+SATURATED = 0.97
 _EVERY = 16  # transitions of a row: a pass over few states, which tell as much as all
 
 
@@ -52,5 +52,5 @@ class SaturatedUnits:
                 handle.remove()
 
     def _count(self, unit: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._beyond.append((output.abs() > _SATURATED).sum())
+        self._beyond.append((output.abs() > SATURATED).sum())
         self._all.append(output.numel())
