@@ -117,13 +117,7 @@ def mujoco_centered(env: str) -> PPGConfig:
 
 def mujoco_centered_and_limited(env: str) -> PPGConfig:
     """`mujoco_centered` with a limit to how far an iteration moves the policy."""
-    return mujoco_centered(env).training(target_kl=kl_limit(env))
-
-
-def kl_limit(env: str) -> float:
-    """A `target_kl` of 0.01 for each dimension of the actions: a policy's KL is their sum."""
-    (dimensions,) = gym.make(env).action_space.shape
-    return 0.01 * dimensions
+    return mujoco_centered(env).training(target_kl="auto")
 
 
 def mujoco_ppo(env: str) -> PPOConfig:

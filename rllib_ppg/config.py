@@ -126,7 +126,7 @@ class PPGConfig(AlgorithmConfig):
         self.vf_clip_param: float | None = None
         self.vf_phase = "both"
         self.vf_clone_coeff = 1.0
-        self.target_kl: float | None = None
+        self.target_kl: float | str | None = None
         self.adam_relative = False
         self.proximal = "behavior"
         self.proximal_decay = 0.889
@@ -193,7 +193,7 @@ class PPGConfig(AlgorithmConfig):
         vf_clip_param: float | None = NotProvided,
         vf_phase: str = NotProvided,
         vf_clone_coeff: float = NotProvided,
-        target_kl: float | None = NotProvided,
+        target_kl: float | str | None = NotProvided,
         adam_relative: bool = NotProvided,
         proximal: str = NotProvided,
         proximal_decay: float = NotProvided,
@@ -281,8 +281,8 @@ class PPGConfig(AlgorithmConfig):
                 move, and there is no such loss.
             target_kl: The policy's steps of an iteration end before the first minibatch whose mean
                 of (r - 1) - log r, with r = pi/pi_old, is above 1.5 times this number, as in
-                Stable-Baselines3. L_value goes on, also through an encoder that both have. None
-                never stops them.
+                Stable-Baselines3. L_value goes on, also through an encoder that both have. "auto"
+                is 0.01 for each dimension of the actions. None never stops them.
             adam_relative: Whether the policy phase's Adam optimizers count their steps from the
                 last auxiliary phase, so that the first ones after it are small (Adam-Rel, Ellis et
                 al. 2024, arXiv 2412.17113).

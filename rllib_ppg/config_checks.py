@@ -169,7 +169,7 @@ _RULES: dict[str, _Rule] = {
     "segment_length": _or(None, _whole(1)),
     "vf_lambda": _or(None, _FRACTION),
     **dict.fromkeys(("proximal_decay", "adv_ewma_decay"), _DECAY),
-    "target_kl": _or(None, _POSITIVE),
+    "target_kl": _or(None, _or("auto", _POSITIVE)),
     "importance_max": _or(None, _AT_LEAST_1),
     "vf_phase": _one_of(("both", "auxiliary")),
     "augmentation_phase": _one_of(("auxiliary", "both")),

@@ -22,6 +22,7 @@ from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from tests.support.learners import (
     ACT,
     IMAGES,
+    REAL,
     N,
     SGDLearner,
     T,
@@ -203,9 +204,6 @@ def test_an_average_of_one_is_the_policy_itself():
     assert metrics["approx_kl"] == 0
 
 
-# -- target_kl ---------------------------------------------------------------------------------
-
-
 def test_buffers_are_averaged_too():
     learner = make_learner(
         SGDLearner, proximal="ewma", proximal_decay=0.5,
@@ -220,6 +218,9 @@ def test_buffers_are_averaged_too():
     # Statistics 0, 0, 1 and 2 with the weights 1/8, 1/4, 1/2 and 1.
     expected = mean * (0.5 * 1 + 1 * 2) / (1 / 8 + 1 / 4 + 1 / 2 + 1)
     np.testing.assert_allclose(average.observation_filter.mean, expected, rtol=1e-6)
+
+
+# -- target_kl ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("e_v", [10, 1])
@@ -298,6 +299,26 @@ def test_an_own_loss_has_to_have_the_term_that_target_kl_looks_at():
     )
     with pytest.raises(ValueError, match=error):
         make_learner(WithoutSampledKL, target_kl=0.1)
+
+
+@pytest.mark.parametrize(("act", "target_kl", "lr"), [(ACT, 0.01, 3e-3), (REAL, 0.02, 5e-4)])
+def test_auto_is_a_limit_for_each_dimension_of_the_actions(act, target_kl, lr):
+    def trained(setting):
+        learner = make_learner(act=act, target_kl=setting, lr=lr, e_pi=20, num_minibatches=2)
+        module, rollout = learner.module[DEFAULT_MODULE_ID], make_rollout(act=act)
+        with torch.no_grad():  # the policy is the one that acted
+            out = module.forward_train({Columns.OBS: torch.tensor(rollout.obs.reshape(N * T, -1))})
+        pi = module.get_train_action_dist_cls().from_logits(out[Columns.ACTION_DIST_INPUTS])
+        actions = torch.tensor(rollout.actions).flatten(0, 1)
+        logp = pi.logp(actions).reshape(N, T).numpy()
+        metrics, _, _ = policy_phase(learner, replace(rollout, logp=logp))
+        return metrics["policy_epochs_done"], parameters(learner)
+
+    (done, got), (expected_done, expected) = trained("auto"), trained(target_kl)
+    assert 0 < done == expected_done < 20
+    for name, p in expected.items():
+        assert torch.equal(got[name], p)
+    assert trained(target_kl / 2)[0] < done < trained(2 * target_kl)[0]
 
 
 def test_a_high_target_kl_changes_nothing():
@@ -529,7 +550,7 @@ def test_an_average_is_restored_with_other_heads():
         ({"proximal_decay": 1.0}, "proximal_decay is at least 0 and below 1, not 1.0"),
         ({"adv_ewma_decay": float("nan")}, "adv_ewma_decay is at least 0 and below 1, not nan"),
         ({"importance_max": 0.5}, "importance_max is None or a number of at least 1, not 0.5"),
-        ({"target_kl": 0}, "target_kl is None or a positive number, not 0"),
+        ({"target_kl": 0}, "target_kl is None or 'auto' or a positive number, not 0"),
         ({"kl_target": 0.01}, "no setting 'kl_target': set target_kl"),
         ({"augmentation_phase": "both"}, "augmentation_phase='both' needs an augmentation"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ Loss = Callable[[TrainedModule, Batch], Terms]
 
 # The epochs stop at this many times `target_kl`, as in Stable-Baselines3.
 _TARGET_KL_FACTOR = 1.5
+# `target_kl="auto"` for each dimension of the actions: a policy's KL is the sum of theirs.
+_AUTO_TARGET_KL = 0.01
 
 
 class PlannedEpoch(NamedTuple):
@@ -65,7 +68,7 @@ def train_policy_epochs(
     config = module.config
     options: dict[str, Any] = {}
     if config.target_kl is not None:
-        options["max_kl"] = _TARGET_KL_FACTOR * config.target_kl
+        options["max_kl"] = _TARGET_KL_FACTOR * _target_kl(module)
     if module.proximal is not None:
         module.proximal.begin()
         options["after_step"] = module.proximal.update
@@ -97,6 +100,13 @@ def train_policy_epochs(
         metrics["policy_epochs_done"] = policy_steps / config.num_minibatches
         metrics["target_kl_stopped"] = float(stopped)
     return metrics
+
+
+def _target_kl(module: TrainedModule) -> float:
+    """`target_kl` as a number, for the module's actions."""
+    if module.config.target_kl == "auto":
+        return _AUTO_TARGET_KL * math.prod(module.actions.shape)
+    return module.config.target_kl
 
 
 def try_losses(
