@@ -514,6 +514,24 @@ SUITES = {
         },
         diagnose=True,
     ),
+    # What was chosen there, on seeds that nothing was chosen on.
+    "mujoco_six": Suite(
+        envs=(
+            "HalfCheetah-v5",
+            "Hopper-v5",
+            "Walker2d-v5",
+            "Ant-v5",
+            "InvertedDoublePendulum-v5",
+            "Swimmer-v5",
+        ),
+        env_steps=MUJOCO_STEPS,
+        seeds=(20, 21, 22, 23, 24),
+        arms={
+            "ppg": mujoco_centered_and_limited,
+            "ppo": mujoco_ppo,
+            "no_aux": lambda env: mujoco_centered_and_limited(env).training(n_pi=0),
+        },
+    ),
     "minatar": Suite(
         envs=("MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1"),
         env_steps=MINATAR_STEPS,
