@@ -183,7 +183,7 @@ def test_small_sweeps_have_three_seeds_of_each_value(name):
 @pytest.mark.parametrize(
     ("name", "suite", "may_differ"),
     [
-        ("mujoco", "mujoco", {"num_env_runners", "seed"}),
+        ("mujoco", "mujoco_six", {"num_env_runners", "seed"}),
         ("minatar_breakout", "minatar", {"num_env_runners", "seed", "env"}),
     ],
 )
