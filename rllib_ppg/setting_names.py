@@ -29,7 +29,7 @@ INSTEAD = {
     "lr_schedule": "lr, which takes a schedule [[env steps, value], ...]",
     "entropy_coeff_schedule": "entropy_coeff, which takes a schedule [[env steps, value], ...]",
     "kl_coeff": "kl_penalty to penalise the KL, or target_kl to end an iteration's policy steps",
-    "kl_target": "target_kl",
+    "kl_target": "kl_penalty to penalise the KL, or target_kl to end an iteration's policy steps",
     "use_kl_loss": "kl_penalty",
     "use_gae": "lambda_, which is 1 without GAE",
     "vf_share_layers": "arch: 'shared' shares layers, 'dual' does not",

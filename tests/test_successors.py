@@ -551,7 +551,7 @@ def test_an_average_is_restored_with_other_heads():
         ({"adv_ewma_decay": float("nan")}, "adv_ewma_decay is at least 0 and below 1, not nan"),
         ({"importance_max": 0.5}, "importance_max is None or a number of at least 1, not 0.5"),
         ({"target_kl": 0}, "target_kl is None or 'auto' or a positive number, not 0"),
-        ({"kl_target": 0.01}, "no setting 'kl_target': set target_kl"),
+        ({"kl_target": 0.01}, "no setting 'kl_target': set kl_penalty to penalise the KL"),
         ({"augmentation_phase": "both"}, "augmentation_phase='both' needs an augmentation"),
     ],
 )

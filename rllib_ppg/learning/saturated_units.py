@@ -13,7 +13,7 @@ from rllib_ppg.data.replay import ReplayBlock
 from rllib_ppg.learning.trained_module import TrainedModule
 
 SATURATED = 0.97
-_EVERY = 16  # transitions of a row: a pass over few states, which tell as much as all
+_EVERY = 16  # transitions of a row, so that the pass is short
 
 
 class SaturatedUnits:
@@ -28,22 +28,23 @@ class SaturatedUnits:
 
     def __init__(self, module: TrainedModule):
         self._module = module
-        encoder: nn.Module | None = getattr(module.module, "pi_encoder", None)
-        parts = encoder.modules() if encoder is not None and module.recurrence is None else ()
-        self._units = [part for part in parts if isinstance(part, nn.Tanh)]
+        encoder = getattr(module.module, "pi_encoder", None)
+        self._units: list[nn.Module] = []
+        if isinstance(encoder, nn.Module) and module.recurrence is None:
+            self._units = [part for part in encoder.modules() if isinstance(part, nn.Tanh)]
         self._beyond: list[Tensor] = []  # so that a GPU does not wait for each pass
         self._all: list[int] = []
 
     @property
     def counts(self) -> tuple[float, float]:
-        """How many outputs lie beyond, and how many there are."""
+        """How many outputs lie beyond, and how many were counted."""
         return float(sum(self._beyond)), float(sum(self._all))
 
     def add(self, block: ReplayBlock) -> None:
         """Counts the outputs for transitions of a block."""
-        if not self._units:
-            return
         counted = block.valid & (block.valid.cumsum(axis=1) % _EVERY == 1)
+        if not self._units or not counted.any():
+            return
         handles = [unit.register_forward_hook(self._count) for unit in self._units]
         try:
             self._module.action_dist_inputs(block.obs[counted])
