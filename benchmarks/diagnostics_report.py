@@ -14,10 +14,12 @@ FROM_TENTH = 3  # of the run: what is compared is training, not its start
 # Title, column, and whether the first and the last iteration of a phase are told apart.
 COLUMNS = (
     ("KL of an iteration", "kl_on_new_states", False),
+    ("in its last epoch", "approx_kl_last", False),
     ("gradient / Adam", "gradient_over_adam_first", True),
     ("saturated", "saturated", False),
     ("pre-activation", "preactivation", False),
     ("effective rank", "effective_rank", False),
+    ("cosine", "cosine_of_halves", False),
     ("log std", "log_std", False),
     ("explained variance", "vf_explained_var", True),
 )

@@ -47,6 +47,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fills in what is generated."""
+    folder = os.path.dirname(page.file.src_uri) or "."
+    for elsewhere, source in _ELSEWHERE.items():
+        # On GitHub a link leads to the file itself, in the site to its page.
+        link = os.path.relpath(source, os.path.join("docs", folder))
+        markdown = markdown.replace(f"]({link}", f"]({os.path.relpath(elsewhere, folder)}")
     if page.file.src_uri in _ELSEWHERE:
         return _fix_links(markdown)
     if _COMMAND_LINE in markdown:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from rllib_ppg.did_you_mean import did_you_mean
 
+_AUX_MINIBATCHES = "num_aux_minibatches, which is a number, not a size"
+
 # Names that older versions of RLlib, and other projects, give to what PPG calls otherwise.
 INSTEAD = {
     # RLlib, before the new API stack.
@@ -70,9 +72,26 @@ INSTEAD = {
     "vf_coef": "vf_loss_coeff",
     "max_grad_norm": "grad_clip",
     "norm_reward": "normalize_rewards",
+    "norm_obs": "observation_filter: 'MeanStdFilter'",
+    "anneal_lr": "lr, which takes a schedule [[env steps, value], ...]",
     "total_timesteps": "num_env_steps_sampled_lifetime in stop",
-    "n_aux_epochs": "e_aux",
+    # PPG of CleanRL, and OpenAI's own.
     "n_iteration": "n_pi",
+    "e_policy": "e_pi",
+    "v_value": "e_v",
+    "e_auxiliary": "e_aux",
+    "num_aux_rollouts": _AUX_MINIBATCHES,
+    "n_aux_grad_accum": _AUX_MINIBATCHES,
+    "n_epoch_pi": "e_pi",
+    "n_epoch_vf": "e_v",
+    "n_aux_epochs": "e_aux",
+    "aux_mbsize": _AUX_MINIBATCHES,
+    "nstep": "rollout_fragment_length",
+    "nminibatch": "num_minibatches",
+    "lam": "lambda_",
+    "entcoef": "entropy_coeff",
+    "vfcoef": "vf_loss_coeff to twice that, because L_value has a factor of 1/2",
+    "interacts_total": "num_env_steps_sampled_lifetime in stop",
 }
 
 

@@ -198,6 +198,8 @@ def test_policies_survive_a_dict():
         # Of other projects.
         (lambda: start().training(gae_lambda=0.9), "set lambda_"),
         (lambda: start().update_from_dict({"n_steps": 3}), "set rollout_fragment_length"),
+        (lambda: start().training(e_policy=2), "set e_pi"),
+        (lambda: start().training(aux_mbsize=4), "set num_aux_minibatches"),
         (lambda: start().training(num_gpus=1), "num_gpus_per_learner .* num_learners"),
         (lambda: start().evaluation(evaluation_num_episodes=1), "set evaluation_duration"),
         # A setting that another method sets.

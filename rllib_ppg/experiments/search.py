@@ -38,7 +38,7 @@ PPG_SPACE: Mapping[str, Mapping[str, list[Any]]] = {
     "lr": {"loguniform": [1e-4, 3e-3]},
     "aux_lr": {"loguniform": [1e-4, 3e-3]},
     "beta_clone": {"loguniform": [0.1, 10]},
-    "target_kl": {"choice": [None, 0.01, 0.02, 0.05]},
+    "target_kl": {"choice": [None, "auto", 0.02, 0.05]},
     "clip_param": {"choice": [0.1, 0.2, 0.3]},
     "entropy_coeff": {"loguniform": [1e-4, 0.03]},
     "gamma": {"choice": [0.95, 0.99, 0.995, 0.999]},
