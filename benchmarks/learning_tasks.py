@@ -28,9 +28,9 @@ from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
-from torch import nn
+from torch import Tensor, nn
 
-from rllib_ppg import PPGConfig
+from rllib_ppg import AuxLoss, PPGConfig
 from rllib_ppg.networks.impala_cnn import norm_init
 from rllib_ppg.networks.ppo_rl_module import ImpalaPPOModule
 
@@ -77,7 +77,7 @@ MUJOCO_LR = [[0, 3e-4], [MUJOCO_STEPS, 0.0]]
 def mujoco_ppg(env: str, **network: Any) -> PPGConfig:
     """PPG with PPO's settings in its policy phase, and the paper's, its defaults, elsewhere.
 
-    `network` is added to the model_config.
+    `network` is added to the model_config, or replaces what is there.
     """
     return (
         PPGConfig()
@@ -111,14 +111,39 @@ def mujoco_ppg(env: str, **network: Any) -> PPGConfig:
     )
 
 
-def mujoco_centered(env: str) -> PPGConfig:
+def mujoco_centered(env: str, **network: Any) -> PPGConfig:
     """`mujoco_ppg` with an auxiliary value loss that learns differences from the mean."""
-    return mujoco_ppg(env).training(aux_losses={"value": {"center": True}})
+    return mujoco_ppg(env, **network).training(aux_losses={"value": {"center": True}})
 
 
-def mujoco_centered_and_limited(env: str) -> PPGConfig:
+def mujoco_centered_and_limited(env: str, **network: Any) -> PPGConfig:
     """`mujoco_centered` with a limit to how far an iteration moves the policy."""
-    return mujoco_centered(env).training(target_kl="auto")
+    return mujoco_centered(env, **network).training(target_kl="auto")
+
+
+class SmallFeatures(AuxLoss):
+    """The mean square of the features, in an auxiliary phase. Asks whether saturation does harm."""
+
+    def terms(self, head: nn.Module | None, batch: Mapping[str, Any]) -> Tensor:
+        """See the class."""
+        return 0.5 * batch["features"].square().mean(-1)
+
+
+def mujoco_small_features(env: str) -> PPGConfig:
+    """`mujoco_centered_and_limited`, whose auxiliary phases also keep the features small."""
+    losses = {"value": {"center": True}, "small_features": {"class": SmallFeatures}}
+    return mujoco_centered_and_limited(env).training(aux_losses=losses)
+
+
+def mujoco_256_units(env: str) -> PPGConfig:
+    """`mujoco_centered_and_limited` with four times the units."""
+    return mujoco_centered_and_limited(env, fcnet_hiddens=[256, 256])
+
+
+def mujoco_without_contacts(env: str) -> PPGConfig:
+    """`mujoco_centered_and_limited` without the 78 contact forces of Ant's 105 observations."""
+    without = {"include_cfrc_ext_in_observation": False} if env == "Ant-v5" else {}
+    return mujoco_centered_and_limited(env).environment(env_config=without)
 
 
 def mujoco_ppo(env: str) -> PPOConfig:
@@ -508,6 +533,14 @@ SUITES = {
             "center,kl_limit": mujoco_centered_and_limited,
             "center,kl_limit,e_aux=1": lambda env: mujoco_centered_and_limited(env).training(
                 e_aux=1
+            ),
+            # Added when the choice had been made, to learn why it does not mend Ant.
+            "center,kl_limit,small_features": mujoco_small_features,
+            "center,kl_limit,units=256": mujoco_256_units,
+            "no_aux,kl_limit,units=256": lambda env: mujoco_256_units(env).training(n_pi=0),
+            "center,kl_limit,no_contacts": mujoco_without_contacts,
+            "no_aux,kl_limit,no_contacts": lambda env: mujoco_without_contacts(env).training(
+                n_pi=0
             ),
         },
         diagnose=True,
