@@ -1,4 +1,4 @@
-"""Does it learn? Trains what `learning_tasks.py` lists, and reports it in docs/results.md.
+"""Does it learn? Trains what `benchmarks/suites/` lists, and reports it in docs/results.md.
 
     python -m benchmarks.learning run mujoco --jobs 2      # until all is done; may be stopped
     python -m benchmarks.learning run mujoco --only '*_ppg_0' '*_ppo_0'
@@ -61,7 +61,7 @@ class Run:
 
 def runs_of(suite: str) -> list[Run]:
     """All runs of a suite, in the order in which they are trained."""
-    from benchmarks.learning_tasks import SUITES
+    from benchmarks.suites import SUITES
 
     it = SUITES[suite]
     return [Run(suite, env, arm, seed) for seed in it.seeds for env in it.envs for arm in it.arms]
@@ -74,7 +74,8 @@ def train(run: Run, state: Path, deadline: float) -> None:
     """Trains a run to its end, or until the deadline; saves what there is then."""
     import rllib_ppg  # noqa: F401 (registers envs)
     from benchmarks import diagnostics
-    from benchmarks.learning_tasks import RETURNS, REWARDS, SUITES
+    from benchmarks.suites import SUITES
+    from benchmarks.suites.rllib_ppo import RETURNS, REWARDS
 
     suite = SUITES[run.suite]
     use_one_core()
@@ -192,7 +193,7 @@ def show_status(suites: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """See the module."""
-    from benchmarks.learning_tasks import SUITES
+    from benchmarks.suites import SUITES
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)

@@ -3,7 +3,7 @@
 In docs/results/*.md, text between `<!-- SUITE -->` and `<!-- /SUITE -->` is replaced by the suite's
 table. The suite's curves go to docs/results/SUITE.png. The runs of `phases.py` go to `phases` and
 phases.png in the same way, and what `batch_size.py` makes of its suites to `batch_size`.
-`learning_tasks.py` says how a result is read.
+`benchmarks/suites/` says how a result is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rliable import library, metrics
 
 from benchmarks import batch_size, diagnostics_report, phases_report
 from benchmarks.learning_rows import RESULTS, read_rows
-from benchmarks.learning_tasks import SUITES
+from benchmarks.suites import SUITES
 from rllib_ppg.envs.procgen import GAMES, normalized_return
 from rllib_ppg.plots import openai_curves
 

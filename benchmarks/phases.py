@@ -2,7 +2,7 @@
 
     python -m benchmarks.phases mujoco_more InvertedDoublePendulum-v5 ppg 0
 
-Trains one run of `learning_tasks.py`, and writes docs/results/phases/ENV_ARM_SEED.csv: a row a
+Trains one run of `benchmarks/suites/`, and writes docs/results/phases/ENV_ARM_SEED.csv: a row a
 phase, for an arm without auxiliary phases as if it had `ppg`'s. `before` and `after` are mean
 returns of the policy around the auxiliary phase, over 100 episodes with the same starts and the
 same noise each time; what changes from a row's `after` to the next one's `before` is the doing of
@@ -25,7 +25,7 @@ from ray.tune.utils import flatten_dict
 
 from benchmarks.learning import Run, use_one_core
 from benchmarks.learning_rows import RESULTS, write_rows
-from benchmarks.learning_tasks import SUITES
+from benchmarks.suites import SUITES
 from rllib_ppg import PPG, PPGCallback
 from rllib_ppg.evaluation.players import make_player
 from rllib_ppg.evaluation.scores import play_episodes

@@ -23,8 +23,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from benchmarks.learning_tasks import mujoco_ppg
 from benchmarks.measuring import SEED, in_turn, machine, per_second, ratio
+from benchmarks.suites.mujoco import mujoco_ppg
 
 ENV, STEPS, ITERATIONS = "HalfCheetah-v5", 2048, 4
 

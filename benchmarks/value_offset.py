@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.learning import Run, use_one_core
 from benchmarks.learning_rows import RESULTS, write_rows
-from benchmarks.learning_tasks import SUITES
+from benchmarks.suites import SUITES
 from rllib_ppg import PPG, PPGCallback
 
 SUITE = "mujoco_choice"

@@ -188,7 +188,7 @@ def test_small_sweeps_have_three_seeds_of_each_value(name):
     ],
 )
 def test_has_the_settings_of_the_published_results(name, suite, may_differ):
-    from benchmarks.learning_tasks import SUITES
+    from benchmarks.suites import SUITES
 
     suite, experiment = SUITES[suite], from_file(name)
     assert experiment.stop == {"num_env_steps_sampled_lifetime": suite.env_steps}
@@ -198,7 +198,7 @@ def test_has_the_settings_of_the_published_results(name, suite, may_differ):
 
 
 def test_procgens_first_steps_are_measured_with_the_papers_settings():
-    from benchmarks.learning_tasks import SUITES
+    from benchmarks.suites import SUITES
 
     experiment = Experiment.from_file("procgen_hard")
     measured = SUITES["procgen_hard"].arms["no_aux"]("procgen-bigfish-v0")

@@ -13,9 +13,10 @@ import pytest
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from benchmarks import learning, learning_report, learning_tasks, phases, phases_report
+from benchmarks import learning, learning_report, phases, phases_report, suites
 from benchmarks.learning import FIELDS, Run
-from benchmarks.learning_tasks import Suite
+from benchmarks.suites import rllib_ppo
+from benchmarks.suites.suite import Suite
 from tests.support.algorithms import learner_metrics, small
 
 TINY = Suite(
@@ -28,7 +29,7 @@ TINY = Suite(
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    monkeypatch.setattr(learning_tasks, "SUITES", {"tiny": TINY})
+    monkeypatch.setattr(suites, "SUITES", {"tiny": TINY})
     monkeypatch.setattr(learning, "RESULTS", tmp_path / "results")
     return tmp_path
 
@@ -121,7 +122,7 @@ def test_what_auxiliary_phases_have_changed_is_summed_up(tmp_path, monkeypatch):
 
 def test_the_queue_trains_seeds_first_and_what_is_complete_never_again(tiny, monkeypatch):
     suite = Suite(envs=("A/x", "B"), env_steps=1, seeds=(0, 1), arms={"ppg": None, "ppo": None})
-    monkeypatch.setattr(learning_tasks, "SUITES", {"tiny": suite})
+    monkeypatch.setattr(suites, "SUITES", {"tiny": suite})
     queue = [
         ["one", "tiny", env, arm, seed]
         for seed in "01"
@@ -289,9 +290,9 @@ def test_the_command_takes_all_suites_or_some(capsys):
     assert "no suite is called atari57" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [n for n, s in learning_tasks.SUITES.items() if "ppo" in s.arms])
+@pytest.mark.parametrize("name", [n for n, s in suites.SUITES.items() if "ppo" in s.arms])
 def test_ppo_has_ppgs_settings_and_networks(cluster, name):
-    suite = learning_tasks.SUITES[name]
+    suite = suites.SUITES[name]
     ppg, ppo = (suite.arms[arm](suite.envs[0]) for arm in ("ppg", "ppo"))
     steps = ppg.num_envs_per_env_runner * ppg.rollout_fragment_length
     assert ppo.train_batch_size_per_learner == steps
@@ -344,13 +345,13 @@ class Pays(gym.Env):
 @pytest.fixture
 def no_rewards_yet(monkeypatch):
     """The statistics as a new process has them."""
-    monkeypatch.setattr(learning_tasks, "REWARDS", RunningMeanStd())
-    return learning_tasks.REWARDS
+    monkeypatch.setattr(rllib_ppo, "REWARDS", RunningMeanStd())
+    return rllib_ppo.REWARDS
 
 
 def test_ppo_learns_from_normalised_rewards_and_reports_those_of_the_env(no_rewards_yet):
     first, second = (
-        learning_tasks.with_normalised_rewards(Pays(rewards))
+        rllib_ppo.with_normalised_rewards(Pays(rewards))
         for rewards in ([1.0, 2.0, 3.0], [50.0, 0.0, 1e6])
     )
     sums, seen = [], []
@@ -371,17 +372,17 @@ def test_ppo_learns_from_normalised_rewards_and_reports_those_of_the_env(no_rewa
 
 
 def test_ppo_goes_on_with_its_reward_statistics(cluster, tiny, monkeypatch, no_rewards_yet):
-    ppo = learning_tasks.ppo_with_normalised_rewards(lambda: gym.make("CartPole-v1"))
+    ppo = rllib_ppo.ppo_with_normalised_rewards(lambda: gym.make("CartPole-v1"))
     ppo.training(train_batch_size_per_learner=128, minibatch_size=64, num_epochs=1)
-    monkeypatch.setitem(learning_tasks.SUITES, "tiny", replace(TINY, arms={"ppo": lambda _: ppo}))
-    monkeypatch.setattr(learning_tasks, "RETURNS", deque(maxlen=100))
+    monkeypatch.setitem(suites.SUITES, "tiny", replace(TINY, arms={"ppo": lambda _: ppo}))
+    monkeypatch.setattr(rllib_ppo, "RETURNS", deque(maxlen=100))
     run = Run("tiny", "CartPole-v1", "ppo", 0)
     learning.train(run, tiny / "state", deadline=0)
     before = no_rewards_yet.count
     assert before >= 128
     no_rewards_yet.count = 1e-4  # another process
-    returns = list(learning_tasks.RETURNS)
-    learning_tasks.RETURNS.clear()
+    returns = list(rllib_ppo.RETURNS)
+    rllib_ppo.RETURNS.clear()
     learning.train(run, tiny / "state", deadline=0)
     assert no_rewards_yet.count >= before + 128
-    assert list(learning_tasks.RETURNS)[: len(returns)] == returns
+    assert list(rllib_ppo.RETURNS)[: len(returns)] == returns
