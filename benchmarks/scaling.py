@@ -24,7 +24,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 
 from benchmarks.envs import FRAMES, Cheap
 from benchmarks.measuring import machine, start_ray
-from benchmarks.throughput import in_store
+from benchmarks.throughput.memory import in_store
 from rllib_ppg import PPGConfig
 from rllib_ppg.data.minibatches import Segments, interleave_row_ids, shard_cuts
 from rllib_ppg.data.replay import rows_per_block

@@ -18,7 +18,8 @@ import ray
 
 from benchmarks.envs import FRAMES
 from benchmarks.measuring import in_turn, machine, ratio, start_ray
-from benchmarks.throughput import Phases, Sizes
+from benchmarks.throughput.phases import Phases
+from benchmarks.throughput.sizes import Sizes
 from rllib_ppg.aux_losses.setting import build_aux_losses, replay_column_bytes
 
 Settings = Mapping[str, dict[str, Any]]

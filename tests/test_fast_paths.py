@@ -13,7 +13,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from benchmarks.envs import FRAMES, Cheap
-from benchmarks.throughput import TinyModule
+from benchmarks.throughput.tiny_module import TinyModule
 from rllib_ppg import PPGCallback, PPGConfig
 from rllib_ppg.data.compression import Compressed
 from rllib_ppg.data.phase_specs import PolicyPhase

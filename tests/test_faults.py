@@ -130,7 +130,7 @@ def test_a_spilled_file_that_is_lost_is_an_error(tmp_path):
     program = """
     import pathlib, ray
     from benchmarks.envs import FRAMES, Cheap
-    from benchmarks.throughput import TinyModule
+    from benchmarks.throughput.tiny_module import TinyModule
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
     from rllib_ppg import PPG, PPGConfig
     class Loses(PPG):

@@ -30,7 +30,6 @@ import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from benchmarks import throughput
 from benchmarks.envs import FRAMES
 from benchmarks.measuring import (
     DEVICE,
@@ -43,7 +42,8 @@ from benchmarks.measuring import (
     seconds,
     start_ray,
 )
-from benchmarks.throughput import Phases, Sizes
+from benchmarks.throughput.phases import Phases, phases
+from benchmarks.throughput.sizes import Sizes
 from rllib_ppg import PPGConfig
 from rllib_ppg.learning import batches
 from rllib_ppg.learning.batches import StateDataset
@@ -217,14 +217,14 @@ def rows(sizes: Sizes, tiny: bool) -> Iterator[tuple[str, Callable[[], dict[str,
     todo = [*by_setting(sizes, tiny)]
     compiled = [row for row in todo if "compiled" in row[0]]
     yield from (row for row in todo if row not in compiled)
-    yield "share of bare torch", lambda: shown(throughput.phases(sizes))
+    yield "share of bare torch", lambda: shown(phases(sizes))
     yield "transfers", lambda: transfers(sizes)
     yield "resident list", lambda: resident_list(sizes, tiny)
     yield from compiled
 
 
 def shown(measured: Iterator[Row]) -> dict[str, Any]:
-    """Rows of `throughput.py` by name."""
+    """Rows of `benchmarks/throughput` by name."""
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
     torch.backends.cuda.matmul.allow_tf32 = False
     return {row.name: {"ratio": row.value} | row.detail for row in measured}

@@ -1,0 +1,1 @@
+"""How fast PPG is, and what memory it takes: `python -m benchmarks.throughput`."""
