@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.search import Search, in_words
 from rllib_ppg.experiments.settings import as_data, is_budget
-from rllib_ppg_cli import observation_lines, precision_hint
+from rllib_ppg_cli import observation_lines, precision_hint, schedule_hint
 
 if TYPE_CHECKING:
     from rllib_ppg.config import PPGConfig
@@ -217,6 +217,9 @@ def _phases(
         if done:
             to_do = _progress(config, done, iterations) if done < iterations else "nothing"
             lines.append((_DONE, f"{_progress(config, 0, done)}; to do: {to_do}"))
+        rates = {"lr": config.lr, "aux_lr": config.aux_lr}
+        if ended := schedule_hint.hint(rates, iterations * batch):
+            lines.append(("  learning rates", ended))
         if config.has_aux_phase and phases < _PHASES and n_pi < config.n_pi:
             lines.append(
                 (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.run_folder import unused_name
 from rllib_ppg.experiments.settings import is_budget
-from rllib_ppg_cli import exit_code
+from rllib_ppg_cli import exit_code, schedule_hint
 from rllib_ppg_cli.words import without
 
 # Variable of a job's environment with the words `submit ...` that the user gave.
@@ -264,7 +264,9 @@ def _how_to_continue(results: ResultGrid, experiment: Experiment, argv: Sequence
             if is_budget(key) or flat.get(key, -math.inf) < value
         }
         command = [*without(command, ("--stop", "-s")), "--stop", json.dumps(stop)]
-    return f"to continue: {shlex.join(command)}"
+    done = (result.metrics or {}).get("num_env_steps_sampled_lifetime", 0)
+    ended = schedule_hint.hint(result.config or {}, 2 * int(done))
+    return "\n".join([*filter(None, [ended]), f"to continue: {shlex.join(command)}"])
 
 
 def _place(path: str, experiment: Experiment) -> str:

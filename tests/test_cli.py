@@ -209,6 +209,7 @@ def fake_result(error=None, checkpoint="/results/trial/checkpoint_000000", done=
         error=error,
         checkpoint=SimpleNamespace(path=checkpoint) if checkpoint else None,
         metrics={"done": done},
+        config={},
     )
 
 
@@ -249,6 +250,16 @@ def test_a_return_that_was_reached_does_not_stop_what_goes_on(capsys):
     assert "ended: env_runners/x reached 450\n" in out
     [command] = re.findall("to continue: (.*)", out)
     assert json.loads(shlex.split(command)[-1]) == {"training_iteration": 8}
+
+
+def test_what_continues_a_run_whose_learning_rate_is_0_says_so(capsys):
+    result = fake_result()
+    result.metrics["num_env_steps_sampled_lifetime"] = 1000
+    result.config = {"lr": [[0, 0.5], [500, 0.25], [1000, 0]], "aux_lr": None}
+    assert outcome.show(FakeResults([result]), EXPERIMENT, COMMAND) == 0
+    out = capsys.readouterr().out
+    assert "lr is 0 after 1,000 env steps" in out
+    assert "--set 'lr=[[0, 0.5], [1000, 0.25], [2000, 0]]'\nto continue: " in out
 
 
 def test_what_continues_a_named_run_has_another_name(capsys):

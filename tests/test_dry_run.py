@@ -65,6 +65,17 @@ def test_a_run_with_few_phases_is_told_of_the_rule(cluster, capsys, iterations, 
         assert line(text, "shorter phases").startswith(f"n_pi={advice} or so")
 
 
+@pytest.mark.parametrize(("end", "told"), [(40_000, True), (60_000, False)])
+def test_a_run_that_outlasts_its_learning_rate_is_told_so(cluster, capsys, end, told):
+    config = {"lr": [[0, 1e-3], [end, 0.0]], "aux_lr": 1e-3}
+    _, text = shown(capsys, stop={"num_env_steps_sampled_lifetime": 65_536}, config=config)
+    assert ("learning rates" in text) == told
+    if told:
+        said = line(text, "learning rates")
+        assert said.startswith("lr is 0 after 40,000 env steps")
+        assert said.endswith("--set 'lr=[[0, 0.001], [65536, 0.0]]'")
+
+
 def test_parts_and_memories_have_sizes(cluster, capsys):
     space = Dict({"camera": Box(0, 255, (8, 9, 3), np.uint8), "speed": Box(-1, 1, (2,))})
     register_env("with-a-camera", lambda _: AnySpaces({"observation_space": space}))

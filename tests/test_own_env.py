@@ -136,6 +136,17 @@ class RenderMode(Counting):
         super().__init__({"length": length})
 
 
+class OnlyRenderMode(Counting):
+    def __init__(self, render_mode=None):
+        assert render_mode is None
+        super().__init__({"length": 3})
+
+
+class AnyName(Counting):
+    def __init__(self, c=None):
+        super().__init__(c)
+
+
 class Required(Counting):
     def __init__(self, length, **others):
         super().__init__({"length": length})
@@ -160,6 +171,8 @@ class PassesConfigOn(Context):
         (Underscore, {}),
         (NoArguments, {}),
         (RenderMode, {"length": 3}),
+        (OnlyRenderMode, {}),
+        (AnyName, {"length": 3}),
         (Required, {"length": 3}),
         (PassesOn, {"length": 3}),
     ],

@@ -205,10 +205,16 @@ def takes_config(maker: Callable[..., Any], env_config: Mapping[str, Any]) -> bo
     """Whether a class or function gets all of env_config in one argument (see `_make`)."""
     parameters = _parameters(maker)
     first = next(iter(parameters.values()), None)
-    return first is not None and first.name not in env_config and _is_config(first, parameters)
+    if first is None or first.name in env_config:
+        return False
+    return _is_config(first, parameters, env_config)
 
 
-def _is_config(first: inspect.Parameter, parameters: Mapping[str, inspect.Parameter]) -> bool:
+def _is_config(
+    first: inspect.Parameter,
+    parameters: Mapping[str, inspect.Parameter],
+    env_config: Mapping[str, Any],
+) -> bool:
     """Whether the first parameter of a signature is to get all of env_config."""
     if first.kind == inspect.Parameter.VAR_POSITIONAL:
         return True
@@ -220,7 +226,8 @@ def _is_config(first: inspect.Parameter, parameters: Mapping[str, inspect.Parame
     if first.name.split("_")[-1] in _CONFIG_NAMES or "EnvContext" in str(first.annotation):
         return True
     if len(parameters) == 1 and first.default in (None, {}):  # whatever its name is
-        return True
+        # Nothing is lost without an empty env_config, and `render_mode=None` is no config.
+        return bool(env_config) or first.default is not None
     return [p for p in parameters.values() if _is_required(p)] == [first]
 
 
