@@ -88,6 +88,8 @@ class PPGTorchLearner(BaseLearner):
         config = module.config
         T = config.rollout_fragment_length
         _check_shapes(shards, phase, T)
+        if len(self.trained) > 1:  # another module's phase has moved this one's learning rates
+            self.set_lr(phase.env_steps_before, module.id)
         entropy_coeff = float(module.entropy_schedule.update(timestep=phase.env_steps_before))
         module.begin_phase(config.policy_precision)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -281,6 +282,15 @@ def test_a_block_that_never_comes_is_an_error(cluster):
     ray.kill(actor)
 
 
+def test_a_learner_reports_a_lost_rollout_before_it_counts_as_stuck(cluster):
+    actor = Silent.remote()
+    learner = SimpleNamespace(config=SimpleNamespace(collective_timeout_s=1.0))
+    began = time.monotonic()
+    assert PPGTorchLearner.fetch(learner, [ray.put(0), actor.block.remote()]) == [1]
+    assert time.monotonic() - began < 1.0
+    ray.kill(actor)
+
+
 def test_rows_of_small_blocks_are_dealt_out_evenly(cluster, tmp_path):
     """Six blocks of one row each, saved by three learners and loaded for two."""
     saved = ReplayList(n_pi=1)
@@ -427,8 +437,11 @@ def test_new_learners_go_on_from_what_was_restored(build, tmp_path):
     algo = build(config)
     algo.train()
     algo.save_to_path(tmp_path / "first")
+    rows = replay_rows(algo)
     algo.train()
+    kill_learner(algo, 0)  # which is seen while the checkpoint is restored
     algo.restore_from_path(tmp_path / "first")
+    assert replay_rows(algo) == rows
     saved = learner_states(algo)
     kill_learner(algo, 0)
     algo.save_to_path(tmp_path / "second")

@@ -18,6 +18,7 @@ from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 from ray.tune.registry import register_env
 
 from rllib_ppg import PPG, PPGConfig, load_policy
+from rllib_ppg.learner import PPGTorchLearner
 from rllib_ppg.networks.rl_module import PPGTorchRLModule
 from rllib_ppg_cli import main
 from tests.support.learners import Float64Module
@@ -333,6 +334,68 @@ def test_modules_that_are_not_trained_stay_as_they_are(build):
     result = [algo.train() for _ in range(2)][-1]
     assert of_modules(result, "aux").keys() == {"1"}
     for name, w in algo.get_module("0").get_state().items():
+        np.testing.assert_array_equal(w, before[name])
+
+
+RATES = []
+
+
+class NotesRates(PPGTorchLearner):
+    def policy_and_value_loss(self, module, batch):
+        [group] = self.get_optimizer(module.id).param_groups
+        RATES.append((module.id, round(float(group["lr"]), 6)))
+        return super().policy_and_value_loss(module, batch)
+
+
+def test_all_modules_have_the_learning_rate_of_their_iteration(build):
+    config = config_of(MultiAgentCartPole, {"0", "1"})
+    schedule = [[0, 0.4], [4 * 64, 0.0]]
+    algo = build(config.training(lr=schedule, aux_lr=0.1, learner_class=NotesRates))
+    RATES.clear()
+    before = 0
+    for _ in range(3):
+        rate = round(0.4 * (1 - before / 256), 6)
+        before = algo.train()["num_env_steps_sampled_lifetime"]
+        assert {*RATES} == {("0", rate), ("1", rate)}
+        RATES.clear()
+
+
+def test_a_policy_that_stood_still_may_train_after_a_restore(build, tmp_path):
+    algo = build(config_of(MultiAgentCartPole, {"0", "1"}, policies_to_train=["1"]))
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    other = build(config_of(MultiAgentCartPole, {"0", "1"}))
+    other.restore_from_path(path)
+    assert [len(other.modules[m].replay) for m in "01"] == [0, 1]  # "0" begins a phase
+    for m in "01":
+        for name, w in algo.get_module(m).get_state().items():
+            np.testing.assert_array_equal(other.get_module(m).get_state()[name], w)
+    assert of_modules(other.train(), "approx_kl").keys() == {"0", "1"}
+
+
+def test_a_policy_can_be_added_if_it_only_acts(build):
+    algo = build(config_of(MultiAgentCartPole, {"0", "1"}))
+    module = algo.get_module("0")
+    spec = RLModuleSpec(
+        module_class=PPGTorchRLModule,
+        observation_space=module.observation_space,
+        action_space=module.action_space,
+        model_config=dict(module.model_config),
+    )
+    with pytest.raises(ValueError, match="trains the policies that it was built with"):
+        algo.add_module("past", spec)
+    with pytest.raises(ValueError, match="'0' is trained"):
+        algo.remove_module("0")
+    algo.add_module(
+        "past",
+        spec,
+        new_agent_to_module_mapping_fn=lambda agent, *args, **kwargs: ("0", "past")[agent],
+        new_should_module_be_updated=["0", "1"],
+    )
+    before = algo.get_module("past").get_state()
+    acted = algo.train()["env_runners"]["num_module_steps_sampled"]
+    assert acted["past"] > 0
+    for name, w in algo.get_module("past").get_state().items():
         np.testing.assert_array_equal(w, before[name])
 
 

@@ -103,6 +103,17 @@ def test_learners_see_the_states_that_the_policy_acted_with(build, env, settings
             assert abs(metrics["aux"]["clone_kl"]) < 1e-6
 
 
+@pytest.mark.long
+def test_value_states_go_on_with_an_env_runner_in_a_process_of_its_own(build, tmp_path):
+    config = small(NextStepCounting, segment_length=5).rl_module(model_config=LSTM)
+    algo = build(config.copy().env_runners(num_env_runners=0))
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    other = build(config.copy().env_runners(num_env_runners=1))
+    other.restore_from_path(path)
+    assert learner_metrics(other.train())["num_vf_states_lost"] == 0
+
+
 def test_default_model_config_alone_and_its_sequence_length(build):
     model = DefaultModelConfig(use_lstm=True, lstm_cell_size=8, fcnet_hiddens=[8], max_seq_len=5)
     config = small(num_minibatches=4).env_runners(num_env_runners=0).rl_module(model_config=model)

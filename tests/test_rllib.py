@@ -29,6 +29,7 @@ from ray.rllib.utils.test_utils import check_train_results_new_api_stack
 
 from rllib_ppg import PPG, PPGCallback, PPGConfig
 from rllib_ppg.networks.rl_module import PPGCatalog, PPGTorchRLModule
+from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from tests.support.algorithms import learner_metrics, only_module, small, weights
 from tests.support.comparison import assert_equal
 from tests.support.envs import AnySpaces, Counting, NextStepCounting, SameStepCounting, Target
@@ -141,6 +142,26 @@ def test_evaluation_follows_the_weights(build):
         algo.evaluate()
         held = algo.eval_env_runner.module.state_dict()
         assert_equal({k: np.array(v) for k, v in held.items()}, weights(algo, ("pi_encoder", "pi")))
+
+
+STARTS = []
+
+
+class NotesStarts(BatchedEnvRunner):
+    def sample_rollout(self, *args, **kwargs):
+        summary, rollout = super().sample_rollout(*args, **kwargs)
+        STARTS.extend(map(tuple, rollout.obs[rollout.first() & rollout.valid].tolist()))
+        return summary, rollout
+
+
+def test_training_goes_on_with_new_episodes_after_an_evaluation(build):
+    """Without env runners of its own, an evaluation plays in the envs of the training."""
+    algo = build(local("CartPole-v1").env_runners(env_runner_cls=NotesStarts))
+    STARTS.clear()
+    for _ in range(4):
+        algo.train()
+        algo.evaluate()
+    assert len(STARTS) == len({*STARTS}) > 8
 
 
 def test_evaluation_on_another_procgen_level(build):

@@ -18,6 +18,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -169,6 +171,64 @@ class BaseAlgorithm(OldAPI, Algorithm):
         modules = {} if config.disable_env_checking else module_spaces(config)
         check_resources(config, bundles, config.replay_bytes_of_modules(modules))
 
+    # -- Modules -------------------------------------------------------------------------------
+
+    @override(Algorithm)
+    def add_module(
+        self,
+        module_id: ModuleID,
+        module_spec: RLModuleSpec,
+        *,
+        new_should_module_be_updated: Any = None,
+        **kwargs: Any,
+    ) -> MultiRLModuleSpec:
+        """Adds a module that acts and is not trained, such as an earlier policy to play against.
+
+        Args:
+            module_id: Its id.
+            module_spec: Its spec.
+            new_should_module_be_updated: The `policies_to_train` from now on, without it.
+            **kwargs: For RLlib's `add_module`.
+
+        Raises:
+            ValueError: Other modules would be trained than so far.
+        """
+        self._check_trained([*self.modules, module_id], new_should_module_be_updated)
+        return super().add_module(
+            module_id,
+            module_spec,
+            new_should_module_be_updated=new_should_module_be_updated,
+            **kwargs,
+        )
+
+    @override(Algorithm)
+    def remove_module(
+        self, module_id: ModuleID, *, new_should_module_be_updated: Any = None, **kwargs: Any
+    ) -> Any:
+        """Removes a module that is not trained.
+
+        Raises:
+            ValueError: It is trained, or other modules would be from now on.
+        """
+        if module_id in self.modules:
+            raise ValueError(f"module {module_id!r} is trained, and can't be removed")
+        self._check_trained(self.modules, new_should_module_be_updated)
+        return super().remove_module(
+            module_id, new_should_module_be_updated=new_should_module_be_updated, **kwargs
+        )
+
+    def _check_trained(self, module_ids: Iterable[ModuleID], to_train: Any) -> None:
+        """Raises ValueError if, of these modules, not those that are trained now would be."""
+        config = self.config.copy(copy_frozen=False)
+        if to_train is not None:
+            config.policies_to_train = to_train
+        if {m for m in module_ids if config.trains(m)} != {*self.modules}:
+            raise ValueError(
+                f"PPG trains the policies that it was built with, here {', '.join(self.modules)}: "
+                f"give new_should_module_be_updated={[*self.modules]}, or name all policies in "
+                ".multi_agent(policies=...) before the algorithm is built"
+            )
+
     # -- Checkpoints ---------------------------------------------------------------------------
 
     @override(Algorithm)
@@ -312,7 +372,6 @@ class BaseAlgorithm(OldAPI, Algorithm):
                 config=self.config,
                 env_runners=self._env_runners,
                 learners=self._learners,
-                learner_group=self.learner_group,
                 modules=self.modules.values(),
                 env_steps=self._env_steps,
             )

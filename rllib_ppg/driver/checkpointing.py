@@ -7,11 +7,8 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import ray
 from pyarrow import fs
-from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from rllib_ppg import ray_private
 from rllib_ppg.aux_losses.setting import build_aux_losses, replay_columns
 from rllib_ppg.checkpoint.folder import (
     EXACT,
@@ -23,7 +20,7 @@ from rllib_ppg.checkpoint.folder import (
 )
 from rllib_ppg.checkpoint.replay_files import load_replay, save_replay
 from rllib_ppg.config import PPGConfig
-from rllib_ppg.data.replay import ReplayBlock, ReplayList
+from rllib_ppg.data.replay import ReplayList
 from rllib_ppg.driver.env_runner_pool import EnvRunnerPool
 from rllib_ppg.driver.learner_pool import LearnerPool
 from rllib_ppg.driver.module_state import ModuleState
@@ -81,7 +78,6 @@ def restore_checkpoint(
     config: PPGConfig,
     env_runners: EnvRunnerPool,
     learners: LearnerPool,
-    learner_group: LearnerGroup,
     modules: Iterable[ModuleState],
     env_steps: Callable[[], int],
 ) -> None:
@@ -94,7 +90,6 @@ def restore_checkpoint(
         config: Settings of the run.
         env_runners: Env runners of the run.
         learners: Learners of the run.
-        learner_group: RLlib's group of these learners.
         modules: Modules of the run.
         env_steps: Returns the env steps of the run, once RLlib's state is restored.
 
@@ -108,8 +103,9 @@ def restore_checkpoint(
     manifest = check_contents(filesystem, root, replay=wanted)
     shapes = learners.retry_on_learner_loss(learners.call_all, "network_shapes")[0]
     for module in modules:
-        there, here = manifest["networks"].get(module.id, {}), shapes[module.id]
-        check_networks(root, *_without_other_aux_heads(there, here))
+        there = manifest["networks"].get(module.id)
+        if there is not None:  # not of a module that older checkpoints of it did not train
+            check_networks(root, *_without_other_aux_heads(there, shapes[module.id]))
     replays = {module.id: ReplayList(config.n_pi) for module in modules}
     if _has_usable_replay(manifest, config, modules):
         for module_id, replay in replays.items():
@@ -120,7 +116,7 @@ def restore_checkpoint(
                 root,
                 manifest["files"],
                 len(learners),
-                put=lambda block, learner: _put_block(learner_group, block, learner),
+                put=learners.store_block,
                 compress=config.replay_compression is not None,
             )
     with local_copy(filesystem, root, without=REPLAY) as local:
@@ -180,6 +176,7 @@ def _has_usable_replay(
     lacking = {
         column
         for module in modules
+        if module.id in manifest["replay"]  # one that was not trained begins its phase
         for column in _replay_columns(module.config)
         if column not in manifest["replay_columns"].get(module.id, [])
     }
@@ -200,11 +197,3 @@ def _has_usable_replay(
             f"rollout_fragment_length={T}, not {config.rollout_fragment_length}"
         )
     return True
-
-
-def _put_block(group: LearnerGroup, block: ReplayBlock, learner: int) -> ray.ObjectRef:
-    """Puts a block into the object store of its learner's node."""
-    if group.is_local:
-        return ray.put(block)
-    # What an actor returns lies on its node, and belongs to this process.
-    return ray_private.learner_actors(group)[learner].store_block.remote(block)

@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from rllib_ppg import ray_private
+from rllib_ppg.data.replay import ReplayBlock
 from rllib_ppg.learning.collectives import CollectiveError
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,13 @@ class LearnerPool:
                 self._fail(method, heads)
             timeout = self._group.config.collective_timeout_s  # between the first and the last
         return [(ray.get(head), blocks) for head, *blocks in refs]
+
+    def store_block(self, block: ReplayBlock, learner: int) -> ray.ObjectRef:
+        """Puts a replay block into the object store of a learner's node."""
+        if self._group.is_local:
+            return ray.put(block)
+        # What an actor returns lies on its node, and belongs to this process.
+        return ray_private.learner_actors(self._group)[learner].store_block.remote(block)
 
     # -- Recovery ------------------------------------------------------------------------------
 

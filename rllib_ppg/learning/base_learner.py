@@ -121,13 +121,15 @@ class BaseLearner(TorchLearner):
         observation_filter.std.copy_(torch.from_numpy(std))
         self._weights_seq_no += 1
 
-    def set_lr(self, env_steps: int) -> None:
-        """Sets the learning rates that the config gives for `env_steps`, at least 1.
+    def set_lr(self, env_steps: int, module_id: ModuleID | None = None) -> None:
+        """Sets the learning rates that the config gives for `env_steps`, of one module or of all.
 
-        At 0 the optimisers keep their initial rates: schedules round to float32, these do not.
+        At the start of a run the optimisers have their rates, and this would round them to float32.
         """
-        for optimizer, schedule in self._optimizer_lr_schedules.items():
-            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=env_steps))
+        for trained in self.trained if module_id is None else [module_id]:
+            for _, optimizer in self.get_optimizers_for_module(trained):
+                if schedule := self._optimizer_lr_schedules.get(optimizer):
+                    self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=env_steps))
 
     def _restart_time_of_adams(self, module_id: ModuleID) -> None:
         """Makes the policy phase's Adams count their steps from 0; their moments stay."""
@@ -225,8 +227,8 @@ class BaseLearner(TorchLearner):
     def network_shapes(self) -> dict[ModuleID, dict[str, list[int]]]:
         """Shape of each parameter and buffer, by module and name."""
         return {
-            module_id: {name: list(x.shape) for name, x in trained.module.state_dict().items()}
-            for module_id, trained in self.trained.items()
+            module_id: {name: list(x.shape) for name, x in module.unwrapped().state_dict().items()}
+            for module_id, module in self.module.items()
         }
 
     def get_exact_state(self) -> dict[str, Any]:
@@ -270,11 +272,12 @@ class BaseLearner(TorchLearner):
     def fetch(self, rollouts: Sequence[ray.ObjectRef]) -> list[int]:
         """Copies rollouts to this node; returns the indices of those that are lost.
 
-        A rollout that does not arrive within `collective_timeout_s` counts as lost: Ray waits
-        forever for a spilled object whose file is gone.
+        A rollout that does not arrive counts as lost: Ray waits forever for a spilled object whose
+        file is gone.
         """
         refs = list(rollouts)
-        timeout = self.config.collective_timeout_s
+        # Before the driver gives up a learner that is `collective_timeout_s` behind the others.
+        timeout = self.config.collective_timeout_s / 2
         _, late = ray.wait(refs, num_returns=len(refs), timeout=timeout)  # all at once
         lost = []
         for i, rollout in enumerate(refs):

@@ -64,7 +64,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
     _episode_start: np.ndarray
     # The observations that `sample_rollout` writes.
     _buffer: np.ndarray | None = None
-    # Env steps of the run when this env runner was started, and how often its envs have failed
+    # Env steps of the run when this env runner was started, and how often its envs have been reset
     # since then. Part of the seed, so that no episode is repeated.
     _restart_seed: tuple[int, int] = (0, 0)
     _begun = False
@@ -187,7 +187,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
 
         Args:
             num_timesteps: Env steps. Without this and `num_episodes`, one rollout.
-            num_episodes: Finished episodes; all envs are reset first.
+            num_episodes: Finished episodes; all envs are reset first, and before training goes on.
             explore: Whether to sample actions or to take the most probable ones. None: as the
                 config's `explore` says.
             random_actions: Whether to sample from the action space instead of the policy.
@@ -203,8 +203,10 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                 ".evaluation(evaluation_interval=...)"
             )
         explore = self.config.explore if explore is None else explore
-        if force_reset or num_episodes is not None:
+        if force_reset:
             self._needs_initial_reset = True
+        if num_episodes is not None:
+            self._start_over()
         T = self.config.get_rollout_fragment_length(self.worker_index or 0)
         if num_timesteps is not None:
             T = -(-num_timesteps // self.num_envs)
@@ -214,8 +216,16 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         rollouts = [self._rollout(T, explore=explore, random_actions=random_actions)[0]]
         while len(self._ended) < wanted:
             rollouts.append(self._rollout(T, explore=explore, random_actions=random_actions)[0])
+        if num_episodes is not None:
+            self._start_over()
         self._on_sample_end(rollouts)
         return rollouts
+
+    def _start_over(self) -> None:
+        """Resets all envs before the next step; those of evaluations repeat their episodes."""
+        self._needs_initial_reset = True
+        if not self.config.in_evaluation:
+            self._restart_seed = (self._restart_seed[0], self._restart_seed[1] + 1)
 
     def _reseed_after_restart(self, env_steps: int) -> None:
         self._restart_seed = (env_steps, 0)
@@ -334,7 +344,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """`Rollout.stream` of the next rollout."""
         self._num_rollouts += 1
         envs = np.arange(self.num_envs)
-        runner = np.full_like(envs, self.worker_index or 0)
+        runner = np.full_like(envs, self.worker_index or 1)  # as in `get_exact_state`
         return np.stack([runner, envs, np.full_like(envs, self._num_rollouts)], axis=1)
 
     def _masks(self, obs: np.ndarray, acting: np.ndarray, t: int) -> np.ndarray | None:

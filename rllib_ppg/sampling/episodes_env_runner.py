@@ -97,6 +97,13 @@ class RolloutsOfEpisodes(MakesAnyEnv):
         }
         return RolloutSummary(metrics, self._ended, summaries), *shards
 
+    def sample(self, *, num_episodes: int | None = None, **kwargs: Any) -> Any:
+        """Samples RLlib's episodes; training starts its own anew after whole ones."""
+        episodes = super().sample(num_episodes=num_episodes, **kwargs)  # type: ignore[misc]
+        if num_episodes is not None and not self.config.in_evaluation:
+            self._reseed(self._num_rollouts + 1)
+        return episodes
+
     def warm_up(self) -> dict[ModuleID, Moments]:
         """Moments of the observations of one rollout, by module. All envs are reset afterwards.
 
@@ -118,7 +125,7 @@ class RolloutsOfEpisodes(MakesAnyEnv):
             EnvStepError: The env raised.
         """
         try:
-            episodes = self.sample()  # type: ignore[attr-defined]
+            episodes = self.sample()
         except RuntimeError as e:  # RLlib's, without a word, if the env raised
             if str(e) or e.__cause__ is None:
                 raise
