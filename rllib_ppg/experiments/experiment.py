@@ -242,6 +242,9 @@ class Experiment:
         Raises:
             ValueError: Something is wrong; the error says so in one sentence.
         """
+        from rllib_ppg.experiments.run_folder import check_run_name
+
+        check_run_name(self.name)
         for key, value in self.stop.items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(

@@ -146,16 +146,17 @@ def find_saved_run(experiment: Experiment) -> str:
     """The folder or URI of an experiment's earlier run.
 
     Raises:
-        ValueError: The experiment has no name, there is no such run, or this version can't read
-            its checkpoints.
+        ValueError: The experiment has no name, or none of a folder, there is no such run, or this
+            version can't read its checkpoints.
     """
     from pyarrow.fs import FileType
 
     from rllib_ppg.checkpoint.folder import resolve
-    from rllib_ppg.experiments.run_folder import runs_in, storage_path
+    from rllib_ppg.experiments.run_folder import check_run_name, runs_in, storage_path
 
     if experiment.name is None:
         raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
+    check_run_name(experiment.name)
     storage = storage_path(experiment)
     folder = f"{storage}/{experiment.name}"
     filesystem, path = resolve(folder)
