@@ -333,6 +333,40 @@ def test_schedulers_by_name_go_by_the_return():
         ).validate()
 
 
+def pbt(**mutations):
+    scheduler = {"scheduler": "pbt", "scheduler_config": {"hyperparam_mutations": mutations}}
+    return Experiment(run="PPG", config=SMALL, **scheduler)
+
+
+def test_pbt_takes_the_spaces_of_a_search():
+    nested = {"env_config": {"max_episode_steps": [9, 10]}}
+    experiment = pbt(
+        lr={"loguniform": [1e-5, 1e-3]}, n_pi=[2, 4], e_aux={"choice": [1, 6]}, **nested
+    )
+    experiment.validate()
+    scheduler = make_tuner(experiment)._local_tuner._tune_config.scheduler
+    mutations = dict(scheduler._hyperparam_mutations)
+    assert all(1e-5 <= mutations["lr"].sample() <= 1e-3 for _ in range(9))
+    del mutations["lr"]
+    assert mutations == {"n_pi": [2, 4], "e_aux": [1, 6], **nested}
+
+
+@pytest.mark.parametrize(
+    ("mutations", "complaint"),
+    [
+        ({"lrr": [1e-3, 1e-4]}, "no setting 'lrr'; did you mean 'lr'"),
+        ({"lr": {"logunifrom": [1e-5, 1e-3]}}, "hyperparam_mutations.lr .*mean 'loguniform'"),
+        ({"lr": {"loguniform": [1e-5]}}, "give two bounds"),
+        ({"lr": 1e-3}, "hyperparam_mutations.lr must say what to draw from"),
+        ({"lr": []}, "hyperparam_mutations.lr is an empty list"),
+        ({"n_pi": [-2, 4]}, "n_pi"),
+    ],
+)
+def test_pbt_s_mutations_are_checked(mutations, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        pbt(**mutations).validate()
+
+
 def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
     experiment = Experiment(
         run="PPG",

@@ -35,6 +35,7 @@ from rllib_ppg.experiments.experiment_file import (
     import_experiment_file,
     parse_yaml,
 )
+from rllib_ppg.experiments.mutations import changed_once
 from rllib_ppg.experiments.result_names import check_result_name
 from rllib_ppg.experiments.search import Search, parse_search
 from rllib_ppg.experiments.settings import (
@@ -276,6 +277,8 @@ class Experiment:
             check_result_name(name, setting, all_known=self._has_no_results_of_its_own)
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
+        if new := changed_once(self.scheduler_config):
+            self._for_each_variant(lambda config: _validate_config(algorithm, merge(config, new)))
 
     def _check_search(self) -> None:
         reject_code(self.search.get("optuna"), "search.optuna")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiments.mutations import parse_mutations
 from rllib_ppg.experiments.settings import (
     ATTRIBUTES,
     EPISODE_RETURN_MEAN,
@@ -213,7 +214,7 @@ def make_scheduler(
     # Ray leaves out what the scheduler does not take.
     defaults = {"metric": EPISODE_RETURN_MEAN, "mode": "max"}
     try:
-        return create_scheduler(name, **{**defaults, **config})
+        return create_scheduler(name, **{**defaults, **parse_mutations(config)})
     except (TypeError, ValueError, AssertionError, TuneError) as error:
         raise ValueError(f"scheduler {scheduler}: {error}") from error
 
