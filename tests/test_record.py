@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
-from rllib_ppg.evaluation import video
+from rllib_ppg.evaluation import evaluation_videos, video
 from rllib_ppg.evaluation.pictures import as_rgb
 from rllib_ppg.evaluation.video import captioned, write_video
 from rllib_ppg_cli import main
@@ -214,6 +214,25 @@ def test_pictures_that_can_t_be_shown_are_described(rendered, what):
     player = SimpleNamespace(pictures=lambda: [rendered])
     with pytest.raises(ValueError, match=rf"whole numbers from 0 to 255 \(uint8\), not {what}"):
         video._picture(player)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no pictures"), "no pictures"),
+        (TypeError("a\nb"), "TypeError: a b"),
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+    ],
+)
+def test_training_goes_on_without_a_video(tmp_path, monkeypatch, error, reason):
+    def film(*args):
+        raise error
+
+    monkeypatch.setattr(evaluation_videos, "_film", film)
+    callback, result = evaluation_videos.EvaluationVideos(), {"evaluation": {}}
+    callback.on_evaluate_end(algorithm=SimpleNamespace(logdir=tmp_path, iteration=0))
+    callback.on_train_result(result=result)
+    assert result == {"evaluation": {"no_video": reason}}
 
 
 def test_a_package_to_draw_with_is_named_as_it_is_installed():
