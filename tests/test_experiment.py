@@ -1,3 +1,4 @@
+import enum
 import math
 from pathlib import Path
 
@@ -389,6 +390,24 @@ def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
     assert not not_data
     # A tuple comes back as a list, and numpy's numbers as Python's.
     assert again == experiment.override(config={"n_pi": {"grid_search": [2, 4]}, "gamma": 0.9})
+
+
+def test_enums_of_text_and_numbers_are_written_as_what_they_are(tmp_path):
+    class Level(str, enum.Enum):
+        EASY = "easy"
+
+    class Size(enum.IntEnum):
+        SMALL = 3
+
+    class Name(str):
+        pass
+
+    given = {"level": Level.EASY, Level.EASY: Size.SMALL, "name": Name("x"), "on": True}
+    text, not_data = Experiment(run="PPG", config={"env_config": given}).to_yaml()
+    assert not not_data
+    again = Experiment.from_file(write(tmp_path, text)).config["env_config"]
+    assert again == {"level": "easy", "easy": 3, "name": "x", "on": True}
+    assert again["on"] is True
 
 
 def test_what_is_no_data_is_named():

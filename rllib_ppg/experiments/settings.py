@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -104,7 +105,7 @@ def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> An
     """
     if isinstance(value, Mapping):
         return {
-            str(k): as_data(v, not_data, f"{name}.{k}" if name else str(k))
+            str(as_data(k)): as_data(v, not_data, f"{name}.{k}" if name else str(k))
             for k, v in value.items()
         }
     if isinstance(value, list | tuple):
@@ -113,8 +114,11 @@ def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> An
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
         return as_data(asdict(value), not_data, name)
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):  # or of a class derived from it, which YAML does not write
+            return kind(value.value if isinstance(value, Enum) else value)
     if not_data is not None:
         not_data.append(name)
     return str(value)
