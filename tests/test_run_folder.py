@@ -122,6 +122,12 @@ def test_a_name_is_that_of_one_folder(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_script_s_run_is_not_resumed_by_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "resume_tuner", lambda *args, keep: (None, []))
+    with pytest.raises(ValueError, match=r"a was not started by `rllib train`"):
+        train._saved_run(experiment(tmp_path), [])
+
+
 def test_it_does_not_guess_which_of_several_runs_to_resume(tmp_path):
     for name in ("cartpole", "cartpole_2", "cartpole_3"):
         (tmp_path / name).mkdir()
