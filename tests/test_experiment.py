@@ -155,6 +155,28 @@ def test_a_grid_is_checked_value_by_value():
         ),
         ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
+        (
+            {"checkpoint_config": {"num_to_keep": "10"}},
+            "num_to_keep is None or a whole number of at least 1, not '10'",
+        ),
+        ({"checkpoint_config": {"checkpoint_frequency": 1.5}}, "frequency is a whole number"),
+        ({"checkpoint_config": {"checkpoint_at_end": "no"}}, "at_end is True or False, not 'no'"),
+        ({"checkpoint_config": {"checkpoint_score_attribute": 5}}, "the name of a result, not 5"),
+        ({"checkpoint_config": {"checkpoint_score_order": ["max"]}}, "is 'max' or 'min', not"),
+        ({"stop": {1: 5}}, "stop must map a result's name to a number, 1 is no name"),
+        (
+            {"scheduler": "asha", "scheduler_config": {"metric": 5}},
+            "the scheduler's metric must be the name of a result, not 5",
+        ),
+        ({"scheduler": 5}, "scheduler must be the name of one, as in asha, not 5"),
+        *(
+            (
+                {"config": {**SMALL, "lr": {"grid_search": values}}},
+                "lr.grid_search must be a list of values that is not empty",
+            )
+            for values in ([], 3, None, "abc")
+        ),
+        ({"config": {**SMALL, "env_config": {"a": {"grid_search": []}}}}, "env_config.a.grid_se"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
         ({"restore": "file:///nowhere"}, "file:///nowhere is not a checkpoint"),
         ({"restore": "nosuch://bucket/checkpoint"}, "nosuch://bucket/checkpoint"),

@@ -155,6 +155,26 @@ def reject_code(value: Any, name: str) -> None:
         reject_code(part, f"{name}.{key}" if name else str(key))
 
 
+def check_grids(value: Any, name: str = "") -> None:
+    """Raises ValueError for a `{"grid_search": ...}` without a list of values.
+
+    Args:
+        value: A setting, or a dict of settings.
+        name: Its name.
+    """
+    if not isinstance(value, Mapping):
+        return
+    if set(value) == {"grid_search"}:
+        values = value["grid_search"]
+        is_list = isinstance(values, Collection) and not isinstance(values, str | Mapping)
+        if not is_list or not len(values):
+            raise ValueError(
+                f"{name}.grid_search must be a list of values that is not empty, not {values!r}"
+            )
+    for key, part in value.items():
+        check_grids(part, f"{name}.{key}" if name else str(key))
+
+
 def reject_unknown(keys: Iterable[str], known: Collection[str], where: str) -> None:
     """Raises ValueError for the first key that is not known, with the nearest known one."""
     for key in keys:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiments.checkpoint_settings import make_checkpoint_config
 from rllib_ppg.experiments.mutations import parse_mutations
 from rllib_ppg.experiments.settings import (
     ATTRIBUTES,
@@ -192,12 +193,14 @@ def make_scheduler(
         config: Arguments of the scheduler of that name.
 
     Raises:
-        ValueError: There is no scheduler of that name, or it does not take these arguments.
+        ValueError: There is no such scheduler, or it does not take these arguments.
     """
     from ray.tune.error import TuneError
-    from ray.tune.schedulers import SCHEDULER_IMPORT, create_scheduler
+    from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_scheduler
 
     if not isinstance(scheduler, str):
+        if not isinstance(scheduler, TrialScheduler | None):
+            raise ValueError(f"scheduler must be the name of one, as in asha, not {scheduler!r}")
         if config:
             raise ValueError("scheduler_config needs a scheduler's name, as in scheduler: pbt")
         return scheduler
@@ -217,16 +220,6 @@ def make_scheduler(
         return create_scheduler(name, **{**defaults, **parse_mutations(config)})
     except (TypeError, ValueError, AssertionError, TuneError) as error:
         raise ValueError(f"scheduler {scheduler}: {error}") from error
-
-
-def make_checkpoint_config(config: Mapping[str, Any]) -> tune.CheckpointConfig:
-    """Makes Tune's checkpoint config, by default without a checkpoint at the end.
-
-    PPG's checkpoints hold the replay list, and gigabytes are written only if you ask for them.
-    """
-    from ray import tune
-
-    return tune.CheckpointConfig(**{"checkpoint_at_end": False, **config})
 
 
 def _network_for_images(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
