@@ -177,6 +177,8 @@ def test_a_grid_is_checked_value_by_value():
             for values in ([], 3, None, "abc")
         ),
         ({"config": {**SMALL, "env_config": {"a": {"grid_search": []}}}}, "env_config.a.grid_se"),
+        ({"config": {**SMALL, "lr": [[0, {"grid_search": []}]]}}, r"lr\.0\.1\.grid_search must be"),
+        ({"config": {**SMALL, "lr": [[0, {"eval": "1"}]]}}, r"lr\.0\.1 .* would run its text"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
         ({"restore": "file:///nowhere"}, "file:///nowhere is not a checkpoint"),
         ({"restore": "nosuch://bucket/checkpoint"}, "nosuch://bucket/checkpoint"),
