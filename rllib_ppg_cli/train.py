@@ -273,8 +273,8 @@ def _saved_run(
     started = [callback.experiment for callback in kept if isinstance(callback, RunFiles)]
     if not started:
         raise ValueError(
-            f"the run {experiment.name} was not started by `rllib train`: resume it where it was, "
-            "with tune.Tuner.restore"
+            f"the run {experiment.name!r} was not started by `rllib train`: resume it where it "
+            "was, with tune.Tuner.restore"
         )
     [first] = started
     return tuner, replace(first, name=experiment.name, storage_path=experiment.storage_path)

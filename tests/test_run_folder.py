@@ -124,7 +124,7 @@ def test_a_name_is_that_of_one_folder(tmp_path, name):
 
 def test_a_script_s_run_is_not_resumed_by_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "resume_tuner", lambda *args, keep: (None, []))
-    with pytest.raises(ValueError, match=r"a was not started by `rllib train`"):
+    with pytest.raises(ValueError, match=r"'a' was not started by `rllib train`"):
         train._saved_run(experiment(tmp_path), [])
 
 
