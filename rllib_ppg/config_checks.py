@@ -22,7 +22,7 @@ from rllib_ppg.aux_losses.setting import build_aux_losses, check_spaces
 from rllib_ppg.data.minibatches import segments_per_row
 from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.envs.module_spaces import module_spaces
-from rllib_ppg.envs.packed_observations import packing_of
+from rllib_ppg.envs.packed_observations import VECTOR, packing_of
 from rllib_ppg.envs.spaces import check_action_space, is_image
 from rllib_ppg.envs.vector_env import (
     check_env_exists,
@@ -322,12 +322,36 @@ def _check_spaces(config: PPGConfig, observation_space: gym.Space, action_space:
             "augmentation changes uint8 images, and this env has "
             f"{get_original_space(observation_space)}"
         )
-    filtered = observation_space if packing is None else packing.vector
-    if config.observation_filter != "NoFilter" and (filtered is None or len(filtered.shape) != 1):
+    vector = observation_space if packing is None else packing.vector
+    has_vector = vector is not None and len(vector.shape) == 1
+    if has_vector:
+        _check_has_layers(config)
+    if config.observation_filter != "NoFilter" and not has_vector:
         raise ValueError(
             f"observation_filter={config.observation_filter!r} normalises vectors; images are "
             "scaled to [0, 1] without it"
         )
+
+
+def _check_has_layers(config: PPGConfig) -> None:
+    """Refuses a network without layers for vectors; images have layers of other kinds."""
+    spec = given_setting(config, "rl_module_spec") or RLModuleSpec()
+    if not _has_default_networks(spec):
+        return
+    model_config = given_model_config(config)
+    model_config |= model_config.get("parts", {}).get(VECTOR, {})
+    if "fcnet_hiddens" in model_config and not len(model_config["fcnet_hiddens"]):
+        raise ValueError(
+            "model_config['fcnet_hiddens'] is empty, and vectors need a layer, as in [64]"
+        )
+
+
+def _has_default_networks(spec: Any) -> bool:
+    return (
+        isinstance(spec, RLModuleSpec)
+        and spec.module_class in (None, PPGTorchRLModule)
+        and spec.catalog_class in (None, PPGCatalog)
+    )
 
 
 def custom_connector(config: AlgorithmConfig) -> str | None:
@@ -451,7 +475,7 @@ def _check_one_module_spec(config: PPGConfig, spec: Any) -> None:
             raise _invalid_setting("model_config", "a dict or DefaultModelConfig", model_config)
         if is_ppgs:
             _check_no_conflicting_model_settings(config, model_config)
-        if not is_custom and spec.catalog_class in (None, PPGCatalog):
+        if _has_default_networks(spec):
             check_model_config(model_config)
         if is_ppgs and "vf_share_layers" in model_config and not is_dataclass:
             raise ValueError(

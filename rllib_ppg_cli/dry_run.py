@@ -170,10 +170,10 @@ def _phases(
     batch, T = config.batch_size, config.rollout_fragment_length
     n = config.num_env_runners
     runners = f"{_count(n, 'env runner')} x " if n else ""
-    joint = config.e_pi == config.e_v
-    epochs = config.e_pi if joint else config.e_v + config.e_pi
+    has_two = config.has_value_epochs
+    epochs = config.e_v + config.e_pi if has_two else config.e_pi
     steps = epochs * config.num_minibatches
-    of_what = "" if joint else f" ({config.e_v} of the values, {config.e_pi} of the policy)"
+    of_what = f" ({config.e_v} of the values, {config.e_pi} of the policy)" if has_two else ""
     lines = [
         (
             "an iteration",

@@ -16,6 +16,7 @@ import rllib_ppg
 import rllib_ppg_cli
 from rllib_ppg.experiments.experiment import Experiment
 from rllib_ppg.experiments.experiment_file import find_experiment_file, parse_yaml
+from rllib_ppg.experiments.run_folder import check_run_name
 from rllib_ppg_cli import exit_code, redact, train
 from rllib_ppg_cli.job import Job
 from rllib_ppg_cli.outcome import SUBMITTED
@@ -115,6 +116,7 @@ def _check(experiment: Experiment, options: dict[str, Any]) -> None:
     if "resume" in options:  # with the settings that it was started with
         if experiment.name is None:
             raise ValueError("--resume needs the name of the experiment: -n NAME")
+        check_run_name(experiment.name)
         return
     replace(experiment, restore=None).validate()  # the cluster reads its checkpoint
 

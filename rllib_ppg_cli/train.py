@@ -264,9 +264,19 @@ def _run(
 def _saved_run(
     experiment: Experiment, callbacks: Iterable[tune.Callback]
 ) -> tuple[tune.Tuner, Experiment]:
-    """The Tuner of an earlier run, and the experiment as it was started, where it is now."""
+    """The Tuner of an earlier run, and the experiment as it was started, where it is now.
+
+    Raises:
+        ValueError: There is nothing to resume, or a script started it.
+    """
     tuner, kept = resume_tuner(experiment, callbacks, keep=RunFiles)
-    [first] = [callback.experiment for callback in kept if isinstance(callback, RunFiles)]
+    started = [callback.experiment for callback in kept if isinstance(callback, RunFiles)]
+    if not started:
+        raise ValueError(
+            f"the run {experiment.name!r} was not started by `rllib train`: resume it where it "
+            "was, with tune.Tuner.restore"
+        )
+    [first] = started
     return tuner, replace(first, name=experiment.name, storage_path=experiment.storage_path)
 
 

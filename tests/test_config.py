@@ -3,12 +3,14 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.tune.registry import get_trainable_cls
@@ -157,6 +159,57 @@ def test_impossible_settings(training, words):
 def test_clip_param_may_be_zero_where_nothing_is_clipped():
     small(kl_penalty=1.0, clip_param=0.0).validate()
     refuses(small(clip_param=0.0), "clip_param", "positive")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"fcnet_hiddens": 64}, "a list of whole numbers of at least 1, not 64"),
+        ({"fcnet_hiddens": ["64"]}, "a list of whole numbers of at least 1, not ['64']"),
+        ({"fcnet_hiddens": []}, "vectors need a layer"),
+        ({"head_fcnet_hiddens": [32.5]}, "a list of whole numbers"),
+        ({"fcnet_activation": "tnah"}, "not 'tnah'; did you mean 'tanh'?"),
+        ({"fcnet_kernel_initializer": "orthogonal"}, "torch.nn.init that ends in _"),
+        ({"fcnet_kernel_initializer_kwargs": 2}, "None or a dict, not 2"),
+        ({"fcnet_use_layernorm": "no"}, "True or False, not 'no'"),
+        ({"use_lstm": "no"}, "True or False, not 'no'"),
+        ({"lstm_cell_size": "8"}, "a whole number of at least 1, not '8'"),
+        ({"recurrent_cell": ["gru"]}, "'lstm' or 'gru', not ['gru']"),
+        ({"impala_channels": 16}, "a list of whole numbers"),
+        ({"impala_channels": []}, "that is not empty, not []"),
+        ({"conv_filters": [16]}, "a list of layers"),
+        ({"log_std_clip_param": "20"}, "a non-negative number, not '20'"),
+        ({"freeze": "pi_encoder"}, "a list of names of parts, not 'pi_encoder'"),
+        ({"parts": 5}, "a dict, not 5"),
+        ({"parts": {"camera": 5}}, "['camera'] is a dict, not 5"),
+        ({"parts": {"camera": {"impala_dense": 0}}}, "['camera']['impala_dense'] is a whole"),
+    ],
+)
+def test_networks_that_can_t_be_built(entry, words):
+    [name] = entry
+    refuses(small().rl_module(model_config=entry), f"model_config['{name}']", words)
+    refuses(
+        small().rl_module(rl_module_spec=RLModuleSpec(model_config=entry)),
+        f"model_config['{name}']",
+        words,
+    )
+
+
+def test_what_rllib_s_networks_take():
+    entries = {
+        "fcnet_hiddens": (np.int64(8),),
+        "head_fcnet_hiddens": [],
+        "fcnet_activation": "ReLU",
+        "head_fcnet_activation": torch.nn.GELU,
+        "conv_activation": None,
+        "fcnet_kernel_initializer": "orthogonal_",
+        "fcnet_bias_initializer": torch.nn.init.zeros_,
+        "log_std_clip_param": float("inf"),
+        "conv_filters": [[16, [4, 4], 2], (8, 3, 1)],
+    }
+    small().rl_module(model_config=entries).validate()
+    model_config = {"fcnet_hiddens": [], "impala_channels": [4]}  # which images do not need
+    small("procgen-coinrun-v0").rl_module(model_config=model_config).validate()
 
 
 def test_train_batch_size_that_agrees_is_fine():

@@ -149,6 +149,13 @@ def test_value_epochs_of_their_own_and_a_stop_within_a_phase(cluster, capsys):
     )
 
 
+def test_values_that_are_learned_in_auxiliary_phases_have_no_epochs_before(cluster, capsys):
+    _, text = shown(capsys, config={"vf_phase": "auxiliary", "e_pi": 2, "e_v": 9})
+    assert line(text, "policy phase") == (
+        "2 epochs of 8 minibatches of 256 states: 16 gradient steps"
+    )
+
+
 @pytest.mark.parametrize(
     ("done", "stop", "words"),
     [

@@ -252,6 +252,17 @@ def test_the_newest_checkpoint_of_the_one_trial(tmp_path):
         find_checkpoint(str(tmp_path))
 
 
+def test_the_newest_checkpoint_of_a_trial_is_checked_as_one_that_is_named(checkpoint, tmp_path):
+    path = Path(checkpoint("CartPole-v1"))
+    trial = tmp_path / "trial"
+    newest = Path(shutil.copytree(path, trial / "checkpoint_000000"))
+    state = newest / "learner_group" / "learner" / "state.pkl"
+    state.write_bytes(state.read_bytes()[:-1])
+    for place in (newest, trial, tmp_path / "trial/"):
+        with pytest.raises(ValueError, match=r"checkpoint_000000 is damaged: learner_group"):
+            find_checkpoint(str(place))
+
+
 def test_of_a_sweep_the_best_trial_is_evaluated(checkpoint, tmp_path, capsys, quiet):
     path = checkpoint("CartPole-v1")
     for name, final in (("a", 7.0), ("b", 9.0), ("c", 8.0), ("none", 10.0)):

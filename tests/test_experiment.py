@@ -1,3 +1,4 @@
+import enum
 import math
 from pathlib import Path
 
@@ -154,6 +155,30 @@ def test_a_grid_is_checked_value_by_value():
         ),
         ({"max_failures": -2}, "max_failures"),
         ({"checkpoint_config": {"checkpoint_freq": 2}}, "did you mean 'checkpoint_frequency'"),
+        (
+            {"checkpoint_config": {"num_to_keep": "10"}},
+            "num_to_keep is None or a whole number of at least 1, not '10'",
+        ),
+        ({"checkpoint_config": {"checkpoint_frequency": 1.5}}, "frequency is a whole number"),
+        ({"checkpoint_config": {"checkpoint_at_end": "no"}}, "at_end is True or False, not 'no'"),
+        ({"checkpoint_config": {"checkpoint_score_attribute": 5}}, "the name of a result, not 5"),
+        ({"checkpoint_config": {"checkpoint_score_order": ["max"]}}, "is 'max' or 'min', not"),
+        ({"stop": {1: 5}}, "stop must map a result's name to a number, 1 is no name"),
+        (
+            {"scheduler": "asha", "scheduler_config": {"metric": 5}},
+            "the scheduler's metric must be the name of a result, not 5",
+        ),
+        ({"scheduler": 5}, "scheduler must be the name of one, as in asha, not 5"),
+        *(
+            (
+                {"config": {**SMALL, "lr": {"grid_search": values}}},
+                "lr.grid_search must be a list of values that is not empty",
+            )
+            for values in ([], 3, None, "abc")
+        ),
+        ({"config": {**SMALL, "env_config": {"a": {"grid_search": []}}}}, "env_config.a.grid_se"),
+        ({"config": {**SMALL, "lr": [[0, {"grid_search": []}]]}}, r"lr\.0\.1\.grid_search must be"),
+        ({"config": {**SMALL, "lr": [[0, {"eval": "1"}]]}}, r"lr\.0\.1 .* would run its text"),
         ({"restore": "/nowhere"}, "/nowhere is not a checkpoint"),
         ({"restore": "file:///nowhere"}, "file:///nowhere is not a checkpoint"),
         ({"restore": "nosuch://bucket/checkpoint"}, "nosuch://bucket/checkpoint"),
@@ -333,6 +358,40 @@ def test_schedulers_by_name_go_by_the_return():
         ).validate()
 
 
+def pbt(**mutations):
+    scheduler = {"scheduler": "pbt", "scheduler_config": {"hyperparam_mutations": mutations}}
+    return Experiment(run="PPG", config=SMALL, **scheduler)
+
+
+def test_pbt_takes_the_spaces_of_a_search():
+    nested = {"env_config": {"max_episode_steps": [9, 10]}}
+    experiment = pbt(
+        lr={"loguniform": [1e-5, 1e-3]}, n_pi=[2, 4], e_aux={"choice": [1, 6]}, **nested
+    )
+    experiment.validate()
+    scheduler = make_tuner(experiment)._local_tuner._tune_config.scheduler
+    mutations = dict(scheduler._hyperparam_mutations)
+    assert all(1e-5 <= mutations["lr"].sample() <= 1e-3 for _ in range(9))
+    del mutations["lr"]
+    assert mutations == {"n_pi": [2, 4], "e_aux": [1, 6], **nested}
+
+
+@pytest.mark.parametrize(
+    ("mutations", "complaint"),
+    [
+        ({"lrr": [1e-3, 1e-4]}, "no setting 'lrr'; did you mean 'lr'"),
+        ({"lr": {"logunifrom": [1e-5, 1e-3]}}, "hyperparam_mutations.lr .*mean 'loguniform'"),
+        ({"lr": {"loguniform": [1e-5]}}, "give two bounds"),
+        ({"lr": 1e-3}, "hyperparam_mutations.lr must say what to draw from"),
+        ({"lr": []}, "hyperparam_mutations.lr is an empty list"),
+        ({"n_pi": [-2, 4]}, "n_pi"),
+    ],
+)
+def test_pbt_s_mutations_are_checked(mutations, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        pbt(**mutations).validate()
+
+
 def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
     experiment = Experiment(
         run="PPG",
@@ -355,6 +414,24 @@ def test_an_experiment_written_to_a_file_is_the_same(tmp_path):
     assert not not_data
     # A tuple comes back as a list, and numpy's numbers as Python's.
     assert again == experiment.override(config={"n_pi": {"grid_search": [2, 4]}, "gamma": 0.9})
+
+
+def test_enums_of_text_and_numbers_are_written_as_what_they_are(tmp_path):
+    class Level(str, enum.Enum):
+        EASY = "easy"
+
+    class Size(enum.IntEnum):
+        SMALL = 3
+
+    class Name(str):
+        pass
+
+    given = {"level": Level.EASY, Level.EASY: Size.SMALL, "name": Name("x"), "on": True}
+    text, not_data = Experiment(run="PPG", config={"env_config": given}).to_yaml()
+    assert not not_data
+    again = Experiment.from_file(write(tmp_path, text)).config["env_config"]
+    assert again == {"level": "easy", "easy": 3, "name": "x", "on": True}
+    assert again["on"] is True
 
 
 def test_what_is_no_data_is_named():

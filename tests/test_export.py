@@ -153,6 +153,19 @@ def test_the_parts_of_an_observation_are_inputs(checkpoint, export):
     assert found["actions"].tolist() == [2, 0]
 
 
+@pytest.mark.unit
+def test_observations_are_drawn_where_bounds_are_the_largest_numbers():
+    limits = [np.finfo(dtype).max for dtype in (np.float32, np.float64)]
+    for limit, dtype in zip(limits, (np.float32, np.float64), strict=True):
+        low = np.array([-limit, -limit, 0.0, -1.0], dtype)
+        high = np.array([limit, 5.0, limit, 1.0], dtype)
+        box = gym.spaces.Box(low, high, dtype=dtype)
+        obs = onnx._random_observations(box, 64)
+        assert (obs >= low).all() and (obs <= high).all() and np.abs(obs).max() < 100
+        parts = gym.spaces.Dict({"b": gym.spaces.Tuple([box]), "a": gym.spaces.Discrete(3)})
+        assert [*onnx._sampled(parts)] == [*parts] and onnx._sampled(parts)["b"][0].sample().any()
+
+
 def test_rllib_s_own_policies(checkpoint, export):
     path = checkpoint("CartPole-v1", config=ppo)
     obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)

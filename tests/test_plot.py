@@ -147,6 +147,12 @@ def test_only_games_that_all_curves_have_are_averaged(tmp_path):
     assert mean_over_games(by_environment(read_trials([tmp_path / "a"])))[0].title.count("3")
 
 
+def test_games_without_a_step_in_common_have_no_mean(tmp_path):
+    write_trial(tmp_path / "a", [5.0], env="procgen-coinrun-v0")  # it ended before
+    write_trial(tmp_path / "a", [None, 4.0, 4.1], env="procgen-maze-v0")
+    assert mean_over_games(by_environment(read_trials([tmp_path / "a"]))) == []
+
+
 @pytest.mark.parametrize(
     ("envs", "mode"), [(["maze"], "hard"), (["maze", "heist"], "memory")]
 )  # no ranges are published for memory mode

@@ -456,6 +456,11 @@ def test_scripts_play(checkpoint, script, tmp_path, env, env_config, settings):
         assert len(seen) <= 7
 
 
+def test_the_experiment_has_a_name_without_slashes(checkpoint):
+    policy = load_policy(checkpoint("tests/support/envs.py:Counting", {"length": 3}))
+    assert "PPG-tests_support_envs.py:Counting:" in folder_texts(policy, ())["config.yaml"]
+
+
 @pytest.mark.long
 def test_envs_that_need_ray_get_a_script_without_an_env(checkpoint, script):
     register_env("known-to-ray", lambda _: gym.make("CartPole-v1"))

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from rllib_ppg.envs.procgen import ProcgenVectorEnv
-from rllib_ppg.evaluation import video
+from rllib_ppg.evaluation import evaluation_videos, video
+from rllib_ppg.evaluation.pictures import as_rgb
 from rllib_ppg.evaluation.video import captioned, write_video
 from rllib_ppg_cli import main
 from tests.support.checkpoints import SMALL_CNN, ppo
@@ -175,6 +176,63 @@ def test_bad_input_is_one_sentence(checkpoint, capsys, quiet_main, tmp_path, opt
     assert err.startswith("rllib: error: ")
     assert err.count("\n") == 1
     assert complaint in err
+
+
+GREY = np.arange(12, dtype=np.int64).reshape(4, 3)
+RGB = np.arange(36).reshape(4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "shown"),
+    [
+        (RGB.astype(np.uint8), RGB),
+        (RGB, RGB),
+        (RGB.tolist(), RGB),
+        (np.concatenate([RGB, np.full((4, 3, 1), 255)], axis=-1), RGB),  # RGBA
+        (GREY, np.stack([GREY] * 3, axis=-1)),
+        (GREY[..., None], np.stack([GREY] * 3, axis=-1)),
+    ],
+)
+def test_what_envs_render_becomes_rgb(rendered, shown):
+    picture = as_rgb(rendered)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, shown)
+    assert captioned(picture, 1, 0.0).any()
+
+
+@pytest.mark.parametrize(
+    ("rendered", "what"),
+    [
+        (RGB / 35, r"\[4, 3, 3\] of float64 from 0 to 1$"),
+        (RGB * 10, r"\[4, 3, 3\] of int64 from 0 to 350$"),
+        (np.zeros((3, 8, 8), np.uint8), r"\[3, 8, 8\] of uint8 from 0 to 0$"),
+        (None, r"\[\] of object$"),
+        (np.zeros((0, 8, 3), np.uint8), r"\[0, 8, 3\] of uint8$"),
+    ],
+)
+def test_pictures_that_can_t_be_shown_are_described(rendered, what):
+    player = SimpleNamespace(pictures=lambda: [rendered])
+    with pytest.raises(ValueError, match=rf"whole numbers from 0 to 255 \(uint8\), not {what}"):
+        video._picture(player)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no pictures"), "no pictures"),
+        (TypeError("a\nb"), "TypeError: a b"),
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+    ],
+)
+def test_training_goes_on_without_a_video(tmp_path, monkeypatch, error, reason):
+    def film(*args):
+        raise error
+
+    monkeypatch.setattr(evaluation_videos, "_film", film)
+    callback, result = evaluation_videos.EvaluationVideos(), {"evaluation": {}}
+    callback.on_evaluate_end(algorithm=SimpleNamespace(logdir=tmp_path, iteration=0))
+    callback.on_train_result(result=result)
+    assert result == {"evaluation": {"no_video": reason}}
 
 
 def test_a_package_to_draw_with_is_named_as_it_is_installed():

@@ -112,6 +112,22 @@ def test_an_experiment_file_trains_again_under_another_name(tmp_path, capsys):
     assert capsys.readouterr().out == "name: cartpole_2, as cartpole is an earlier run\n"
 
 
+@pytest.mark.parametrize("name", ["sweep/a", "/a", "a/", ".", "..", ""])
+def test_a_name_is_that_of_one_folder(tmp_path, name):
+    """Tune would run in the folder of its last part, which may be another run's."""
+    for words in ("", " --resume"):
+        given = options(tmp_path, f"-n '{name}'{words}")
+        with pytest.raises(ValueError, match="the name of a run must be the name of a folder"):
+            train._run_folder(train.experiment_from(given), given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_s_run_is_not_resumed_by_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "resume_tuner", lambda *args, keep: (None, []))
+    with pytest.raises(ValueError, match=r"'a' was not started by `rllib train`"):
+        train._saved_run(experiment(tmp_path), [])
+
+
 def test_it_does_not_guess_which_of_several_runs_to_resume(tmp_path):
     for name in ("cartpole", "cartpole_2", "cartpole_3"):
         (tmp_path / name).mkdir()

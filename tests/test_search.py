@@ -290,6 +290,7 @@ def test_importances_name_the_setting_that_matters(tmp_path):
         ({"storage_path": "s3://bucket/x"}, "must be a folder, not s3://bucket/x"),
         ({"scheduler": "pbt", "scheduler_config": {"hyperparam_mutations": {"lr": [1]}}}, "asha"),
         ({"search": {"metric": "episode_reward_mean"}}, "search.metric means"),
+        ({"search": {"metric": [5]}}, "search.metric must be the name of a result, not [5]"),
         ({"search": {"mode": "best"}}, "search.mode must be 'max' or 'min'"),
         ({"search": {"num_samples": 0}}, "search.num_samples must be the number of trials"),
         ({"search": {"seed": -1}}, "search.seed must be an integer"),

@@ -66,6 +66,7 @@ def test_the_address_that_is_given_is_the_one_that_counts(rllib, monkeypatch):
     [
         (("cartpole", "--storage-path", "runs"), "an absolute path of the cluster"),
         (("--algo", "PPG", "--env", "CartPole-v1", "--resume"), "--resume needs the name"),
+        (("cartpole", "--resume", "-n", "sweep/a"), "must be the name of a folder"),
         (
             ("cartpole", "--as-test", "--stop", "{training_iteration: 1}"),
             "--as-test needs a return",

@@ -35,6 +35,7 @@ from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, state_layout
 # More than float32 rounding over a few layers, relative to the largest number or 1.
 TOLERANCE = 1e-4
 NOISE = "noise"
+_LARGEST_BOUND = 1e9  # of observations; a larger one says that there is none
 _BATCH_SIZES = (1, 2, 7, 64)
 
 
@@ -173,7 +174,7 @@ class _Network(nn.Module):
 
 def _random_observations(space: gym.Space, B: int) -> np.ndarray:
     packing = packing_of(space)
-    space = space if packing is None else packing.space
+    space = _sampled(space if packing is None else packing.space)
     space.seed(B)
     samples = [space.sample() for _ in range(B)]
     if packing is None:
@@ -183,6 +184,19 @@ def _random_observations(space: gym.Space, B: int) -> np.ndarray:
         for i, sample in enumerate(samples):
             sample[MASK] = (np.arange(n) != i % n).astype(int)
     return np.concatenate([packing.pack(sample, 1) for sample in samples])
+
+
+def _sampled(space: gym.Space) -> gym.Space:
+    """The space without the bounds that are too large to draw between them."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(key, _sampled(part)) for key, part in space.items()])
+    if isinstance(space, gym.spaces.Tuple):
+        return gym.spaces.Tuple([_sampled(part) for part in space])
+    if not isinstance(space, gym.spaces.Box) or space.dtype.kind != "f":
+        return space
+    low = np.where(space.low < -_LARGEST_BOUND, -np.inf, space.low)
+    high = np.where(space.high > _LARGEST_BOUND, np.inf, space.high)
+    return gym.spaces.Box(low, high, dtype=space.dtype)
 
 
 def _random_states(policy: Policy, B: int) -> np.ndarray:

@@ -35,6 +35,7 @@ from rllib_ppg.envs.vector_env import (
     make_vector_env,
     vectorize_mode,
 )
+from rllib_ppg.evaluation.pictures import latest_frame
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 from rllib_ppg.sampling.evaluation_env_runner import (
     EvaluationEnvRunner,
@@ -81,7 +82,7 @@ class Player(Protocol):
         """Steps every env once."""
 
     def pictures(self) -> Sequence[np.ndarray] | None:
-        """A picture of each env, as the env renders it; None if it has no pictures."""
+        """A picture of each env, as the env renders or shows it; None if it has no pictures."""
 
     def close(self) -> None:
         """Closes the envs."""
@@ -177,7 +178,9 @@ class BatchedPlayer(Player):
         if (packing := packing_of(self._env.single_observation_space)) is not None:
             picture = packing.picture(self._obs)
             return None if picture is None else list(picture)
-        return self._obs if self._obs.ndim == 4 and self._obs.dtype == np.uint8 else None
+        if self._obs.ndim != 4 or self._obs.dtype != np.uint8:
+            return None
+        return [latest_frame(obs) for obs in self._obs]
 
     @override(Player)
     def close(self) -> None:

@@ -292,8 +292,7 @@ def find_checkpoint(path: str) -> str:
             raise ValueError(
                 f"{path} has checkpoints of {len(newest)} trials: name one, as in {min(newest)}"
             )
-        if newest:
-            return next(iter(newest.values()))
+        path = next(iter(newest.values()), path)
     check_checkpoint(path, replay=False)
     return path
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.evaluation.pictures import as_rgb
 from rllib_ppg.evaluation.players import OnProgress, Player, make_player
 from rllib_ppg.evaluation.trained_policy import TrainedPolicy
 
@@ -114,7 +115,7 @@ def episode_frames(
         on_progress: See `OnProgress`.
 
     Raises:
-        ValueError: The env has no pictures.
+        ValueError: The env has no pictures, or none that can be shown.
     """
     picture, episode_return = _picture(player), 0.0
     yield captioned(picture, 1, episode_return)
@@ -176,12 +177,7 @@ def _picture(player: Player) -> np.ndarray:
         raise ValueError(f"the env can't draw its pictures: {what}") from e
     if pictures is None:
         raise ValueError("the env has no pictures: it does not support render_mode='rgb_array'")
-    picture = np.asarray(pictures[0])
-    if picture.shape[-1] == 3:
-        return picture
-    # Grey frames, stacked first or last. The latest one is the last.
-    latest = picture[-1] if picture.shape[0] <= picture.shape[-1] else picture[..., -1]
-    return latest if latest.ndim == 3 else latest[..., None].repeat(3, axis=-1)
+    return as_rgb(pictures[0])
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:

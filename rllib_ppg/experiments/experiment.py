@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiments.checkpoint_settings import make_checkpoint_config
 from rllib_ppg.experiments.experiment_file import (
     dump_yaml,
     find_experiment_file,
     import_experiment_file,
     parse_yaml,
 )
+from rllib_ppg.experiments.mutations import changed_once
 from rllib_ppg.experiments.result_names import check_result_name
 from rllib_ppg.experiments.search import Search, parse_search
 from rllib_ppg.experiments.settings import (
@@ -43,13 +45,14 @@ from rllib_ppg.experiments.settings import (
     as_mapping,
     by_attribute,
     changed_settings,
+    check_grids,
     merge,
     reject_code,
     reject_unknown,
     settable_properties,
 )
 from rllib_ppg.experiments.trial_names import settings_in_words
-from rllib_ppg.experiments.tuner import make_checkpoint_config, make_scheduler
+from rllib_ppg.experiments.tuner import make_scheduler
 from rllib_ppg.setting_names import INSTEAD
 
 if TYPE_CHECKING:
@@ -67,13 +70,6 @@ _FILE_KEYS = (
     "scheduler_config",
     "search",
     "config",
-)
-_CHECKPOINT_KEYS = (
-    "checkpoint_at_end",
-    "checkpoint_frequency",
-    "checkpoint_score_attribute",
-    "checkpoint_score_order",
-    "num_to_keep",
 )
 # Settings whose code may log results of its own; callbacks may, too.
 _ADDING_RESULTS = (
@@ -242,7 +238,12 @@ class Experiment:
         Raises:
             ValueError: Something is wrong; the error says so in one sentence.
         """
+        from rllib_ppg.experiments.run_folder import check_run_name
+
+        check_run_name(self.name)
         for key, value in self.stop.items():
+            if not isinstance(key, str):
+                raise ValueError(f"stop must map a result's name to a number, {key!r} is no name")
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(
                     f"stop must map a result's name to a number, {key!r} has {value!r} "
@@ -259,20 +260,25 @@ class Experiment:
             )
         if not isinstance(self.max_failures, int) or self.max_failures < -1:
             raise ValueError(f"max_failures must be -1 or more, not {self.max_failures!r}")
-        reject_unknown(self.checkpoint_config, _CHECKPOINT_KEYS, "checkpoint_config")
         make_checkpoint_config(self.checkpoint_config)
+        for setting, name in self._settings_of_results:
+            if name is not None and not isinstance(name, str):
+                raise ValueError(f"{setting} must be the name of a result, not {name!r}")
         make_scheduler(self.scheduler, self.scheduler_config)
         if self.restore:
             from rllib_ppg.checkpoint.folder import check_checkpoint
 
             check_checkpoint(self.restore)
         reject_code(self.config, "config")
+        check_grids(self.config)
         if self.search:
             self._check_search()
         for name, setting in {**self.result_names, **dict.fromkeys(self.stop, "stop")}.items():
             check_result_name(name, setting, all_known=self._has_no_results_of_its_own)
         algorithm = self.algorithm
         self._for_each_variant(lambda config: _validate_config(algorithm, config))
+        if new := changed_once(self.scheduler_config):
+            self._for_each_variant(lambda config: _validate_config(algorithm, merge(config, new)))
 
     def _check_search(self) -> None:
         reject_code(self.search.get("optuna"), "search.optuna")
@@ -326,13 +332,19 @@ class Experiment:
     @property
     def result_names(self) -> dict[str, str]:
         """Results that settings other than `stop` refer to, and the settings that do."""
-        names = {
-            self.scheduler_config.get(key): f"the scheduler's {key}" for key in _RESULT_ARGUMENTS
-        }
-        key = "checkpoint_score_attribute"
-        names[self.checkpoint_config.get(key)] = key
-        names[self.search.get("metric")] = "search.metric"
-        return {name: what for name, what in names.items() if name}
+        return {name: setting for setting, name in self._settings_of_results if name}
+
+    @property
+    def _settings_of_results(self) -> list[tuple[str, Any]]:
+        scheduler = [
+            (f"the scheduler's {key}", self.scheduler_config.get(key)) for key in _RESULT_ARGUMENTS
+        ]
+        score = "checkpoint_score_attribute"
+        return [
+            *scheduler,
+            (score, self.checkpoint_config.get(score)),
+            ("search.metric", self.search.get("metric")),
+        ]
 
     @property
     def _has_no_results_of_its_own(self) -> bool:

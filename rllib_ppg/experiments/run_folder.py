@@ -98,6 +98,15 @@ def claim(experiment: Experiment, *, may_number: bool) -> RunFolder:
         name = unused_name(f"{storage}/{experiment.name or name}")
 
 
+def check_run_name(name: str | None) -> None:
+    """Raises ValueError for a name that is not that of one folder; None: it is made later."""
+    if name is not None and (name in ("", ".", "..") or "/" in name):
+        raise ValueError(
+            f"the name of a run must be the name of a folder, without /, not {name!r} "
+            "(--storage-path says where the folder is)"
+        )
+
+
 def run_name(experiment: Experiment) -> str:
     """The name of a new run of an experiment: its own, or one of algorithm and date."""
     return experiment.name or f"{experiment.run}_{datetime.now():%Y-%m-%d_%H-%M-%S}"

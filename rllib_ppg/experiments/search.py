@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("optuna", "num_samples", "seed", "metric", "mode")
 # Tune's names of what Optuna can draw from. Optuna has no steps on a logarithmic scale.
-_DISTRIBUTIONS = (
+DISTRIBUTIONS = (
     "uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint", "choice",
 )  # fmt: skip
 # What is searched if an experiment names nothing. The paper's values lie inside, and so do those
@@ -151,11 +151,19 @@ def _space(
                 f"{path.replace('/', '.')} is set in config and searched in search.optuna: remove "
                 "it from one of them"
             )
-    return {name: _parsed(value, f"search.optuna.{name}") for name, value in given.items()}
+    return {name: parse_space(value, f"search.optuna.{name}") for name, value in given.items()}
 
 
-def _parsed(value: Any, name: str) -> Any:
-    """`{"choice": [1, 2]}` as one of Tune's search spaces, also inside of nested settings."""
+def parse_space(value: Any, name: str) -> Any:
+    """`{"choice": [1, 2]}` as one of Tune's search spaces, also inside of nested settings.
+
+    Args:
+        value: What is given.
+        name: Its name, for the error.
+
+    Raises:
+        ValueError: It is no search space.
+    """
     from ray import tune
 
     if isinstance(value, Domain):
@@ -168,16 +176,16 @@ def _parsed(value: Any, name: str) -> Any:
         [kind, *others] = value
         arguments = value[kind]
         if isinstance(arguments, list) and not others:
-            if kind not in _DISTRIBUTIONS:
+            if kind not in DISTRIBUTIONS:
                 raise ValueError(
-                    f"{name} can't be drawn from {kind!r}, but from {', '.join(_DISTRIBUTIONS)}"
-                    f"{did_you_mean(str(kind), _DISTRIBUTIONS)}"
+                    f"{name} can't be drawn from {kind!r}, but from {', '.join(DISTRIBUTIONS)}"
+                    f"{did_you_mean(str(kind), DISTRIBUTIONS)}"
                 )
             try:
                 return getattr(tune, kind)(*_arguments(kind, arguments))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}: {kind} does not accept {arguments}: {error}") from error
-        return {key: _parsed(part, f"{name}.{key}") for key, part in value.items()}
+        return {key: parse_space(part, f"{name}.{key}") for key, part in value.items()}
     raise ValueError(
         f"{name} must say what to draw from, as in {{loguniform: [1e-5, 1e-3]}} or "
         f"{{choice: [1, 2]}}, not {value!r}"
@@ -203,7 +211,7 @@ def _check_domain(domain: Domain, name: str) -> None:
     if isinstance(domain, Categorical):
         return
     if not isinstance(domain, Float | Integer) or (_step(domain) and _is_logarithmic(domain)):
-        raise ValueError(f"Optuna can't draw {name}: use {', '.join(_DISTRIBUTIONS)}")
+        raise ValueError(f"Optuna can't draw {name}: use {', '.join(DISTRIBUTIONS)}")
     try:
         OptunaSearch.convert_search_space({name: domain})
     except ValueError as error:
@@ -285,7 +293,7 @@ def _settings(space: Mapping[str, Any]) -> set[str]:
     """Paths of the settings in a space that is not parsed yet."""
     paths = (path for path, _ in _leaves(space))
     return {
-        path.rpartition("/")[0] if path.rpartition("/")[2] in _DISTRIBUTIONS else path
+        path.rpartition("/")[0] if path.rpartition("/")[2] in DISTRIBUTIONS else path
         for path in paths
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -104,7 +105,7 @@ def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> An
     """
     if isinstance(value, Mapping):
         return {
-            str(k): as_data(v, not_data, f"{name}.{k}" if name else str(k))
+            str(as_data(k)): as_data(v, not_data, f"{name}.{k}" if name else str(k))
             for k, v in value.items()
         }
     if isinstance(value, list | tuple):
@@ -113,8 +114,11 @@ def as_data(value: Any, not_data: list[str] | None = None, name: str = "") -> An
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
         return as_data(asdict(value), not_data, name)
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):  # or of a class derived from it, which YAML does not write
+            return kind(value.value if isinstance(value, Enum) else value)
     if not_data is not None:
         not_data.append(name)
     return str(value)
@@ -140,15 +144,41 @@ def reject_code(value: Any, name: str) -> None:
         value: A setting.
         name: Its name.
     """
-    if not isinstance(value, Mapping):
-        return
-    if set(value) == {"eval"}:
+    if isinstance(value, Mapping) and set(value) == {"eval"}:
         raise ValueError(
             f"{name} is a dict with the only key 'eval', and Tune would run its text as Python: "
             "give it another key"
         )
-    for key, part in value.items():
-        reject_code(part, f"{name}.{key}" if name else str(key))
+    for path, part in _parts(value, name):
+        reject_code(part, path)
+
+
+def check_grids(value: Any, name: str = "") -> None:
+    """Raises ValueError for a `{"grid_search": ...}` without a list of values.
+
+    Args:
+        value: A setting, or a dict of settings.
+        name: Its name.
+    """
+    if isinstance(value, Mapping) and set(value) == {"grid_search"}:
+        values = value["grid_search"]
+        is_list = isinstance(values, Collection) and not isinstance(values, str | Mapping)
+        if not is_list or not len(values):
+            raise ValueError(
+                f"{name}.grid_search must be a list of values that is not empty, not {values!r}"
+            )
+    for path, part in _parts(value, name):
+        check_grids(part, path)
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The parts of a dict or a list, in which Tune looks for grids and code, by their names."""
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    else:
+        parts = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield f"{name}.{key}" if name else str(key), part
 
 
 def reject_unknown(keys: Iterable[str], known: Collection[str], where: str) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rllib_ppg.did_you_mean import did_you_mean
+from rllib_ppg.experiments.checkpoint_settings import make_checkpoint_config
+from rllib_ppg.experiments.mutations import parse_mutations
 from rllib_ppg.experiments.settings import (
     ATTRIBUTES,
     EPISODE_RETURN_MEAN,
@@ -146,16 +148,17 @@ def find_saved_run(experiment: Experiment) -> str:
     """The folder or URI of an experiment's earlier run.
 
     Raises:
-        ValueError: The experiment has no name, there is no such run, or this version can't read
-            its checkpoints.
+        ValueError: The experiment has no name, or none of a folder, there is no such run, or this
+            version can't read its checkpoints.
     """
     from pyarrow.fs import FileType
 
     from rllib_ppg.checkpoint.folder import resolve
-    from rllib_ppg.experiments.run_folder import runs_in, storage_path
+    from rllib_ppg.experiments.run_folder import check_run_name, runs_in, storage_path
 
     if experiment.name is None:
         raise ValueError("--resume needs the name of the experiment that it resumes: -n NAME")
+    check_run_name(experiment.name)
     storage = storage_path(experiment)
     folder = f"{storage}/{experiment.name}"
     filesystem, path = resolve(folder)
@@ -190,12 +193,14 @@ def make_scheduler(
         config: Arguments of the scheduler of that name.
 
     Raises:
-        ValueError: There is no scheduler of that name, or it does not take these arguments.
+        ValueError: There is no such scheduler, or it does not take these arguments.
     """
     from ray.tune.error import TuneError
-    from ray.tune.schedulers import SCHEDULER_IMPORT, create_scheduler
+    from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_scheduler
 
     if not isinstance(scheduler, str):
+        if not isinstance(scheduler, TrialScheduler | None):
+            raise ValueError(f"scheduler must be the name of one, as in asha, not {scheduler!r}")
         if config:
             raise ValueError("scheduler_config needs a scheduler's name, as in scheduler: pbt")
         return scheduler
@@ -212,19 +217,9 @@ def make_scheduler(
     # Ray leaves out what the scheduler does not take.
     defaults = {"metric": EPISODE_RETURN_MEAN, "mode": "max"}
     try:
-        return create_scheduler(name, **{**defaults, **config})
+        return create_scheduler(name, **{**defaults, **parse_mutations(config)})
     except (TypeError, ValueError, AssertionError, TuneError) as error:
         raise ValueError(f"scheduler {scheduler}: {error}") from error
-
-
-def make_checkpoint_config(config: Mapping[str, Any]) -> tune.CheckpointConfig:
-    """Makes Tune's checkpoint config, by default without a checkpoint at the end.
-
-    PPG's checkpoints hold the replay list, and gigabytes are written only if you ask for them.
-    """
-    from ray import tune
-
-    return tune.CheckpointConfig(**{"checkpoint_at_end": False, **config})
 
 
 def _network_for_images(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,11 +43,13 @@ from rllib_ppg.networks.impala_cnn import (
     ImpalaEncoderConfig,
     norm_init,
 )
+from rllib_ppg.networks.model_values import check_model_values
 from rllib_ppg.networks.observation_filter import MeanStdFilter
 from rllib_ppg.networks.parts_encoder import PartsEncoderConfig
-from rllib_ppg.networks.recurrent_encoder import CELLS, SEQUENCES, RecurrentEncoderConfig
+from rllib_ppg.networks.recurrent_encoder import SEQUENCES, RecurrentEncoderConfig
 from rllib_ppg.networks.recurrent_state import STATE_IN, STATE_OUT, VF_STATE_IN, VF_STATE_OUT
 from rllib_ppg.networks.sequences import Sequences
+from rllib_ppg.setting_values import format_value
 
 ARCHITECTURES = ("dual", "detach", "shared")
 VF_AUX_PREDS = "vf_aux_preds"
@@ -77,20 +79,24 @@ _HEAD_SCALE = 0.1
 
 
 def check_model_config(model_config: Mapping[str, Any]) -> None:
-    """Raises ValueError for an entry that neither RLlib's default models nor PPG's use."""
+    """Raises ValueError for an entry that RLlib's default models and PPG's can't use."""
     known = {*asdict(DefaultModelConfig()), *_OWN_MODEL_KEYS}
-    for key in model_config:
+    _check_entries(model_config, known, "model_config")
+    parts = model_config.get("parts", {})
+    if not isinstance(parts, Mapping):
+        raise ValueError(f"model_config['parts'] is a dict, not {format_value(parts)}")
+    for name, part in parts.items():
+        where = f"model_config['parts'][{name!r}]"
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{where} is a dict, not {format_value(part)}")
+        _check_entries(part, _PART_KEYS, where)
+
+
+def _check_entries(entries: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    for key in entries:
         if key not in known:
-            raise ValueError(f"model_config has no entry {key!r}{did_you_mean(key, known)}")
-    for name, part in model_config.get("parts", {}).items():
-        for key in part:
-            if key not in _PART_KEYS:
-                raise ValueError(
-                    f"model_config['parts'][{name!r}] has no entry {key!r}"
-                    f"{did_you_mean(key, _PART_KEYS)}"
-                )
-    if (cell := model_config.get("recurrent_cell", "lstm")) not in CELLS:
-        raise ValueError(f"model_config['recurrent_cell'] is 'lstm' or 'gru', not {cell!r}")
+            raise ValueError(f"{where} has no entry {key!r}{did_you_mean(str(key), known)}")
+    check_model_values(entries, where)
 
 
 class PPGCatalog(PPOCatalog):

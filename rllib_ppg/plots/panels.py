@@ -128,14 +128,11 @@ def mean_over_games(panels: Iterable[Panel]) -> list[Panel]:
     for panel in games:
         for curve in panel.curves:
             together[_key(curve)].append((panel, curve))
-    curves = [_mean_curve(group) for group in together.values() if len(group) == len(games)]
-    return [
-        Panel(
-            title=f"mean over {len(games)} games",
-            curves=tuple(curve for curve in curves if curve.seeds),
-            normalized=True,
-        )
-    ]
+    means = (_mean_curve(group) for group in together.values() if len(group) == len(games))
+    curves = tuple(curve for curve in means if curve.seeds)
+    if not curves:  # the games have no env step in common yet
+        return []
+    return [Panel(title=f"mean over {len(games)} games", curves=curves, normalized=True)]
 
 
 def swept_settings(trials: Iterable[Trial]) -> dict[str, list[str]]:

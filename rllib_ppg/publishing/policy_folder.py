@@ -77,7 +77,7 @@ def write_policy_folder(
 def _experiment(policy: TrainedPolicy) -> str:
     experiment = Experiment.from_config(
         policy.config,
-        name=f"{policy.config.algo_class.__name__}-{env_name(policy)}",
+        name=f"{policy.config.algo_class.__name__}-{env_name(policy)}".replace("/", "_"),
         stop={NUM_ENV_STEPS_SAMPLED_LIFETIME: policy.env_steps} if policy.env_steps else {},
         checkpoint_config={"checkpoint_at_end": True},
     )
