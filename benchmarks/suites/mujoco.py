@@ -97,16 +97,20 @@ def mujoco_256_units(env: str) -> PPGConfig:
     return mujoco_centered_and_limited(env, fcnet_hiddens=[256, 256])
 
 
+def without_contacts(env: str) -> dict[str, Any]:
+    """The env_config that leaves out Ant's contact forces, 78 of its 105 observations."""
+    return {"include_cfrc_ext_in_observation": False} if env == "Ant-v5" else {}
+
+
 def mujoco_without_contacts(env: str) -> PPGConfig:
-    """`mujoco_centered_and_limited` without the 78 contact forces of Ant's 105 observations."""
-    without = {"include_cfrc_ext_in_observation": False} if env == "Ant-v5" else {}
-    return mujoco_centered_and_limited(env).environment(env_config=without)
+    """`mujoco_centered_and_limited` without Ant's contact forces."""
+    return mujoco_centered_and_limited(env).environment(env_config=without_contacts(env))
 
 
-def mujoco_ppo(env: str) -> PPOConfig:
+def mujoco_ppo(env: str, **env_config: Any) -> PPOConfig:
     """RLlib's PPO."""
     return (
-        ppo_with_normalised_rewards(lambda: gym.wrappers.ClipAction(gym.make(env)))
+        ppo_with_normalised_rewards(lambda: gym.wrappers.ClipAction(gym.make(env, **env_config)))
         .env_runners(
             num_envs_per_env_runner=16,
             env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
@@ -210,6 +214,17 @@ SUITES = {
             "ppg": mujoco_centered_and_limited,
             "ppo": mujoco_ppo,
             "no_aux": lambda env: mujoco_centered_and_limited(env).training(n_pi=0),
+        },
+    ),
+    # Ant again, without the contact forces. Added when `mujoco_choice` had shown what they do.
+    "mujoco_ant": Suite(
+        envs=("Ant-v5",),
+        env_steps=MUJOCO_STEPS,
+        seeds=(20, 21, 22, 23, 24),
+        arms={
+            "ppg": mujoco_without_contacts,
+            "ppo": lambda env: mujoco_ppo(env, **without_contacts(env)),
+            "no_aux": lambda env: mujoco_without_contacts(env).training(n_pi=0),
         },
     ),
 }

@@ -24,7 +24,7 @@ from benchmarks.throughput.phases import phases
 from benchmarks.throughput.sampling import sampling_procgen, sampling_trivial
 from benchmarks.throughput.shared_machine import shared_machine
 from benchmarks.throughput.sizes import QUICK, Sizes
-from benchmarks.throughput.whole_runs import learners, vectors, whole_run
+from benchmarks.throughput.whole_runs import learners, papers_aux_epochs, vectors, whole_run
 
 # `spilled` comes last: it leaves a small object store behind.
 MEASUREMENTS = (
@@ -32,6 +32,7 @@ MEASUREMENTS = (
     sampling_trivial,
     phases,
     whole_run,
+    papers_aux_epochs,
     learners,
     vectors,
     shared_machine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -76,6 +77,18 @@ def whole_run(sizes: Sizes) -> Iterator[Row]:
         times["ours"],
         2.0,
         detail=detail,
+    )
+
+
+def papers_aux_epochs(sizes: Sizes) -> Iterator[Row]:
+    """What a run makes with the paper's six auxiliary epochs, next to one with a single one."""
+    times = train_in_turn(sizes, one=ppg(replace(sizes, e_aux=1)), six=ppg(replace(sizes, e_aux=6)))
+    yield Row.of_times(
+        "env steps/s: six auxiliary epochs, the paper's / one",
+        times["one"],
+        times["six"],
+        None,
+        detail={f"{k} env steps/s": per_second(sizes.states, t) for k, t in times.items()},
     )
 
 
