@@ -66,6 +66,7 @@ def _mean(seeds: list[list[dict[str, str]]], column: str, place: int | None) -> 
             if row[column] and int(row["iteration_of_phase"]) in chosen
         ]
         # An Adam that has just begun to count anew has no second moment: NaN or 0.
-        if values and np.isfinite(values).all() and any(values):
+        has_none = column.startswith("gradient_over_adam") and not any(values)
+        if values and np.isfinite(values).all() and not has_none:
             means.append(np.mean(values))
     return f"{np.mean(means):.2g}" if means else "-"
