@@ -173,6 +173,25 @@ class TimeLimit(Turns):
         return self._observe(), dict.fromkeys(self.agents, 1.0), never, limit, {}
 
 
+class TimeLimitOfEach(TimeLimit):
+    """Says of each agent that it is truncated, as PettingZoo's envs do; the first dies at 2."""
+
+    def step(self, actions):
+        obs, _, _, limit, infos = super().step(actions)
+        alive = self.agents if self.t <= 2 else ["second"]
+        dead = {"first": self.t == 2, "second": False, "__all__": False}
+        limits = {**dict.fromkeys(alive, limit["__all__"]), **limit}
+        return {a: obs[a] for a in alive}, {a: 1.0 for a in alive}, dead, limits, infos
+
+
+def test_a_time_limit_of_each_agent_is_no_death(build):
+    config = config_of(TimeLimitOfEach, {"first", "second"})
+    _, first, second = build(config).env_runner.sample_rollout(1, 0, ["first", "second"])
+    assert first.terminated.sum() == 12 and not second.terminated.any()
+    assert second.truncated.sum() >= 12
+    assert (second.final_obs == 5).sum() == 12
+
+
 class Halved(ConnectorV2):
     """A user's connector, which changes what modules get and not the episodes."""
 

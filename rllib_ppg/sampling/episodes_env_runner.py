@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.spaces.space_utils import get_original_space
 from ray.rllib.utils.typing import ModuleID
 
@@ -267,3 +268,32 @@ class SingleAgentEpisodesEnvRunner(RolloutsOfEpisodes, SingleAgentEnvRunner):
 
 class MultiAgentEpisodesEnvRunner(RolloutsOfEpisodes, MultiAgentEnvRunner):
     """RLlib's env runner of multi-agent envs."""
+
+    @override(MultiAgentEnvRunner)
+    def _try_env_step(self, actions: Any) -> Any:
+        results = super()._try_env_step(actions)
+        if isinstance(results, str):  # the step failed
+            return results
+        obs, rewards, terminateds, truncateds, infos = results
+        truncateds = [
+            _truncated_as_one(episode, terminated, truncated)
+            for episode, terminated, truncated in zip(
+                self._ongoing_episodes, terminateds, truncateds, strict=True
+            )
+        ]
+        return obs, rewards, terminateds, truncateds, infos
+
+
+def _truncated_as_one(
+    episode: Any, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]
+) -> Mapping[Any, bool]:
+    """An env's `truncateds` without the agents that its time limit cuts off with all others.
+
+    RLlib takes an episode for terminated if all of its agents are done, also if they were truncated
+    one by one. PettingZoo's envs end so at a time limit.
+    """
+    if not truncated.get("__all__") or terminated.get("__all__") or not episode.is_reset:
+        return truncated
+    ended = {agent for agent, part in episode.agent_episodes.items() if part.is_done}
+    ended |= {agent for agent, is_true in terminated.items() if is_true}
+    return {agent: is_true for agent, is_true in truncated.items() if agent in {*ended, "__all__"}}
