@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -46,6 +46,7 @@ from rllib_ppg.rllib_settings import check_rllib_settings, differs
 from rllib_ppg.sampling.env_runner import BatchedEnvRunner
 from rllib_ppg.sampling.episodes_env_runner import RolloutsOfEpisodes
 from rllib_ppg.setting_names import INSTEAD, unknown_setting
+from rllib_ppg.setting_rule import Rule, invalid_setting
 from rllib_ppg.setting_values import format_value, is_number, is_whole
 
 if TYPE_CHECKING:
@@ -65,66 +66,45 @@ def _is_exactly(value: Any, expected: Any) -> bool:
 # -- A rule for each setting -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What a setting may be.
-
-    Attributes:
-        allows: Whether a value is valid.
-        what: Completes the sentence "`setting` is ...".
-        choices: Valid names, for "did you mean".
-    """
-
-    allows: Callable[[Any], bool]
-    what: str
-    choices: Sequence[str] = ()
-
-    def check(self, setting: str, value: Any) -> None:
-        """Raises ValueError if the value of a setting is not valid."""
-        if not self.allows(value):
-            hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
-            raise _invalid_setting(setting, self.what, value, hint)
-
-
-def _whole(minimum: int) -> _Rule:
-    return _Rule(
+def _whole(minimum: int) -> Rule:
+    return Rule(
         lambda value: is_whole(value) and minimum <= value < 2**31,
         f"a whole number of at least {minimum} and below 2**31",
     )
 
 
-def _one_of(choices: Sequence[str]) -> _Rule:
-    return _Rule(
+def _one_of(choices: Sequence[str]) -> Rule:
+    return Rule(
         lambda value: isinstance(value, str) and value in choices,
         f"one of {', '.join(choices)}",
         choices,
     )
 
 
-def _or(special: Any, rule: _Rule) -> _Rule:
-    return _Rule(
+def _or(special: Any, rule: Rule) -> Rule:
+    return Rule(
         lambda value: _is_exactly(value, special) or rule.allows(value),
         f"{special!r} or {rule.what}",
         rule.choices,
     )
 
 
-_NOT_NEGATIVE = _Rule(lambda value: is_number(value) and value >= 0, "a non-negative number")
-_POSITIVE = _Rule(lambda value: is_number(value) and value > 0, "a positive number")
-_AT_LEAST_1 = _Rule(lambda value: is_number(value) and value >= 1, "a number of at least 1")
-_FRACTION = _Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")
-_DECAY = _Rule(lambda value: is_number(value) and 0 <= value < 1, "at least 0 and below 1")
-_SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
-_TIMEOUT = _Rule(
+_NOT_NEGATIVE = Rule(lambda value: is_number(value) and value >= 0, "a non-negative number")
+_POSITIVE = Rule(lambda value: is_number(value) and value > 0, "a positive number")
+_AT_LEAST_1 = Rule(lambda value: is_number(value) and value >= 1, "a number of at least 1")
+_FRACTION = Rule(lambda value: is_number(value) and 0 <= value <= 1, "between 0 and 1")
+_DECAY = Rule(lambda value: is_number(value) and 0 <= value < 1, "at least 0 and below 1")
+_SWITCH = Rule(lambda value: isinstance(value, bool), "True or False")
+_TIMEOUT = Rule(
     lambda value: is_number(value) and 0 < value <= _LONGEST_TIMEOUT_S,
     f"a positive number of at most {_LONGEST_TIMEOUT_S:g} seconds",
 )
 # The seeds of a run's parts are up to some millions larger, and numpy takes 32 bits.
-_SEED = _Rule(
+_SEED = Rule(
     lambda value: is_whole(value) and 0 <= value < 2**31, "a whole number from 0 to 2**31 - 1"
 )
-_DICT = _Rule(lambda value: isinstance(value, Mapping), "a dict")
-_RESOURCES = _Rule(
+_DICT = Rule(lambda value: isinstance(value, Mapping), "a dict")
+_RESOURCES = Rule(
     lambda value: (
         isinstance(value, dict)
         and all(isinstance(n, str) and _NOT_NEGATIVE.allows(x) for n, x in value.items())
@@ -132,7 +112,7 @@ _RESOURCES = _Rule(
     "a dict of names and non-negative numbers",
 )
 
-_RULES: dict[str, _Rule] = {
+_RULES: dict[str, Rule] = {
     **dict.fromkeys((
         "n_pi", "e_aux", "num_env_runners", "num_learners", "evaluation_num_env_runners",
         "local_gpu_idx", "max_num_env_runner_restarts",
@@ -191,9 +171,9 @@ _RULES: dict[str, _Rule] = {
     "evaluation_config": _or(None, _DICT),
     "seed": _or(None, _SEED),
     "arch": _one_of(ARCHITECTURES),
-    "replay_compression": _or(None, _Rule(lambda value: _is_exactly(value, "lz4"), "'lz4'")),
+    "replay_compression": _or(None, Rule(lambda value: _is_exactly(value, "lz4"), "'lz4'")),
     "observation_filter": _one_of(FILTERS),
-    "aux_losses": _Rule(
+    "aux_losses": Rule(
         lambda value: isinstance(value, Mapping) and bool(value),
         "a dict of names and weights that is not empty (e_aux=0 turns auxiliary phases off)",
     ),
@@ -225,7 +205,7 @@ def check_setting(setting: str, value: Any) -> None:
 def check_is_dict(setting: str, value: Any) -> None:
     """Raises ValueError unless the value of a setting is a dict."""
     if not isinstance(value, dict):
-        raise _invalid_setting(setting, "a dict", value)
+        raise invalid_setting(setting, "a dict", value)
 
 
 def check_settings(config: PPGConfig) -> None:
@@ -390,14 +370,14 @@ def check_needs_no_episodes(config: AlgorithmConfig) -> None:
 def _check_what_ppg_replaces(config: PPGConfig) -> None:
     runner, learner = config.env_runner_cls, given_setting(config, "learner_class")
     if not (isinstance(runner, type) and issubclass(runner, BatchedEnvRunner | RolloutsOfEpisodes)):
-        raise _invalid_setting("env_runner_cls", "a class derived from BatchedEnvRunner", runner)
+        raise invalid_setting("env_runner_cls", "a class derived from BatchedEnvRunner", runner)
     if issubclass(runner, BatchedEnvRunner) and (reason := needs_episodes(config)):
         raise ValueError(
             f"env_runner_cls={runner.__name__} has no episodes, and {reason}: derive it from "
             "SingleAgentEpisodesEnvRunner or MultiAgentEpisodesEnvRunner"
         )
     if learner and not (isinstance(learner, type) and issubclass(learner, PPGTorchLearner)):
-        raise _invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
+        raise invalid_setting("learner_class", "a class derived from PPGTorchLearner", learner)
     if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
         raise ValueError("PPG runs on RLlib's new API stack only")
     if config.framework_str != "torch":
@@ -409,14 +389,14 @@ def _check_schedule(setting: str, value: Any) -> None:
     """Checks a number or a schedule; RLlib's own check accepts any two lists of two."""
     form = "a non-negative number or a schedule [[env steps, value], ...]"
     if not isinstance(value, list | tuple):
-        _Rule(_NOT_NEGATIVE.allows, form).check(setting, value)
+        Rule(_NOT_NEGATIVE.allows, form).check(setting, value)
         return
     pairs = all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
     if not pairs or not all(_NOT_NEGATIVE.allows(x) for pair in value for x in pair):
-        raise _invalid_setting(setting, f"{form} of non-negative numbers", value)
+        raise invalid_setting(setting, f"{form} of non-negative numbers", value)
     steps = [pair[0] for pair in value]
     if len(steps) < 2 or steps[0] != 0 or steps != sorted(steps):
-        raise _invalid_setting(setting, f"{form} of at least two, from 0 env steps upwards", value)
+        raise invalid_setting(setting, f"{form} of at least two, from 0 env steps upwards", value)
 
 
 def _check_batches(config: PPGConfig) -> None:
@@ -472,7 +452,7 @@ def _check_one_module_spec(config: PPGConfig, spec: Any) -> None:
             model_config = asdict(model_config)
         model_config = {} if model_config is None else model_config
         if not isinstance(model_config, Mapping):
-            raise _invalid_setting("model_config", "a dict or DefaultModelConfig", model_config)
+            raise invalid_setting("model_config", "a dict or DefaultModelConfig", model_config)
         if is_ppgs:
             _check_no_conflicting_model_settings(config, model_config)
         if _has_default_networks(spec):
@@ -559,10 +539,6 @@ def _check_no_conflicting_model_settings(
 
 
 # -- Sentences ---------------------------------------------------------------------------------
-
-
-def _invalid_setting(setting: str, what: str, value: Any, hint: str = "") -> ValueError:
-    return ValueError(f"{setting} is {what}, not {format_value(value)}{hint}")
 
 
 def _divisors(n: int) -> str:

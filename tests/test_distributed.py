@@ -284,10 +284,10 @@ def test_a_block_that_never_comes_is_an_error(cluster):
 
 def test_a_learner_reports_a_lost_rollout_before_it_counts_as_stuck(cluster):
     actor = Silent.remote()
-    learner = SimpleNamespace(config=SimpleNamespace(collective_timeout_s=1.0))
+    learner = SimpleNamespace(config=SimpleNamespace(collective_timeout_s=3.0))
     began = time.monotonic()
     assert PPGTorchLearner.fetch(learner, [ray.put(0), actor.block.remote()]) == [1]
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3.0
     ray.kill(actor)
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rllib_ppg.experiments.settings import reject_unknown
-from rllib_ppg.setting_values import format_value, is_whole
+from rllib_ppg.setting_rule import Rule
+from rllib_ppg.setting_values import is_whole
 
 if TYPE_CHECKING:
     from ray import tune
 
-# What each setting may be, and the words for it.
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "checkpoint_at_end": (lambda x: x is None or isinstance(x, bool), "True or False"),
-    "checkpoint_frequency": (lambda x: is_whole(x) and x >= 0, "a whole number of at least 0"),
-    "checkpoint_score_attribute": (
-        lambda x: x is None or isinstance(x, str),
-        "the name of a result",
+_RULES = {
+    "checkpoint_at_end": Rule(lambda x: x is None or isinstance(x, bool), "True or False"),
+    "checkpoint_frequency": Rule(lambda x: is_whole(x) and x >= 0, "a whole number of at least 0"),
+    "checkpoint_score_attribute": Rule(
+        lambda x: x is None or isinstance(x, str), "the name of a result"
     ),
-    "checkpoint_score_order": (lambda x: x in ("max", "min"), "'max' or 'min'"),
-    "num_to_keep": (
-        lambda x: x is None or (is_whole(x) and x >= 1),
-        "None or a whole number of at least 1",
+    "checkpoint_score_order": Rule(lambda x: x in ("max", "min"), "'max' or 'min'"),
+    "num_to_keep": Rule(
+        lambda x: x is None or (is_whole(x) and x >= 1), "None or a whole number of at least 1"
     ),
 }
 
@@ -39,7 +37,5 @@ def make_checkpoint_config(config: Mapping[str, Any]) -> tune.CheckpointConfig:
 
     reject_unknown(config, _RULES, "checkpoint_config")
     for name, value in config.items():
-        allows, what = _RULES[name]
-        if not allows(value):
-            raise ValueError(f"checkpoint_config.{name} is {what}, not {format_value(value)}")
+        _RULES[name].check(f"checkpoint_config.{name}", value)
     return tune.CheckpointConfig(**{"checkpoint_at_end": False, **config})

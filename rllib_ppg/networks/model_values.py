@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ray.rllib.models.utils import get_activation_fn, get_initializer_fn
 
-from rllib_ppg.did_you_mean import did_you_mean
 from rllib_ppg.networks.recurrent_encoder import CELLS
-from rllib_ppg.setting_values import format_value
+from rllib_ppg.setting_rule import Rule
 
 _ACTIVATIONS = ("tanh", "relu", "swish", "silu", "elu", "linear")
-
-
-class _Rule(NamedTuple):
-    """What an entry may be.
-
-    Attributes:
-        allows: Whether a value is valid.
-        what: Completes the sentence "`entry` is ...".
-        choices: Valid names, for "did you mean".
-    """
-
-    allows: Callable[[Any], bool]
-    what: str
-    choices: Sequence[str] = ()
 
 
 def _is_size(value: Any) -> bool:
@@ -58,13 +43,13 @@ def _is_initializer(value: Any) -> bool:
     return True
 
 
-_SIZE = _Rule(_is_size, "a whole number of at least 1")
-_SIZES = _Rule(_are_sizes, "a list of whole numbers of at least 1")
-_SWITCH = _Rule(
+_SIZE = Rule(_is_size, "a whole number of at least 1")
+_SIZES = Rule(_are_sizes, "a list of whole numbers of at least 1")
+_SWITCH = Rule(
     lambda value: isinstance(value, bool | int | np.bool_) and value in (0, 1), "True or False"
 )
 _RULES = {
-    "impala_channels": _Rule(
+    "impala_channels": Rule(
         lambda value: _are_sizes(value) and len(value) > 0,
         "a list of whole numbers of at least 1 that is not empty",
     ),
@@ -72,10 +57,10 @@ _RULES = {
     "lstm_cell_size": _SIZE,
     "use_lstm": _SWITCH,
     "free_log_std": _SWITCH,
-    "log_std_clip_param": _Rule(
+    "log_std_clip_param": Rule(
         lambda value: _is_number(value) and value >= 0, "a non-negative number"
     ),
-    "conv_filters": _Rule(
+    "conv_filters": Rule(
         lambda value: (
             value is None
             or (
@@ -85,10 +70,10 @@ _RULES = {
         ),
         "None or a list of layers [channels, kernel, stride]",
     ),
-    "recurrent_cell": _Rule(
+    "recurrent_cell": Rule(
         lambda value: isinstance(value, str) and value in CELLS, "'lstm' or 'gru'", tuple(CELLS)
     ),
-    "freeze": _Rule(
+    "freeze": Rule(
         lambda value: (
             isinstance(value, list | tuple | set) and all(isinstance(name, str) for name in value)
         ),
@@ -98,15 +83,15 @@ _RULES = {
 # Of RLlib's entries for each of its networks, by the ends of their names.
 _RULES_BY_END = {
     "_hiddens": _SIZES,
-    "_activation": _Rule(
+    "_activation": Rule(
         _is_activation,
         f"the name of an activation ({', '.join(_ACTIVATIONS)}, or a class of torch.nn)",
         _ACTIVATIONS,
     ),
-    "_initializer": _Rule(
+    "_initializer": Rule(
         _is_initializer, "None or the name of a function of torch.nn.init that ends in _"
     ),
-    "_initializer_kwargs": _Rule(
+    "_initializer_kwargs": Rule(
         lambda value: value is None or isinstance(value, Mapping), "None or a dict"
     ),
     "_use_layernorm": _SWITCH,
@@ -124,6 +109,5 @@ def check_model_values(model_config: Mapping[str, Any], where: str = "model_conf
         rule = _RULES.get(name) or next(
             (rule for end, rule in _RULES_BY_END.items() if name.endswith(end)), None
         )
-        if rule and not rule.allows(value):
-            hint = did_you_mean(value, rule.choices) if isinstance(value, str) else ""
-            raise ValueError(f"{where}[{name!r}] is {rule.what}, not {format_value(value)}{hint}")
+        if rule:
+            rule.check(f"{where}[{name!r}]", value)

@@ -225,7 +225,11 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
         """Resets all envs before the next step; those of evaluations repeat their episodes."""
         self._needs_initial_reset = True
         if not self.config.in_evaluation:
-            self._restart_seed = (self._restart_seed[0], self._restart_seed[1] + 1)
+            self._reseed_envs()
+
+    def _reseed_envs(self) -> None:
+        env_steps, resets = self._restart_seed
+        self._restart_seed = (env_steps, resets + 1)
 
     def _reseed_after_restart(self, env_steps: int) -> None:
         self._restart_seed = (env_steps, 0)
@@ -267,7 +271,7 @@ class BatchedEnvRunner(SingleAgentEnvRunner):
                     return self._step_envs(T, explore, random_actions, buffer)
                 except EnvStepError:
                     self._failed = True
-                    self._restart_seed = (self._restart_seed[0], self._restart_seed[1] + 1)
+                    self._reseed_envs()
                     if not tries_left:
                         raise
             raise AssertionError("the second try returns or raises")
